@@ -1,0 +1,117 @@
+/**
+ * How many tokens a second, and where does a token's time go? Generates with one set of options, or with two of them in turn
+ * (A B A B ..., each in a pipeline of its own), and prints medians.
+ *
+ *   deno run -A bench/tokens.ts MODEL.flash [--options '{"readers":8}'] [--vs '{"readers":16}'] [--tokens 256] [--repeat 5] [--json]
+ */
+import process from "node:process";
+import { parseArgs } from "node:util";
+import type { OpenOptions } from "../src/mod.ts";
+import { open } from "../src/mod.ts";
+import type { Cost } from "../src/statistics.ts";
+import { resourceUse, runtimeName } from "../src/runtime.ts";
+import { median } from "./median.ts";
+
+export interface TokensBench {
+  modelPath: string;
+  options: OpenOptions[];
+  tokens: number;
+  repeat: number;
+  prompt: string;
+  temperature: number;
+  topP: number;
+}
+
+export interface TokensResult {
+  options: OpenOptions;
+  /** Of each run: the steady part, without prompt. */
+  runs: Cost[];
+  /** A number made of all ids: the same for the same model, seeds and mode. */
+  checksum: number;
+}
+
+/** Runs every set of options in turn, `repeat` times, each with its own seed. */
+export async function benchTokens(bench: TokensBench): Promise<TokensResult[]> {
+  const results: TokensResult[] = bench.options.map((options) => ({
+    options,
+    runs: [],
+    checksum: 0,
+  }));
+  const { temperature, topP, tokens: maxTokens } = bench;
+  for (let seed = 0; seed < bench.repeat; seed++) {
+    for (const result of results) {
+      await using model = await open(bench.modelPath, result.options);
+      const sampling = { maxTokens, ignoreEos: true, temperature, topP, seed };
+      // A first run compiles the code and fills the cache.
+      for await (const _ of model.generate(bench.prompt, { ...sampling, maxTokens: 64 }));
+      for await (const { id } of model.generate(bench.prompt, sampling)) {
+        result.checksum = (Math.imul(result.checksum, 31) + id) >>> 0;
+      }
+      result.runs.push(model.stats().decode);
+    }
+  }
+  return results;
+}
+
+export async function main(args: string[]): Promise<void> {
+  const { values, positionals: [modelPath] } = parseArgs({
+    args,
+    allowPositionals: true,
+    options: {
+      options: { type: "string", default: "{}" },
+      vs: { type: "string" },
+      tokens: { type: "string", default: "256" },
+      repeat: { type: "string", default: "5" },
+      prompt: { type: "string", default: "Once upon a time" },
+      temperature: { type: "string", default: "0.7" },
+      "top-p": { type: "string", default: "0.9" },
+      json: { type: "boolean" },
+    },
+  });
+  if (!modelPath) throw new RangeError("usage: tokens MODEL.flash [--options JSON] [--vs JSON]");
+  const options = [values.options, ...(values.vs ? [values.vs] : [])].map((text) =>
+    JSON.parse(text)
+  );
+  const results = await benchTokens({
+    modelPath,
+    options: options.map((wish) => ({ ffnCache: "20%", ...wish })),
+    tokens: Number(values.tokens),
+    repeat: Number(values.repeat),
+    prompt: values.prompt,
+    temperature: Number(values.temperature),
+    topP: Number(values["top-p"]),
+  });
+  if (values.json) return console.log(JSON.stringify(results));
+  console.log(`${runtimeName()}, medians of ${values.repeat} runs of ${values.tokens} tokens`);
+  for (const result of results) print(result);
+  console.log(`peak memory ${(resourceUse().peakBytes / (1 << 20)).toFixed(0)} MiB`);
+}
+
+function print({ options, runs, checksum }: TokensResult): void {
+  const middle = (pick: (cost: Cost) => number) => median(runs.map(pick));
+  const time = (name: keyof Cost["msPerToken"]) =>
+    middle((cost) => cost.msPerToken[name]).toFixed(2);
+  const rates = runs.map((cost) => cost.tokensPerSecond);
+  console.log(
+    `${JSON.stringify(options)}\n` +
+      `  ${middle((cost) => cost.tokensPerSecond).toFixed(0)} tokens/s ` +
+      `(${Math.min(...rates).toFixed(0)} to ${Math.max(...rates).toFixed(0)}); ms/token ${
+        time("total")
+      }: ` +
+      `compute ${time("compute")}, flash ${time("flash")}, predictor ${time("predictor")}, other ${
+        time("other")
+      }\n` +
+      `  ${middle((cost) => cost.readsPerToken).toFixed(1)} reads and ` +
+      `${(middle((cost) => cost.bytesPerToken) / 1024).toFixed(1)} KiB a token; ` +
+      `${middle((cost) => cost.neuronsPerToken).toFixed(0)} neurons, ` +
+      `hits ${(100 * middle((cost) => cost.hitRate)).toFixed(0)} %, early ${
+        (100 * middle((cost) => cost.earlyRate)).toFixed(0)
+      } %, ` +
+      `hidden ${(100 * middle((cost) => cost.hidden)).toFixed(0)} %; predictor worker ` +
+      `${middle((cost) => cost.predictorMsPerToken.early).toFixed(2)} + ${
+        middle((cost) => cost.predictorMsPerToken.late).toFixed(2)
+      } ms; checksum ${checksum}`,
+  );
+}
+
+if (import.meta.main) await main(process.argv.slice(2));

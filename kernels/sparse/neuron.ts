@@ -1,0 +1,32 @@
+/**
+ * Lists of neurons, as the sparse kernels read them: entry k has the address of its bundle in `addresses[k]` (u32), its
+ * neuron's index in `neurons[k]` (u32), and its activation in `activations[k]` (f32).
+ */
+export class Neuron {
+  /** The entry that comes j-th: entries may be visited in an order of their own, `order` (u32), or 0 for none. */
+  @inline
+  static entry(order: usize, j: i32): usize {
+    return order != 0 ? usize(load<u32>(order + (usize(j) << 2))) : usize(j);
+  }
+
+  @inline
+  static address(addresses: usize, k: usize): usize {
+    return usize(load<u32>(addresses + (k << 2)));
+  }
+
+  /** Stores `max(dot + bias, 0)` of entry k; NaN stays NaN. Returns 1 if that is not zero. */
+  @inline
+  static activate(activations: usize, neurons: usize, bias: usize, k: usize, dot: f32): i32 {
+    if (bias != 0) dot += load<f32>(bias + (usize(load<u32>(neurons + (k << 2))) << 2));
+    const activation = max<f32>(dot, 0);
+    store<f32>(activations + (k << 2), activation);
+    return i32(activation != 0);
+  }
+
+  /** The first entry from k on whose activation is not zero (NaN counts), or `count`. */
+  @inline
+  static nextActive(activations: usize, k: usize, count: usize): usize {
+    while (k < count && load<f32>(activations + (k << 2)) == 0) k++;
+    return k;
+  }
+}

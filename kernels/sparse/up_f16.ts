@@ -1,0 +1,77 @@
+import { Half, SCALE } from "../half";
+import { Lanes } from "../lanes";
+import { Neuron } from "./neuron";
+import { Touch } from "./touch";
+
+/**
+ * For entries k of a list (the j-th in `order`, from <= j < to):
+ * `activations[k] = relu(dot(up row of the bundle at addresses[k], x) + bias[neurons[k]])`, f16 bundles.
+ *
+ * Same bits as matvecF16 of the same row. Returns how many activations are not zero. Four bundles at a time, so that
+ * four reads of memory overlap.
+ */
+export function upF16(
+  addresses: usize,
+  neurons: usize,
+  order: usize,
+  from: i32,
+  to: i32,
+  upOffset: usize,
+  xp: usize,
+  bias: usize,
+  activations: usize,
+  cols: i32,
+): i32 {
+  assert(from >= 0 && cols % 32 == 0);
+  const even = Half.even(), odd = Half.odd(), mask = Half.mask();
+  const xEnd = xp + (usize(cols) << 2);
+  let active = 0;
+  let j = from;
+  for (; j + 4 <= to; j += 4) {
+    if ((j - from & 7) == 0) {
+      active += Touch.up(addresses, order, j, to, upOffset, usize(cols) << 1);
+    }
+    const k0 = Neuron.entry(order, j), k1 = Neuron.entry(order, j + 1);
+    const k2 = Neuron.entry(order, j + 2), k3 = Neuron.entry(order, j + 3);
+    let p0 = Neuron.address(addresses, k0) + upOffset,
+      p1 = Neuron.address(addresses, k1) + upOffset;
+    let p2 = Neuron.address(addresses, k2) + upOffset,
+      p3 = Neuron.address(addresses, k3) + upOffset;
+    let x = xp;
+    let a0 = f32x4.splat(0), a1 = a0, a2 = a0, a3 = a0;
+    for (; x < xEnd; x += 32, p0 += 16, p1 += 16, p2 += 16, p3 += 16) {
+      const x0 = v128.load(x), x1 = v128.load(x, 16);
+      const h0 = v128.load(p0);
+      a0 = Lanes.madd(Half.widen(h0, even, mask), x0, a0);
+      a0 = Lanes.madd(Half.widen(h0, odd, mask), x1, a0);
+      const h1 = v128.load(p1);
+      a1 = Lanes.madd(Half.widen(h1, even, mask), x0, a1);
+      a1 = Lanes.madd(Half.widen(h1, odd, mask), x1, a1);
+      const h2 = v128.load(p2);
+      a2 = Lanes.madd(Half.widen(h2, even, mask), x0, a2);
+      a2 = Lanes.madd(Half.widen(h2, odd, mask), x1, a2);
+      const h3 = v128.load(p3);
+      a3 = Lanes.madd(Half.widen(h3, even, mask), x0, a3);
+      a3 = Lanes.madd(Half.widen(h3, odd, mask), x1, a3);
+    }
+    const total = f32x4.mul(Lanes.sums(a0, a1, a2, a3), Half.scale());
+    active += Neuron.activate(activations, neurons, bias, k0, f32x4.extract_lane(total, 0));
+    active += Neuron.activate(activations, neurons, bias, k1, f32x4.extract_lane(total, 1));
+    active += Neuron.activate(activations, neurons, bias, k2, f32x4.extract_lane(total, 2));
+    active += Neuron.activate(activations, neurons, bias, k3, f32x4.extract_lane(total, 3));
+  }
+  for (; j < to; j++) {
+    const k = Neuron.entry(order, j);
+    let p = Neuron.address(addresses, k) + upOffset;
+    let x = xp;
+    let a = f32x4.splat(0);
+    for (; x < xEnd; x += 32, p += 16) {
+      const h = v128.load(p);
+      a = Lanes.madd(Half.widen(h, even, mask), v128.load(x), a);
+      a = Lanes.madd(Half.widen(h, odd, mask), v128.load(x, 16), a);
+    }
+    const total = Lanes.sum(a) * SCALE;
+    active += Neuron.activate(activations, neurons, bias, k, total);
+  }
+  return active;
+}

@@ -1,0 +1,157 @@
+import type { CachePolicy } from "./policy.ts";
+
+/** Where a layer's slots are: `count` slots and their landing flags, `words[flag + slot]`. */
+export interface SlotRange {
+  count: number;
+  /** Index into the control words of the flag of slot 0. */
+  flagWord: number;
+}
+
+/** Stands in `admit` for a list when none wants anything; differs from the mark of a slot that no list wants. */
+export const NO_LIST = -2;
+
+/** Mark of a slot whose neuron no list wants. */
+const UNWANTED = -1;
+
+/**
+ * Which neurons of one layer are in memory, and where: the paper's DRAM manager (section 3.3) with a list
+ * of addresses in place of compaction, so that nothing is ever copied. Owned by the predictor worker; allocates nothing after it was made.
+ *
+ * A slot is free, or holds a neuron; its landing flag (shared) says whether the bytes are there. A slot must not be taken away
+ *   - while its read is in flight (flag 0),
+ *   - while lanes may compute from it (pinned by a pass that is not done),
+ *   - if the list at hand still wants it (unless nothing else is left).
+ */
+export class NeuronCache {
+  readonly slotCount: number;
+  readonly #policy: CachePolicy;
+  readonly #words: Int32Array;
+  readonly #flagWord: number;
+  /** Slot of each neuron, or -1. */
+  readonly #slotOf: Int32Array;
+  /** Neuron of each slot, or -1. */
+  readonly #neuronOf: Int32Array;
+  /** Stack of free slots. */
+  readonly #free: Int32Array;
+  #freeCount = 0;
+  /** The step in which the slot's read was begun. */
+  readonly #admittedStep: Int32Array;
+  /** The pass that last used the slot; it is in use until that pass is done. */
+  readonly #pass: Int32Array;
+  /** The list that wants the slot's neuron and has not passed it yet. */
+  readonly #wantedBy: Int32Array;
+  evictions = 0;
+
+  constructor(neuronCount: number, slots: SlotRange, policy: CachePolicy, words: Int32Array) {
+    this.slotCount = slots.count;
+    this.#policy = policy;
+    this.#words = words;
+    this.#flagWord = slots.flagWord;
+    this.#slotOf = new Int32Array(neuronCount).fill(-1);
+    this.#neuronOf = new Int32Array(slots.count).fill(-1);
+    this.#free = new Int32Array(slots.count);
+    this.#admittedStep = new Int32Array(slots.count).fill(-1);
+    this.#pass = new Int32Array(slots.count).fill(-1);
+    this.#wantedBy = new Int32Array(slots.count).fill(UNWANTED);
+    for (let slot = slots.count - 1; slot >= 0; slot--) this.#free[this.#freeCount++] = slot;
+  }
+
+  /** All neurons are in memory already, neuron i in slot i: nothing will ever be read. */
+  fillCompletely(): void {
+    for (let slot = 0; slot < this.slotCount; slot++) {
+      this.#slotOf[slot] = slot;
+      this.#neuronOf[slot] = slot;
+    }
+    this.#freeCount = 0;
+  }
+
+  /** Slot of `neuron`, or -1. Its bytes may be still on the way: see `hasLanded`. */
+  find(neuron: number): number {
+    return this.#slotOf[neuron];
+  }
+
+  hasLanded(slot: number): boolean {
+    return Atomics.load(this.#words, this.#flagWord + slot) !== 0;
+  }
+
+  admittedStep(slot: number): number {
+    return this.#admittedStep[slot];
+  }
+
+  /** The list numbered `list` will come to the neuron in `slot`. */
+  want(slot: number, list: number): void {
+    this.#wantedBy[slot] = list;
+  }
+
+  /** The neuron in `slot` is used in `step` by pass `pass`, which holds the slot until it is done. */
+  use(slot: number, step: number, pass: number): void {
+    this.#policy.use(slot, step);
+    this.#pass[slot] = pass;
+    this.#wantedBy[slot] = UNWANTED;
+  }
+
+  /** The neuron in `slot` will probably be used in `step`: it should not make room for others. */
+  refresh(slot: number, step: number): void {
+    this.#policy.use(slot, step);
+  }
+
+  /**
+   * Gives `neuron` a slot, free or taken from a neuron that may go; returns it with its flag down, or -1 if
+   * every slot is in use, in flight or wanted. The caller reads the bundle into it.
+   *
+   * @param passesDone passes up to this number are done by all lanes
+   * @param list neurons that this list wants stay, unless `desperate`; `NO_LIST` if none is at hand
+   */
+  admit(
+    neuron: number,
+    step: number,
+    { passesDone, list, desperate }: { passesDone: number; list: number; desperate: boolean },
+  ): number {
+    let slot: number;
+    if (this.#freeCount > 0) slot = this.#free[--this.#freeCount];
+    else {
+      slot = this.#victim(passesDone, list);
+      if (slot < 0 && desperate) slot = this.#victim(passesDone, NO_LIST);
+      if (slot < 0) return -1;
+      this.#evict(slot);
+    }
+    this.#slotOf[neuron] = slot;
+    this.#neuronOf[slot] = neuron;
+    this.#admittedStep[slot] = step;
+    this.#policy.use(slot, step);
+    Atomics.store(this.#words, this.#flagWord + slot, 0);
+    return slot;
+  }
+
+  /** The step is over: neurons that left the window free their slots. */
+  endStep(step: number, passesDone: number): void {
+    for (;;) {
+      const slot = this.#policy.expired(step);
+      // In flight or in use: it goes at the end of a later step.
+      if (slot < 0 || !this.#mayGo(slot, passesDone, NO_LIST)) return;
+      this.#evict(slot);
+      this.#free[this.#freeCount++] = slot;
+    }
+  }
+
+  #victim(passesDone: number, list: number): number {
+    const policy = this.#policy;
+    for (let slot = policy.first(); slot >= 0; slot = policy.after(slot)) {
+      if (this.#mayGo(slot, passesDone, list)) return slot;
+    }
+    return -1;
+  }
+
+  #mayGo(slot: number, passesDone: number, list: number): boolean {
+    return this.#wantedBy[slot] !== list && ((this.#pass[slot] - passesDone) | 0) <= 0 &&
+      this.hasLanded(slot);
+  }
+
+  #evict(slot: number): void {
+    this.#policy.remove(slot);
+    this.#slotOf[this.#neuronOf[slot]] = -1;
+    this.#neuronOf[slot] = -1;
+    this.#wantedBy[slot] = UNWANTED;
+    this.evictions++;
+  }
+}

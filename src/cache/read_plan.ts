@@ -1,0 +1,170 @@
+import {
+  EARLY_RING,
+  LATE_RING,
+  PART_WORDS,
+  TICKET_BYTE_LENGTH,
+  TICKET_FLAG,
+  TICKET_OFFSET_HIGH,
+  TICKET_OFFSET_LOW,
+  TICKET_PART_COUNT,
+  TICKET_PARTS,
+  TICKET_PARTS_MAX,
+  TICKET_TARGET,
+} from "../flash/ticket.ts";
+import type { Control } from "../pipeline/control.ts";
+import type { Ring } from "../pipeline/ring.ts";
+import type { Sequence } from "../pipeline/sequence.ts";
+
+/** What the read plan may do. */
+export interface ReadPlanOptions {
+  blockByteLength: number;
+  /** Reads whose gap is at most this are merged: reading over it is cheaper than another read. Bytes. */
+  gapBytesMax: number;
+  /** The longest merged read, in bytes: the size of a reader's bounce buffer. */
+  mergedBytesMax: number;
+}
+
+/**
+ * Makes tickets of wanted records and hands them to readers: neighbours merged, each ticket to the reader with the least
+ * in hand. Late tickets always find a place in the end; early ones only while there is room, so their number in flight is bounded.
+ * Records are added in ascending file order; `finish` hands out the last one, `ring` rings the doorbells.
+ */
+export class ReadPlan {
+  readonly #words: Int32Array;
+  readonly #options: ReadPlanOptions;
+  readonly #lateRings: Ring[];
+  readonly #earlyRings: Ring[];
+  readonly #doorbells: Sequence[];
+  readonly #done: Sequence[];
+  readonly #landed: Sequence;
+  /** Tickets ever handed out: what `landed` will be when all have landed. */
+  ticketCount = 0;
+  /** Tickets ever given to each reader. */
+  readonly #issued: Int32Array;
+  readonly #rung: Uint8Array;
+  #isEarly = false;
+  /** The ticket being put together: covering blocks, and its parts (absolute record offset, length, target, flag). */
+  #begin = 0;
+  #end = 0;
+  #partCount = 0;
+  readonly #parts = new Float64Array(TICKET_PARTS_MAX * PART_WORDS);
+  /** Where a single record's covering blocks go. */
+  #slotAddress = 0;
+
+  constructor(control: Control, options: ReadPlanOptions) {
+    const { layout, shape } = control;
+    this.#words = control.words;
+    this.#options = options;
+    this.#lateRings = layout.lateRings.map((at) => control.ring(at, LATE_RING));
+    this.#earlyRings = layout.earlyRings.map((at) => control.ring(at, EARLY_RING));
+    this.#doorbells = layout.readerDoorbell.map((at) => control.sequenceAt(at));
+    this.#done = layout.readerDone.map((at) => control.sequenceAt(at));
+    this.#landed = control.sequence("landed");
+    this.#issued = new Int32Array(shape.readerCount);
+    this.#rung = new Uint8Array(shape.readerCount);
+  }
+
+  /** Begins a batch of late or early reads. */
+  begin(priority: "late" | "early"): void {
+    this.#isEarly = priority === "early";
+    this.#partCount = 0;
+  }
+
+  /** Early tickets that there is room for now. */
+  get earlyRoom(): number {
+    let room = 0;
+    for (const ring of this.#earlyRings) room += EARLY_RING.capacity - ring.length;
+    return room;
+  }
+
+  /**
+   * Adds a record. `slotAddress` is where its first covering block would go if read alone (block-aligned); within
+   * it the record lies at its offset in the block.
+   */
+  add(record: { byteOffset: number; byteLength: number }, slotAddress: number, flag: number): void {
+    const { blockByteLength, gapBytesMax, mergedBytesMax } = this.#options;
+    const begin = Math.floor(record.byteOffset / blockByteLength) * blockByteLength;
+    const end = Math.ceil((record.byteOffset + record.byteLength) / blockByteLength) *
+      blockByteLength;
+    const joins = this.#partCount > 0 && this.#partCount < TICKET_PARTS_MAX &&
+      begin >= this.#begin && begin - this.#end <= gapBytesMax &&
+      end - this.#begin <= mergedBytesMax;
+    if (!joins) {
+      this.#push();
+      this.#begin = begin;
+      this.#slotAddress = slotAddress;
+    }
+    this.#end = end;
+    const part = this.#partCount++ * PART_WORDS;
+    this.#parts[part] = record.byteOffset;
+    this.#parts[part + 1] = record.byteLength;
+    this.#parts[part + 2] = slotAddress + (record.byteOffset - begin);
+    this.#parts[part + 3] = flag;
+  }
+
+  /** Hands out what is left. Readers that sleep are not woken yet: see `ring`. */
+  finish(): void {
+    this.#push();
+  }
+
+  /** Wakes the readers that got something. Takes some microseconds a sleeper, so lanes get their list first. */
+  ring(): void {
+    for (let reader = 0; reader < this.#rung.length; reader++) {
+      if (this.#rung[reader] === 0) continue;
+      this.#rung[reader] = 0;
+      this.#doorbells[reader].advance();
+    }
+  }
+
+  #push(): void {
+    if (this.#partCount === 0) return;
+    const rings = this.#isEarly ? this.#earlyRings : this.#lateRings;
+    const reader = this.#reserveReader(rings);
+    const at = rings[reader].reserve();
+    this.#write(at);
+    rings[reader].publish();
+    this.#issued[reader]++;
+    this.ticketCount = (this.ticketCount + 1) | 0;
+    this.#rung[reader] = 1;
+    this.#partCount = 0;
+  }
+
+  /** The reader with the least in hand whose ring has room; waits for one if there is none. */
+  #reserveReader(rings: Ring[]): number {
+    for (;;) {
+      const landed = this.#landed.value;
+      let best = -1, least = Infinity;
+      for (let reader = 0; reader < rings.length; reader++) {
+        const inHand = (this.#issued[reader] - this.#done[reader].value) | 0;
+        if (inHand < least && rings[reader].reserve() >= 0) {
+          best = reader;
+          least = inHand;
+        }
+      }
+      if (best >= 0) return best;
+      this.ring();
+      this.#landed.waitFor((landed + 1) | 0, "a reader to have room for a ticket");
+    }
+  }
+
+  #write(at: number): void {
+    const words = this.#words, parts = this.#parts, count = this.#partCount;
+    words[at + TICKET_OFFSET_LOW] = this.#begin;
+    words[at + TICKET_OFFSET_HIGH] = Math.floor(this.#begin / 4294967296);
+    words[at + TICKET_BYTE_LENGTH] = this.#end - this.#begin;
+    words[at + TICKET_PART_COUNT] = count;
+    if (count === 1) {
+      words[at + TICKET_TARGET] = this.#slotAddress;
+      words[at + TICKET_FLAG] = parts[3];
+      return;
+    }
+    words[at + TICKET_TARGET] = 0;
+    for (let part = 0; part < count; part++) {
+      const from = part * PART_WORDS, to = at + TICKET_PARTS + from;
+      words[to] = parts[from] - this.#begin;
+      words[to + 1] = parts[from + 1];
+      words[to + 2] = parts[from + 2];
+      words[to + 3] = parts[from + 3];
+    }
+  }
+}

@@ -1,0 +1,71 @@
+import process from "node:process";
+import type { Model } from "../model.ts";
+import type { Closing } from "./terminal/closing_block.ts";
+import type { Interrupt } from "./terminal/interrupt.ts";
+import { TextOutput } from "./terminal/text_output.ts";
+
+/** How to go on from a prompt: all chosen, so that it can be told and repeated. */
+export interface Sampling {
+  maxTokens: number;
+  temperature: number;
+  topP: number;
+  seed: number;
+}
+
+export interface Answer {
+  text: string;
+  closing: Closing;
+}
+
+/**
+ * Writes what the model says to stdout, as it comes. An answer that is interrupted, or whose reader has gone, is an
+ * answer too: it ends there.
+ */
+export class AnswerWriter {
+  readonly #model: Model;
+  readonly #interrupt: Interrupt;
+  readonly #readerGone = new AbortController();
+  readonly #output: TextOutput | undefined;
+
+  constructor(model: Model, interrupt: Interrupt, { isSilent = false } = {}) {
+    this.#model = model;
+    this.#interrupt = interrupt;
+    const onBroken = () => this.#readerGone.abort();
+    if (!isSilent) this.#output = new TextOutput({ onBroken });
+  }
+
+  /** Nobody reads stdout any more. */
+  get isReaderGone(): boolean {
+    return this.#readerGone.signal.aborted;
+  }
+
+  async write(prompt: string, sampling: Sampling): Promise<Answer> {
+    const model = this.#model;
+    const signal = AbortSignal.any([this.#interrupt.signal, this.#readerGone.signal]);
+    let text = "", tokenCount = 0;
+    try {
+      for await (const token of model.generate(prompt, { ...sampling, signal })) {
+        if (token.id >= 0) tokenCount++;
+        text += token.text;
+        this.#output?.write(token.text);
+      }
+    } catch (error) {
+      if (!signal.aborted) throw error;
+    } finally {
+      this.#output?.endLine();
+    }
+    const { plan: { isResident }, disk, endReason } = model;
+    const { temperature, seed } = sampling;
+    const statistics = model.stats();
+    return {
+      text,
+      closing: { statistics, disk, isResident, tokenCount, endReason, temperature, seed },
+    };
+  }
+
+  /** What the process's exit code is to be if it was interrupted. */
+  reportInterrupt(): void {
+    const { signal } = this.#interrupt;
+    if (signal.aborted) process.exitCode = signal.reason.exitCode;
+  }
+}

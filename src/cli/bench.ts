@@ -1,0 +1,45 @@
+import { Command } from "commander";
+import { existsSync } from "node:fs";
+
+/** The benches, each a file in bench/ whose `main` takes the arguments after its name. */
+const BENCHES: Record<string, string> = {
+  kernels: "How near do the kernels come to the speed of memory?",
+  readers: "How near do the flash readers come to what the disk can do?",
+  tokens: "How many tokens per second, and where does the time of one go?",
+  quality: "What do prediction and quantization cost in recall and perplexity?",
+  fuzz: "Does any damaged file do worse than a clear error?",
+};
+
+interface Bench {
+  main(args: string[]): Promise<void> | void;
+}
+
+export function benchCommand(): Command {
+  const list = namesOfBenches().map((name) => `  ${name.padEnd(9)} ${BENCHES[name]}`);
+  return new Command("bench")
+    .description("measure this machine: kernels, disk, tokens per second, quality")
+    .argument("<name>", "which bench")
+    .argument("[arguments...]", "for the bench (`flashpipe bench NAME --help`)")
+    .passThroughOptions()
+    .allowUnknownOption()
+    .addHelpText("after", `\nBenches:\n${list.join("\n")}\n\nExample:\n  flashpipe bench kernels`)
+    .action(bench);
+}
+
+async function bench(name: string, args: string[]): Promise<void> {
+  if (!namesOfBenches().includes(name)) {
+    throw new RangeError(`Cannot run bench "${name}": there are ${namesOfBenches().join(", ")}`);
+  }
+  const { main } = await import(urlOf(name).href) as Partial<Bench>;
+  if (main === undefined) throw new Error(`bench/${name}.ts has no main that could be called`);
+  // `--debug` is ours (main.ts), wherever it stands.
+  await main(args.filter((argument) => argument !== "--debug"));
+}
+
+function namesOfBenches(): string[] {
+  return Object.keys(BENCHES).filter((name) => existsSync(urlOf(name)));
+}
+
+function urlOf(name: string): URL {
+  return new URL(`../../bench/${name}.ts`, import.meta.url);
+}

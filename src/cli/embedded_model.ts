@@ -1,0 +1,97 @@
+import { mkdirSync, readFileSync, renameSync, rmSync, statSync } from "node:fs";
+import { join } from "node:path";
+import process from "node:process";
+import { fileURLToPath } from "node:url";
+import { crc32 } from "node:zlib";
+import { FlashFile } from "../format/flash_file.ts";
+import { pack } from "../format/pack.ts";
+import { FORMAT_VERSION } from "../format/prelude.ts";
+import { VERSION } from "../version.ts";
+import { Progress } from "./terminal/progress.ts";
+
+/** The model that comes with flashpipe; models/tales/README.md tells what it is. */
+const SOURCE = new URL("../../models/tales/", import.meta.url);
+/** Everything that the packed file is made from. */
+const SOURCE_FILES = [
+  "config.json",
+  "model.safetensors",
+  "tokenizer.json",
+  "tokenizer_config.json",
+  "calibration.txt",
+];
+
+/**
+ * Path of the embedded model, packed (f16) and calibrated, in the user's cache folder; made if it is not there. Its
+ * name holds all versions and the checksum of its source, so that a stale one is never taken for a fresh one. It is
+ * made aside and takes its name when it is whole.
+ *
+ * @param note told what is being done, line by line
+ */
+export async function prepareEmbeddedModel(
+  { note, isSilent, signal }: {
+    note: (line: string) => void;
+    isSilent: boolean;
+    signal: AbortSignal;
+  },
+): Promise<string> {
+  const folder = cacheFolder();
+  const path = join(folder, `tales-f16-${VERSION}-${FORMAT_VERSION}-${sourceChecksum()}.flash`);
+  if (isUsable(path)) return path;
+  note(`Preparing the embedded model (once): ${path}\n`);
+  mkdirSync(folder, { recursive: true });
+  const unfinished = `${path}.${process.pid}`;
+  const startedAt = performance.now();
+  using progress = new Progress({ isSilent });
+  try {
+    await pack({
+      source: fileURLToPath(SOURCE),
+      target: unfinished,
+      quant: "f16",
+      onProgress: ({ doneBytes: done, totalBytes: total }) =>
+        progress.update("packing", { done, total }),
+      signal,
+    });
+    // Loaded when needed only: it would slow the start of every other run.
+    const { calibrate } = await import("../calibrate.ts");
+    await calibrate({
+      path: unfinished,
+      text: readFileSync(new URL("calibration.txt", SOURCE), "utf8"),
+      textName: "calibration.txt",
+      onProgress: ({ phase, done, total }) =>
+        progress.update(`calibrating: ${phase}`, { done, total }),
+      signal,
+    });
+    renameSync(unfinished, path);
+  } finally {
+    rmSync(unfinished, { force: true });
+  }
+  progress.stop();
+  note(`Packed and calibrated in ${((performance.now() - startedAt) / 1000).toFixed(1)} s\n`);
+  return path;
+}
+
+function cacheFolder(): string {
+  const { XDG_CACHE_HOME, HOME } = process.env;
+  if (XDG_CACHE_HOME) return join(XDG_CACHE_HOME, "flashpipe");
+  if (HOME) return join(HOME, ".cache", "flashpipe");
+  throw new RangeError(
+    "Cannot keep the embedded model: neither XDG_CACHE_HOME nor HOME is set (or use --model FILE)",
+  );
+}
+
+function sourceChecksum(): string {
+  let checksum = 0;
+  for (const name of SOURCE_FILES) checksum = crc32(readFileSync(new URL(name, SOURCE)), checksum);
+  return checksum.toString(16).padStart(8, "0");
+}
+
+/** Whole and calibrated; anything else is made anew. */
+function isUsable(path: string): boolean {
+  if (!statSync(path, { throwIfNoEntry: false })) return false;
+  try {
+    using file = FlashFile.open(path);
+    return file.header.predictors !== null;
+  } catch {
+    return false;
+  }
+}

@@ -1,0 +1,106 @@
+import { Command } from "commander";
+import process from "node:process";
+import type { Model } from "../model.ts";
+import { open } from "../open.ts";
+import type { OpenOptions } from "../open.ts";
+import { AnswerWriter } from "./answer.ts";
+import type { Answer, Sampling } from "./answer.ts";
+import { chat } from "./chat.ts";
+import type { ChatOptions } from "./chat.ts";
+import { prepareEmbeddedModel } from "./embedded_model.ts";
+import { givenFile } from "./given_path.ts";
+import { addRunOptions } from "./run_options.ts";
+import type { RunOptions } from "./run_options.ts";
+import { renderClosing, renderPlan } from "./terminal/closing_block.ts";
+import { Interrupt } from "./terminal/interrupt.ts";
+import { Progress } from "./terminal/progress.ts";
+import { readStandardInput } from "./terminal/standard_input.ts";
+import { WholeFile } from "./whole_file.ts";
+
+/** The embedded model would fit in memory at once; so the demo caches this share of its FFN only. */
+const DEMO_FFN_CACHE = 0.2;
+
+export function runCommand(): Command {
+  return addRunOptions(new Command("run")).action(run);
+}
+
+async function run(prompt: string | undefined, options: RunOptions): Promise<void> {
+  using interrupt = new Interrupt();
+  const isSilent = options.quiet ?? false;
+  const note = (text: string) => isSilent ? undefined : process.stderr.write(text);
+  if (options.model !== undefined) givenFile(options.model);
+  using trace = options.trace === undefined ? undefined : new WholeFile(options.trace);
+  const wantsChat = prompt === undefined && process.stdin.isTTY;
+  if (wantsChat && options.json) throw new RangeError("Cannot chat with --json: give a prompt");
+  const text = wantsChat ? "" : prompt ?? await readStandardInput(interrupt.signal);
+  const path = options.model ??
+    await prepareEmbeddedModel({ note, isSilent, signal: interrupt.signal });
+  using progress = new Progress({ isSilent });
+  await using model = await open(path, {
+    ...openOptionsOf(options, note),
+    signal: interrupt.signal,
+    onProgress: ({ doneBytes: done, totalBytes: total }) =>
+      progress.update("loading", { done, total }),
+  });
+  progress.stop();
+  note(renderPlan(model.plan));
+  const sampling: Sampling = {
+    maxTokens: options.maxTokens,
+    temperature: options.temperature,
+    topP: options.topP,
+    seed: options.seed ?? Math.floor(Math.random() * 2 ** 31),
+  };
+  if (wantsChat) await chat({ model, sampling, interrupt, note });
+  else await answerOnce(text, { model, sampling, interrupt, note }, options);
+  trace?.finish(model.traceJson());
+}
+
+/** Goes on from one prompt; the statistics come also when it was interrupted. */
+async function answerOnce(
+  prompt: string,
+  { model, sampling, interrupt, note }: ChatOptions,
+  { json = false }: RunOptions,
+): Promise<void> {
+  const writer = new AnswerWriter(model, interrupt, { isSilent: json });
+  // So that the whole text can be read at a terminal; stdout has what is new only.
+  if (!json && process.stdout.isTTY) note(prompt);
+  const answer = await writer.write(prompt, sampling);
+  writer.reportInterrupt();
+  if (json) process.stdout.write(resultOf(model, answer));
+  note(`\n${renderClosing(answer.closing)}`);
+}
+
+function openOptionsOf(options: RunOptions, note: (text: string) => void): OpenOptions {
+  const { memory, ffn, window, readers, lanes, context, prefetch, kernels } = options;
+  let { ffnCache } = options;
+  if (options.model === undefined && memory === undefined && ffnCache === undefined) {
+    ffnCache = DEMO_FFN_CACHE;
+    note(
+      "The embedded model is so small that it would fit in memory: to show how larger ones run, " +
+        "20 % of its FFN is cached (--ffn-cache 20%) and the rest is read from flash.\n",
+    );
+  }
+  const trace = options.trace !== undefined;
+  return { memory, ffnCache, ffn, window, readers, lanes, context, prefetch, kernels, trace };
+}
+
+/** What `--json` writes. */
+function resultOf(model: Model, { text, closing }: Answer): string {
+  const { path, plan, disk, contextLength, earlyLook } = model;
+  const { tokenCount, endReason, temperature, seed, statistics } = closing;
+  const result = {
+    model: path,
+    text,
+    tokenCount,
+    endReason,
+    temperature,
+    seed,
+    contextLength,
+    earlyLook,
+    isResident: plan.isResident,
+    memory: plan.bytes,
+    disk,
+    statistics,
+  };
+  return `${JSON.stringify(result)}\n`;
+}

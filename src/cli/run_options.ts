@@ -1,0 +1,105 @@
+import { Option } from "commander";
+import type { Command } from "commander";
+import type { KernelBuild } from "../kernels.ts";
+import { FFN_MODES } from "../pipeline/options.ts";
+import type { FfnMode } from "../pipeline/options.ts";
+import { byteSize, realNumber, share, wholeNumber } from "./option_values.ts";
+
+/** What the user asked `flashpipe run` for. */
+export interface RunOptions {
+  model?: string;
+  memory?: number;
+  ffnCache?: number;
+  ffn?: FfnMode;
+  window?: number;
+  readers?: number;
+  lanes?: number;
+  context?: number;
+  prefetch: boolean;
+  kernels?: KernelBuild;
+  maxTokens: number;
+  temperature: number;
+  topP: number;
+  seed?: number;
+  json?: boolean;
+  trace?: string;
+  quiet?: boolean;
+}
+
+const SEED_MAX = 2 ** 32 - 1;
+
+const AFTER_HELP = `
+Without --model the embedded model is used: it is packed and calibrated into the cache folder
+($XDG_CACHE_HOME or ~/.cache) at the first run. The text goes to stdout, all else to stderr.
+
+Examples:
+  flashpipe run "Once upon a time"
+  flashpipe run --model opt.flash --memory 3.5GiB --temperature 0 "The sea"
+  echo "The old king" | flashpipe run --max-tokens 50 --json
+  flashpipe run                                       a chat, at a terminal`;
+
+/** Declares arguments and options of `flashpipe run`; values that make no sense are refused while parsing. */
+export function addRunOptions(command: Command): Command {
+  return command
+    .description("continue a prompt; without one, chat at a terminal, or read it from a pipe")
+    .argument("[prompt]", "text to go on from (quote it if it has several words)")
+    .option("-m, --model <file>", "the .flash file to run (default: the embedded model)")
+    .option("--memory <size>", "ceiling of the whole process, such as 3.5GiB", byteSize)
+    .option("--ffn-cache <share>", "share of the FFN's neurons kept in memory, such as 20%", share)
+    .addOption(
+      new Option(
+        "--ffn <mode>",
+        "which neurons are computed: those predicted, the exact active set, or all",
+      )
+        .choices([...FFN_MODES]),
+    )
+    .option(
+      "--window <tokens>",
+      "tokens whose neurons stay in the cache",
+      wholeNumber({ min: 1, max: 1e6 }),
+    )
+    .option(
+      "--readers <count>",
+      "flash readers: reads in flight (default 8)",
+      wholeNumber({ min: 1, max: 64 }),
+    )
+    .option(
+      "--lanes <count>",
+      "compute threads (default: cores - 1)",
+      wholeNumber({ min: 1, max: 64 }),
+    )
+    .option(
+      "--context <tokens>",
+      "room for prompt and answer",
+      wholeNumber({ min: 1, max: 2 ** 20 }),
+    )
+    .option("--no-prefetch", "do not start reads by an early look (changes no result)")
+    .addOption(new Option("--kernels <build>", "kernels to use").choices(["relaxed", "plain"]))
+    .option(
+      "-n, --max-tokens <count>",
+      "most new tokens",
+      wholeNumber({ min: 1, max: 2 ** 31 - 1 }),
+      200,
+    )
+    .option(
+      "--temperature <number>",
+      "0: always the likeliest token",
+      realNumber({ min: 0, max: 100 }),
+      0.7,
+    )
+    .option(
+      "--top-p <share>",
+      "sample from the likeliest that reach this sum",
+      realNumber({ min: 0, max: 1, isAbove: true }),
+      0.9,
+    )
+    .option(
+      "--seed <number>",
+      "repeats a text (default: random)",
+      wholeNumber({ min: 0, max: SEED_MAX }),
+    )
+    .option("--json", "one JSON object on stdout at the end: text and statistics")
+    .option("--trace <file>", "write where the time went, for ui.perfetto.dev")
+    .option("-q, --quiet", "nothing on stderr but errors")
+    .addHelpText("after", AFTER_HELP);
+}

@@ -1,0 +1,89 @@
+/**
+ * The errors that carry data.
+ *
+ * Each class says with `exitCode` whose mistake it is, so that the command line need not know the classes:
+ *
+ * - 2, the caller's: another argument would have worked (`UnsupportedModelError`, `MemoryBudgetError`). So are the
+ *   built-in `RangeError` and `TypeError`, which we throw for impossible arguments.
+ * - 1, the world's: the file is damaged or the disk failed (`ModelFileError`, `FlashReadError`).
+ */
+
+/** Where in which file something was found that should not be there. */
+export interface ModelFilePlace {
+  /** The file. */
+  readonly path: string;
+  /** The field that is wrong, as a path from the file's root: `layers.3.bundles.byteOffset`. */
+  readonly field: string;
+  /** First byte of the wrong thing, counted from the start of the file. */
+  readonly byteOffset: number;
+}
+
+/** A model file or its header is not what its format says. The world's mistake: exit code 1. */
+export class ModelFileError extends Error {
+  override readonly name = "ModelFileError";
+  readonly exitCode = 1;
+  readonly path: string;
+  readonly field: string;
+  readonly byteOffset: number;
+
+  constructor(problem: string, place: ModelFilePlace, options?: ErrorOptions) {
+    const { path, field, byteOffset } = place;
+    super(`${path}: ${printable(problem)} (${printable(field)}, byte ${byteOffset})`, options);
+    this.path = place.path;
+    this.field = place.field;
+    this.byteOffset = place.byteOffset;
+  }
+}
+
+/**
+ * A range of a file could not be read, or (when `byteLength` is 0) the file could not be opened. The world's mistake: exit code 1; `cause`
+ * is the system's error.
+ */
+export class FlashReadError extends Error {
+  override readonly name = "FlashReadError";
+  readonly exitCode = 1;
+  readonly path: string;
+  readonly byteOffset: number;
+  readonly byteLength: number;
+
+  constructor(
+    problem: string,
+    range: { path: string; byteOffset: number; byteLength: number },
+    options?: ErrorOptions,
+  ) {
+    const { path, byteOffset, byteLength } = range;
+    const tried = byteLength === 0
+      ? `Cannot open ${path}`
+      : `Cannot read ${byteLength} bytes at byte ${byteOffset} of ${path}`;
+    super(`${tried}: ${problem}`, options);
+    this.path = range.path;
+    this.byteOffset = range.byteOffset;
+    this.byteLength = range.byteLength;
+  }
+}
+
+/** The model is sound, but of a kind that flashpipe does not run. The caller's mistake: exit code 2. */
+export class UnsupportedModelError extends Error {
+  override readonly name = "UnsupportedModelError";
+  readonly exitCode = 2;
+}
+
+/** The memory asked for is too small. The caller's mistake: exit code 2; `requiredBytes` would have been enough. */
+export class MemoryBudgetError extends Error {
+  override readonly name = "MemoryBudgetError";
+  readonly exitCode = 2;
+  readonly requiredBytes: number;
+
+  constructor(message: string, { requiredBytes }: { requiredBytes: number }) {
+    super(message);
+    this.requiredBytes = requiredBytes;
+  }
+}
+
+/**
+ * Text from a file, made fit to be shown: a hostile name must neither steer a terminal nor fill it.
+ */
+export function printable(text: string): string {
+  const clean = text.replaceAll(/\p{Cc}/gu, "\ufffd");
+  return clean.length <= 300 ? clean : `${clean.slice(0, 300)}...`;
+}

@@ -1,0 +1,34 @@
+/**
+ * A ticket is one read to do, as a record of 64 words in a reader's ring. The predictor writes it, one
+ * reader reads it. A ticket carries no data and no policy.
+ *
+ *   word 0, 1   byteOffset in the file, low and high 32 bits
+ *        2      byteLength (whole blocks)
+ *        3      target: address in the arena, or 0: read to the reader's bounce buffer, then scatter
+ *        4      flag: index of the landing flag to raise (when target is not 0)
+ *        5      number of parts (when target is 0)
+ *        8..63  parts, 4 words each: { byte offset within the read, byteLength, target, flag }
+ *
+ * Parts are how a merged read of neighbours reaches slots that do not lie side by side.
+ */
+import type { RingShape } from "../pipeline/ring.ts";
+
+export const TICKET_OFFSET_LOW = 0;
+export const TICKET_OFFSET_HIGH = 1;
+export const TICKET_BYTE_LENGTH = 2;
+export const TICKET_TARGET = 3;
+export const TICKET_FLAG = 4;
+export const TICKET_PART_COUNT = 5;
+export const TICKET_PARTS = 8;
+export const PART_WORDS = 4;
+
+/** Most neurons that one merged read may serve. */
+export const TICKET_PARTS_MAX = 14;
+
+const TICKET_WORDS = TICKET_PARTS + TICKET_PARTS_MAX * PART_WORDS;
+
+/** Late misses: enough for a whole list to be handed out at once. */
+export const LATE_RING: RingShape = { capacity: 32, recordWords: TICKET_WORDS };
+
+/** Early reads are bounded by the size of their ring; what does not fit is dropped. */
+export const EARLY_RING: RingShape = { capacity: 8, recordWords: TICKET_WORDS };

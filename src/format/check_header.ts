@@ -1,0 +1,186 @@
+import { familyOf } from "../../models/registry.ts";
+import { ModelFileError } from "../errors.ts";
+import {
+  type Extent,
+  extentsOf,
+  type FlashHeader,
+  headerSchema,
+  type LayerBundles,
+  type Predictors,
+  PRELUDE_BYTES,
+  SECTION_ALIGNMENT,
+  TENSOR_ALIGNMENT,
+  tensorByteLength,
+  type TensorRef,
+} from "./header.ts";
+import { bundleByteLength } from "./layout.ts";
+
+/** Where the header itself lies, for messages and for the check of overlaps. */
+export interface HeaderPlace {
+  readonly path: string;
+  readonly fileByteLength: number;
+  readonly header: { byteOffset: number; byteLength: number };
+}
+
+/**
+ * Checks a decoded header against its schema, its architecture and the size of the file. Afterwards every offset is
+ * aligned and inside the file, no two sections share a byte, and every tensor has the shape that the config demands.
+ *
+ * Throws `ModelFileError` naming the field, or `UnsupportedModelError` for an unknown architecture.
+ */
+export function validateHeader(value: unknown, place: HeaderPlace): FlashHeader {
+  const parsed = headerSchema.safeParse(value);
+  if (!parsed.success) {
+    const [issue] = parsed.error.issues;
+    throw headerError(place, issue.path.join(".") || "header", issue.message);
+  }
+  const header = parsed.data;
+  const family = familyOf(header.architecture, place.path);
+  const problem = family.problemWith(header.config);
+  if (problem !== null) throw headerError(place, "config", problem);
+  checkTensors(header, place);
+  checkLayers(header, place);
+  if (header.predictors !== null) checkPredictors(header, header.predictors, place);
+  checkExtents(extentsOf(header), place);
+  return header;
+}
+
+function checkTensors(
+  { architecture, config, quantization, tensors }: FlashHeader,
+  place: HeaderPlace,
+) {
+  const family = familyOf(architecture, place.path);
+  const found = new Map(tensors.map((tensor, index) => [tensor.name, { tensor, index }]));
+  // Before the list of expected tensors is made: its length follows from a number in the file.
+  if (config.numLayers > tensors.length) {
+    throw headerError(
+      place,
+      "config.numLayers",
+      `${config.numLayers} layers in ${tensors.length} tensors`,
+    );
+  }
+  const expected = family.residentTensors(config, quantization);
+  for (const wanted of expected) {
+    const entry = found.get(wanted.name);
+    if (entry === undefined) {
+      throw headerError(place, "tensors", `tensor ${wanted.name} is missing`);
+    }
+    checkTensor(entry.tensor, wanted, place, `tensors.${entry.index} (${wanted.name})`);
+  }
+  if (tensors.length !== expected.length) {
+    const names = new Set(expected.map(({ name }) => name));
+    const extra = tensors.find(({ name }) => !names.has(name))?.name ?? "a name stands twice";
+    throw headerError(
+      place,
+      "tensors",
+      `${tensors.length} tensors, expected ${expected.length}: ${extra}`,
+    );
+  }
+}
+
+/** A tensor must have exactly this type, layout and shape, and the length that follows from them. */
+function checkTensor(
+  tensor: TensorRef,
+  wanted: { dtype: string; layout: string; shape: readonly number[] },
+  place: HeaderPlace,
+  field: string,
+): void {
+  for (const key of ["dtype", "layout", "shape"] as const) {
+    if (String(tensor[key]) === String(wanted[key])) continue;
+    throw headerError(place, `${field}.${key}`, `expected ${wanted[key]}, found ${tensor[key]}`);
+  }
+  const byteLength = tensorByteLength(tensor);
+  if (tensor.byteLength !== byteLength) {
+    throw headerError(
+      place,
+      `${field}.byteLength`,
+      `expected ${byteLength}, found ${tensor.byteLength}`,
+    );
+  }
+  if (tensor.byteOffset % TENSOR_ALIGNMENT !== 0) {
+    throw headerError(
+      place,
+      `${field}.byteOffset`,
+      `${tensor.byteOffset} is no multiple of ${TENSOR_ALIGNMENT}`,
+    );
+  }
+}
+
+function checkLayers({ config, quantization, layers }: FlashHeader, place: HeaderPlace): void {
+  const { numLayers, hiddenSize, intermediateSize } = config;
+  if (layers.length !== numLayers) {
+    throw headerError(place, "layers", `${layers.length} layers, expected ${numLayers}`);
+  }
+  layers.forEach(({ bundles }, index) => {
+    const expect = (field: keyof LayerBundles, found: number, wanted: number) => {
+      if (found === wanted) return;
+      const name = `layers.${index}.bundles.${field}`;
+      throw headerError(place, name, `expected ${wanted}, found ${found}`);
+    };
+    expect("count", bundles.count, intermediateSize);
+    expect(
+      "bundleByteLength",
+      bundles.bundleByteLength,
+      bundleByteLength(quantization, hiddenSize),
+    );
+    expect("byteOffset", bundles.byteOffset % SECTION_ALIGNMENT, 0);
+    const groups = Math.ceil(bundles.count / bundles.groupCount);
+    expect("checksums", bundles.checksums.byteLength, 4 * groups);
+  });
+}
+
+function checkPredictors(
+  { config }: FlashHeader,
+  { layers, missCurves }: Predictors,
+  place: HeaderPlace,
+): void {
+  const { numLayers, hiddenSize: d, intermediateSize: n } = config;
+  if (layers.length !== numLayers) {
+    throw headerError(place, "predictors.layers", `${layers.length} layers, expected ${numLayers}`);
+  }
+  layers.forEach((layer, index) => {
+    const field = `predictors.layers.${index}`;
+    const { rank } = layer;
+    if (rank % 32 !== 0) throw headerError(place, `${field}.rank`, `${rank} is no multiple of 32`);
+    const matrix = { dtype: "q8", layout: "tiled" };
+    const vector = { dtype: "f32", layout: "rows", shape: [n] };
+    checkTensor(layer.a, { ...matrix, shape: [rank, d] }, place, `${field}.a`);
+    checkTensor(layer.b, { ...matrix, shape: [n, rank] }, place, `${field}.b`);
+    checkTensor(layer.bias, vector, place, `${field}.bias`);
+    checkTensor(layer.earlyBias, vector, place, `${field}.earlyBias`);
+  });
+  if (missCurves.length !== 0 && missCurves.length !== numLayers) {
+    throw headerError(
+      place,
+      "predictors.missCurves",
+      `${missCurves.length} curves, expected ${numLayers}`,
+    );
+  }
+  missCurves.forEach(({ slots, missesPerToken }, index) => {
+    if (slots.length === missesPerToken.length) return;
+    const problem = `${slots.length} slots, ${missesPerToken.length} misses`;
+    throw headerError(place, `predictors.missCurves.${index}`, problem);
+  });
+}
+
+/** Every section lies inside the file, and none shares a byte with another, with the header or with the prelude. */
+function checkExtents(extents: Extent[], place: HeaderPlace): void {
+  const sorted = [...extents, { field: "header", ...place.header }]
+    .sort((a, b) => a.byteOffset - b.byteOffset);
+  let end = PRELUDE_BYTES;
+  let before = "prelude";
+  for (const { field, byteOffset, byteLength } of sorted) {
+    if (byteOffset < end) {
+      throw headerError(place, field, `begins at byte ${byteOffset}, inside of ${before}`);
+    }
+    end = byteOffset + byteLength;
+    before = field;
+    if (!Number.isSafeInteger(end) || end > place.fileByteLength) {
+      throw headerError(place, field, `ends at byte ${end} of ${place.fileByteLength}`);
+    }
+  }
+}
+
+function headerError({ path, header }: HeaderPlace, field: string, problem: string) {
+  return new ModelFileError(problem, { path, field, byteOffset: header.byteOffset });
+}

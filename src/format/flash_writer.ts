@@ -1,0 +1,233 @@
+import process from "node:process";
+import { closeSync, fsyncSync, openSync, renameSync, rmSync, statSync, writeSync } from "node:fs";
+import { dirname } from "node:path";
+import { crc32 } from "node:zlib";
+import type { ModelConfig } from "../../models/family.ts";
+import { familyOf } from "../../models/registry.ts";
+import { alignUp } from "./align.ts";
+import {
+  type FlashHeader,
+  type LayerBundles,
+  type NamedTensor,
+  PRELUDE_BYTES,
+  type Provenance,
+  SECTION_ALIGNMENT,
+  TENSOR_ALIGNMENT,
+  tensorByteLength,
+  type Tokenizer,
+} from "./header.ts";
+import { validateHeader } from "./check_header.ts";
+import { bundleByteLength, type Quantization } from "./layout.ts";
+import { encodeHeader, encodePrelude } from "./prelude.ts";
+
+/** Neurons that share one checksum. */
+const GROUP_NEURONS = 64;
+
+/** What a file will hold, before any byte of it is written. */
+export interface FlashContent {
+  readonly architecture: string;
+  readonly quantization: Quantization;
+  readonly config: ModelConfig;
+  readonly tokenizer: Tokenizer;
+  readonly provenance: Provenance;
+}
+
+/** A piece of the file, to be written in this order: a resident tensor, or all bundles of a layer. */
+export type FlashPart =
+  | {
+    readonly kind: "tensor";
+    readonly byteOffset: number;
+    readonly byteLength: number;
+    readonly tensor: NamedTensor;
+  }
+  | {
+    readonly kind: "bundles";
+    readonly byteOffset: number;
+    readonly byteLength: number;
+    readonly layerIndex: number;
+    readonly bundles: LayerBundles;
+  };
+
+/** Lays the parts of a file out: a function of sizes alone, so that it also tells a model's size beforehand. */
+export function planParts(
+  { architecture, quantization, config }: Pick<
+    FlashContent,
+    "architecture" | "quantization" | "config"
+  >,
+): FlashPart[] {
+  const parts: FlashPart[] = [];
+  let end = PRELUDE_BYTES;
+  const family = familyOf(architecture, "this model");
+  for (const { name, dtype, layout, shape } of family.residentTensors(config, quantization)) {
+    const byteOffset = alignUp(end, TENSOR_ALIGNMENT);
+    const byteLength = tensorByteLength({ dtype, layout, shape: [...shape] });
+    const place = { byteOffset, byteLength };
+    const tensor = { name, dtype, layout, shape: [...shape], ...place, checksum: 0 };
+    parts.push({ kind: "tensor", ...place, tensor });
+    end = byteOffset + byteLength;
+  }
+  const count = config.intermediateSize;
+  const bundleBytes = bundleByteLength(quantization, config.hiddenSize);
+  for (let layerIndex = 0; layerIndex < config.numLayers; layerIndex++) {
+    const byteOffset = alignUp(end, SECTION_ALIGNMENT);
+    const bundles = {
+      byteOffset,
+      bundleByteLength: bundleBytes,
+      count,
+      order: null,
+      groupCount: GROUP_NEURONS,
+      checksums: new Uint8Array(4 * Math.ceil(count / GROUP_NEURONS)),
+    };
+    const byteLength = count * bundleBytes;
+    parts.push({ kind: "bundles", byteOffset, byteLength, layerIndex, bundles });
+    end = byteOffset + byteLength;
+  }
+  return parts;
+}
+
+/**
+ * Writes a `.flash` file front to back. Whoever packs writes the bytes of `parts` in order, in pieces of any size;
+ * padding, checksums and the header are the writer's. The file grows aside as `TARGET.tmp-PID` and takes its name
+ * only when all of it is on disk: nobody ever sees half a file.
+ *
+ * Disposing of an unfinished writer removes what it wrote.
+ */
+export class FlashWriter {
+  readonly target: string;
+  readonly parts: readonly FlashPart[];
+  #content: FlashContent;
+  #temporary: string;
+  #descriptor: number;
+  #position = 0;
+  #partIndex = 0;
+  #doneInPart = 0;
+  #checksum = 0;
+
+  constructor(target: string, content: FlashContent) {
+    if (statSync(target, { throwIfNoEntry: false })?.isDirectory()) {
+      throw new RangeError(`Cannot write a .flash file as ${target} is a folder`);
+    }
+    this.target = target;
+    this.#content = content;
+    this.parts = planParts(content);
+    this.#temporary = `${target}.tmp-${process.pid}`;
+    this.#descriptor = openSync(this.#temporary, "w");
+    this.#writeAll(new Uint8Array(PRELUDE_BYTES)); // Overwritten at the end.
+  }
+
+  /** Bytes of all parts, without padding and header. */
+  get totalBytes(): number {
+    return this.parts.reduce((sum, { byteLength }) => sum + byteLength, 0);
+  }
+
+  /** Writes the next bytes of the current part; they must not reach into the part after it. */
+  write(bytes: Uint8Array): void {
+    const part = this.parts[this.#partIndex];
+    if (part === undefined || this.#doneInPart + bytes.byteLength > part.byteLength) {
+      throw new RangeError(`Cannot write ${bytes.byteLength} bytes: the part ends before`);
+    }
+    if (this.#doneInPart === 0) this.#padTo(part.byteOffset);
+    if (part.kind === "tensor") part.tensor.checksum = crc32(bytes, part.tensor.checksum);
+    else this.#sumGroups(part.bundles, bytes);
+    this.#writeAll(bytes);
+    this.#doneInPart += bytes.byteLength;
+    if (this.#doneInPart < part.byteLength) return;
+    this.#partIndex++;
+    this.#doneInPart = 0;
+  }
+
+  /** Writes header and prelude, waits for the disk, and gives the file its name. Returns the header. */
+  finish(): { header: FlashHeader; byteLength: number } {
+    if (this.#partIndex < this.parts.length) {
+      throw new RangeError(`Cannot finish ${this.target}: part ${this.#partIndex} is not whole`);
+    }
+    const header = headerOf(this.#content, this.parts);
+    const bytes = encodeHeader(header);
+    this.#padTo(alignUp(this.#position, SECTION_ALIGNMENT));
+    const slot = {
+      generation: 1,
+      byteOffset: this.#position,
+      byteLength: bytes.byteLength,
+      checksum: crc32(bytes),
+    };
+    this.#writeAll(bytes);
+    this.#padTo(alignUp(this.#position, SECTION_ALIGNMENT));
+    const byteLength = this.#position;
+    validateHeader(header, { path: this.target, fileByteLength: byteLength, header: slot });
+    this.#position = 0;
+    this.#writeAll(encodePrelude(slot));
+    fsyncSync(this.#descriptor);
+    this.#close();
+    renameSync(this.#temporary, this.target);
+    syncFolder(dirname(this.target));
+    return { header, byteLength };
+  }
+
+  /** Gives up: closes and removes the unfinished file. Does nothing after `finish`. */
+  [Symbol.dispose](): void {
+    if (this.#descriptor >= 0) this.#close();
+    rmSync(this.#temporary, { force: true });
+  }
+
+  #close(): void {
+    closeSync(this.#descriptor);
+    this.#descriptor = -1;
+  }
+
+  #padTo(byteOffset: number): void {
+    if (byteOffset > this.#position) this.#writeAll(new Uint8Array(byteOffset - this.#position));
+  }
+
+  #writeAll(bytes: Uint8Array): void {
+    writeFully(this.#descriptor, bytes, this.#position);
+    this.#position += bytes.byteLength;
+  }
+
+  /** Adds bytes to the checksum of their group, or groups. */
+  #sumGroups({ groupCount, bundleByteLength, checksums }: LayerBundles, bytes: Uint8Array): void {
+    const groupBytes = groupCount * bundleByteLength;
+    const view = new DataView(checksums.buffer, checksums.byteOffset);
+    for (let done = 0; done < bytes.byteLength;) {
+      const at = this.#doneInPart + done;
+      const length = Math.min(groupBytes - at % groupBytes, bytes.byteLength - done);
+      const before = at % groupBytes === 0 ? 0 : this.#checksum;
+      this.#checksum = crc32(bytes.subarray(done, done + length), before);
+      view.setUint32(Math.floor(at / groupBytes) * 4, this.#checksum, true);
+      done += length;
+    }
+  }
+}
+
+/** Writes all of `bytes` at `byteOffset`: short writes continue. */
+export function writeFully(descriptor: number, bytes: Uint8Array, byteOffset: number): void {
+  let done = 0;
+  while (done < bytes.byteLength) {
+    done += writeSync(descriptor, bytes, done, bytes.byteLength - done, byteOffset + done);
+  }
+}
+
+/** Makes a rename durable. Some systems cannot open folders; there the rename is durable soon. */
+function syncFolder(folder: string): void {
+  let descriptor = -1;
+  try {
+    descriptor = openSync(folder, "r");
+    fsyncSync(descriptor);
+  } catch {
+    // The file itself is on disk under one of its two names.
+  } finally {
+    if (descriptor >= 0) closeSync(descriptor);
+  }
+}
+
+function headerOf(content: FlashContent, parts: readonly FlashPart[]): FlashHeader {
+  return {
+    architecture: content.architecture,
+    quantization: content.quantization,
+    config: content.config,
+    tokenizer: content.tokenizer,
+    tensors: parts.flatMap((part) => part.kind === "tensor" ? [part.tensor] : []),
+    layers: parts.flatMap((part) => part.kind === "bundles" ? [{ bundles: part.bundles }] : []),
+    predictors: null,
+    provenance: content.provenance,
+  };
+}

@@ -1,0 +1,135 @@
+import { z } from "zod";
+import { modelConfigSchema } from "../../models/family.ts";
+import { matrixByteLength, QUANTIZATIONS } from "./layout.ts";
+
+/**
+ * The header of a `.flash` file (docs/model_format.md): its schema and types. What a schema cannot say is checked in
+ * check_header.ts.
+ */
+
+/** Sections begin at multiples of this, so that any disk can read them directly. */
+export const SECTION_ALIGNMENT = 4096;
+/** Tensors begin at multiples of this within a section: a cache line. */
+export const TENSOR_ALIGNMENT = 64;
+/** Bytes before the first section. */
+export const PRELUDE_BYTES = 4096;
+
+const LENGTH_MAX = Number.MAX_SAFE_INTEGER;
+const offset = z.int().min(PRELUDE_BYTES).max(LENGTH_MAX);
+const checksum = z.int().min(0).max(0xffffffff);
+const share = z.number().min(0).max(1);
+const text = z.string().max(4096);
+
+const tensorRefShape = {
+  dtype: z.enum(QUANTIZATIONS),
+  layout: z.enum(["tiled", "rows"]),
+  shape: z.array(z.int().min(1).max(2 ** 32)).min(1).max(2),
+  byteOffset: offset,
+  byteLength: z.int().min(1).max(LENGTH_MAX),
+  checksum,
+};
+
+const tensorRefSchema = z.strictObject(tensorRefShape);
+
+const bundlesSchema = z.strictObject({
+  byteOffset: offset,
+  bundleByteLength: z.int().min(1).max(2 ** 32),
+  count: z.int().min(1).max(2 ** 32),
+  /** `null`: neuron i is record i. A tensor name is kept free for an order by co-activation. */
+  order: z.null(),
+  groupCount: z.int().min(1).max(2 ** 32),
+  checksums: z.instanceof(Uint8Array),
+});
+
+const predictorLayerSchema = z.strictObject({
+  rank: z.int().min(32).max(2 ** 20),
+  a: tensorRefSchema,
+  b: tensorRefSchema,
+  bias: tensorRefSchema,
+  earlyBias: tensorRefSchema,
+  recall: share,
+  predictedShare: share,
+  activeShare: share,
+});
+
+const missCurveSchema = z.strictObject({
+  slots: z.array(z.int().min(0).max(2 ** 32)).max(4096),
+  missesPerToken: z.array(z.number().min(0).max(2 ** 32)).max(4096),
+});
+
+const predictorsSchema = z.strictObject({
+  kind: z.literal("low-rank"),
+  createdBy: text,
+  recallWanted: share,
+  calibration: z.strictObject({ tokens: z.int().min(0), textName: text }),
+  layers: z.array(predictorLayerSchema),
+  missCurves: z.array(missCurveSchema),
+});
+
+export const headerSchema = z.strictObject({
+  architecture: text,
+  quantization: z.enum(QUANTIZATIONS),
+  config: modelConfigSchema,
+  tokenizer: z.strictObject({ json: z.string(), config: z.string().nullable() }).nullable(),
+  tensors: z.array(z.strictObject({ name: text, ...tensorRefShape })),
+  layers: z.array(z.strictObject({ bundles: bundlesSchema })),
+  predictors: predictorsSchema.nullable(),
+  provenance: z.strictObject({
+    source: text,
+    sourceFiles: z.array(z.strictObject({ name: text, byteLength: z.int().min(0) })).max(4096),
+    flashpipeVersion: text,
+    createdAt: text,
+    synthetic: z.boolean(),
+  }),
+});
+
+export type FlashHeader = z.infer<typeof headerSchema>;
+/** A tensor's type, shape, place in the file and CRC-32. */
+export type TensorRef = z.infer<typeof tensorRefSchema>;
+export type NamedTensor = FlashHeader["tensors"][number];
+/** Where the bundles of a layer lie. */
+export type LayerBundles = z.infer<typeof bundlesSchema>;
+export type Predictors = z.infer<typeof predictorsSchema>;
+export type PredictorLayer = z.infer<typeof predictorLayerSchema>;
+export type Provenance = FlashHeader["provenance"];
+export type Tokenizer = FlashHeader["tokenizer"];
+
+/** A range of the file that something owns. */
+export interface Extent {
+  readonly field: string;
+  readonly byteOffset: number;
+  readonly byteLength: number;
+}
+
+/** Bytes that a tensor of this type, layout and shape takes. */
+export function tensorByteLength(
+  { dtype, layout, shape }: Pick<TensorRef, "dtype" | "layout" | "shape">,
+): number {
+  if (layout === "tiled") return matrixByteLength(dtype, shape[0], shape[1]);
+  const length = shape.reduce((product, size) => product * size, 1);
+  return length * (dtype === "f32" ? 4 : 2);
+}
+
+/** Every section that the header names, in its own order. */
+export function extentsOf(header: FlashHeader): Extent[] {
+  const extents: Extent[] = header.tensors.map(
+    ({ name, byteOffset, byteLength }) => ({ field: name, byteOffset, byteLength }),
+  );
+  header.layers.forEach(({ bundles }, index) => {
+    const { byteOffset, bundleByteLength, count } = bundles;
+    const byteLength = count * bundleByteLength;
+    extents.push({ field: `layers.${index}.bundles`, byteOffset, byteLength });
+  });
+  header.predictors?.layers.forEach((layer, index) => {
+    for (const [name, { byteOffset, byteLength }] of predictorTensors(layer)) {
+      extents.push({ field: `predictors.layers.${index}.${name}`, byteOffset, byteLength });
+    }
+  });
+  return extents;
+}
+
+/** The tensors of a layer's predictor, with their field names. */
+export function predictorTensors(layer: PredictorLayer): [string, TensorRef][] {
+  const { a, b, bias, earlyBias } = layer;
+  return [["a", a], ["b", b], ["bias", bias], ["earlyBias", earlyBias]];
+}

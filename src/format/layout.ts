@@ -1,0 +1,59 @@
+/**
+ * Where numbers lie inside a matrix and inside a bundle, in bytes: the one place that packer, kernels' callers and
+ * inspector agree on. Everything is little-endian.
+ *
+ * A resident matrix (`rows` x `cols`) is tiled into blocks of 8 rows x 32 columns, so that a
+ * matrix-vector product reads one sequential stream (docs/model_format.md). Blocks of the same 8 rows follow each
+ * other from left to right; rows are padded with zeros to a multiple of 8.
+ *
+ *   f32 block, 1024 bytes: | row 0: 32 f32 | row 1 | ... | row 7 |
+ *   f16 block,  512 bytes: | row 0: 32 f16 | row 1 | ... | row 7 |
+ *   q8  block,  272 bytes: | 8 f16 scales | row 0: 32 i8 | ... | row 7 |
+ *
+ * A bundle is the record of one neuron on flash:
+ *
+ *   f32, f16: | up row: d numbers | down column: d numbers |
+ *   q8:       | up: d/32 f16 scales, d i8 | down: d/32 f16 scales, d i8 |
+ */
+
+/** How numbers of weights are stored. `q8`: blocks of 32 signed bytes with one f16 scale. */
+export type Quantization = "f32" | "f16" | "q8";
+
+export const QUANTIZATIONS: readonly Quantization[] = ["f32", "f16", "q8"];
+
+/** Rows of a tile, and columns of a tile or of a q8 block. */
+export const TILE_ROWS = 8;
+export const TILE_COLS = 32;
+
+const TILE_BYTES: Record<Quantization, number> = { f32: 1024, f16: 512, q8: 272 };
+const VECTOR_BYTES_PER_BLOCK: Record<Quantization, number> = { f32: 128, f16: 64, q8: 34 };
+
+/** Bytes of one tile of 8 x 32 weights. */
+export function tileByteLength(quantization: Quantization): number {
+  return TILE_BYTES[quantization];
+}
+
+/** Bytes of a tiled matrix; rows are padded to a multiple of 8, `cols` must be a multiple of 32. */
+export function matrixByteLength(quantization: Quantization, rows: number, cols: number): number {
+  if (cols % TILE_COLS !== 0) {
+    throw new RangeError(
+      `Cannot tile a matrix whose columns are no multiple of ${TILE_COLS}: received ${cols}`,
+    );
+  }
+  return Math.ceil(rows / TILE_ROWS) * (cols / TILE_COLS) * TILE_BYTES[quantization];
+}
+
+/** Bytes of one row (or column) of `length` weights inside a bundle; `length` must be a multiple of 32. */
+export function vectorByteLength(quantization: Quantization, length: number): number {
+  if (length % TILE_COLS !== 0) {
+    throw new RangeError(
+      `Cannot store a vector whose length is no multiple of ${TILE_COLS}: received ${length}`,
+    );
+  }
+  return (length / TILE_COLS) * VECTOR_BYTES_PER_BLOCK[quantization];
+}
+
+/** Bytes of a bundle: the up row and the down column of one neuron of a model with `hiddenSize` = d. */
+export function bundleByteLength(quantization: Quantization, hiddenSize: number): number {
+  return 2 * vectorByteLength(quantization, hiddenSize);
+}

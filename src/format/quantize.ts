@@ -1,0 +1,189 @@
+import {
+  type Quantization,
+  TILE_COLS,
+  TILE_ROWS,
+  tileByteLength,
+  vectorByteLength,
+} from "./layout.ts";
+
+/**
+ * Numbers to bytes and back: rows of f32 become the row bytes of a bundle (`storeRows`), and row bytes become the tiles
+ * of a resident matrix (`tileRows`); `loadRows` and `untileRows` are their twins. Layouts are drawn in layout.ts.
+ *
+ * q8, for each block of 32 numbers: scale = f16(f32(largest magnitude / 127)); number = round to nearest, ties to
+ * even, of value / scale with the scale *as stored*, clamped to -127..127. A scale of zero stores zeros.
+ */
+
+/** Where rows lie among other bytes: row r begins at `byteOffset + r * byteStride`. Both are multiples of 2 (f32: 4). */
+export interface RowPlace {
+  readonly byteOffset: number;
+  readonly byteStride: number;
+}
+
+/** Largest magnitude that each kind of number can hold once rounded. */
+const LARGEST: Record<Quantization, number> = {
+  f32: 3.4028234663852886e38,
+  f16: 65519.99,
+  q8: 65504 * 127,
+};
+
+/** Adding and subtracting 1.5 x 2^52 rounds a small f64 to the nearest integer, ties to even, without a call. */
+const ROUND = 6755399441055744;
+
+/** Index of the first of `count` values that `quantization` cannot hold (not finite, or too large), or -1. */
+export function findUnstorable(
+  quantization: Quantization,
+  values: Float32Array,
+  count: number,
+): number {
+  const largest = LARGEST[quantization];
+  for (let index = 0; index < count; index++) {
+    if (!(Math.abs(values[index]) <= largest)) return index;
+  }
+  return -1;
+}
+
+/** Stores `values`, f32[rows][cols], as row bytes in `target`. `cols` is a multiple of 32. */
+export function storeRows(
+  quantization: Quantization,
+  values: Float32Array,
+  { rows, cols }: { rows: number; cols: number },
+  target: Uint8Array,
+  place: RowPlace = { byteOffset: 0, byteStride: vectorByteLength(quantization, cols) },
+): void {
+  for (let row = 0; row < rows; row++) {
+    const start = target.byteOffset + place.byteOffset + row * place.byteStride;
+    if (quantization === "q8") {
+      const scales = new Float16Array(target.buffer, start, cols / TILE_COLS);
+      const numbers = new Int8Array(target.buffer, start + cols / 16, cols);
+      storeRowQ8(values, row * cols, scales, numbers);
+    } else {
+      const numbers = quantization === "f16"
+        ? new Float16Array(target.buffer, start, cols)
+        : new Float32Array(target.buffer, start, cols);
+      numbers.set(values.subarray(row * cols, (row + 1) * cols));
+    }
+  }
+}
+
+/** Reads rows back into f32[rows][cols]: the twin of `storeRows`. */
+export function loadRows(
+  quantization: Quantization,
+  source: Uint8Array,
+  { rows, cols }: { rows: number; cols: number },
+  values: Float32Array,
+  place: RowPlace = { byteOffset: 0, byteStride: vectorByteLength(quantization, cols) },
+): void {
+  for (let row = 0; row < rows; row++) {
+    const start = source.byteOffset + place.byteOffset + row * place.byteStride;
+    if (quantization === "q8") {
+      const scales = new Float16Array(source.buffer, start, cols / TILE_COLS);
+      const numbers = new Int8Array(source.buffer, start + cols / 16, cols);
+      for (let col = 0; col < cols; col++) {
+        values[row * cols + col] = numbers[col] * scales[col >> 5];
+      }
+    } else {
+      const numbers = quantization === "f16"
+        ? new Float16Array(source.buffer, start, cols)
+        : new Float32Array(source.buffer, start, cols);
+      values.set(numbers, row * cols);
+    }
+  }
+}
+
+/**
+ * Rearranges row bytes (as `storeRows` makes them, without gaps) into tiles of 8 x 32. When `rows` is no multiple of
+ * 8, the last tiles are filled up with zeros. Both arrays begin at a multiple of 2 bytes.
+ */
+export function tileRows(
+  quantization: Quantization,
+  source: Uint8Array,
+  { rows, cols }: { rows: number; cols: number },
+  target: Uint8Array,
+): void {
+  moveTiles(quantization, { rows, cols }, { rowBytes: source, tiles: target, toTiles: true });
+}
+
+/** Rearranges tiles into row bytes: the twin of `tileRows`. */
+export function untileRows(
+  quantization: Quantization,
+  source: Uint8Array,
+  { rows, cols }: { rows: number; cols: number },
+  target: Uint8Array,
+): void {
+  moveTiles(quantization, { rows, cols }, { rowBytes: target, tiles: source, toTiles: false });
+}
+
+/** Quantizes one row: `numbers.length` values from `from` on. */
+function storeRowQ8(
+  values: Float32Array,
+  from: number,
+  scales: Float16Array,
+  numbers: Int8Array,
+): void {
+  for (let block = 0, col = 0; block < scales.length; block++) {
+    let largest = 0;
+    for (let index = from + col; index < from + col + TILE_COLS; index++) {
+      const magnitude = Math.abs(values[index]);
+      if (magnitude > largest) largest = magnitude;
+    }
+    scales[block] = Math.fround(largest / 127);
+    const scale = scales[block];
+    const end = col + TILE_COLS;
+    if (scale === 0) {
+      numbers.fill(0, col, end);
+      col = end;
+      continue;
+    }
+    for (; col < end; col++) {
+      // A division, not a multiplication by the inverse: only so are ties found exactly.
+      const rounded = (values[from + col] / scale + ROUND) - ROUND;
+      numbers[col] = rounded > 127 ? 127 : rounded < -127 ? -127 : rounded;
+    }
+  }
+}
+
+/** Copies between row bytes and tiles, in whole words: nothing here looks at a number's value. */
+function moveTiles(
+  quantization: Quantization,
+  { rows, cols }: { rows: number; cols: number },
+  { rowBytes, tiles, toTiles }: { rowBytes: Uint8Array; tiles: Uint8Array; toTiles: boolean },
+): void {
+  const rowWords = new Uint16Array(
+    rowBytes.buffer,
+    rowBytes.byteOffset,
+    rows * vectorByteLength(quantization, cols) / 2,
+  );
+  const blocks = cols / TILE_COLS;
+  const tileWordCount = tileByteLength(quantization) / 2;
+  const tileWords = new Uint16Array(
+    tiles.buffer,
+    tiles.byteOffset,
+    Math.ceil(rows / TILE_ROWS) * blocks * tileWordCount,
+  );
+  if (toTiles && rows % TILE_ROWS !== 0) tileWords.fill(0);
+  const scaleWordCount = quantization === "q8" ? 1 : 0;
+  const runWordCount = tileWordCount / TILE_ROWS - scaleWordCount; // One row of one tile.
+  const rowWordCount = blocks * (runWordCount + scaleWordCount);
+  for (let row = 0; row < rows; row++) {
+    const line = row % TILE_ROWS;
+    let tile = (row - line) / TILE_ROWS * blocks * tileWordCount;
+    let inRow = row * rowWordCount + blocks * scaleWordCount;
+    for (let block = 0; block < blocks; block++) {
+      const inTile = tile + TILE_ROWS * scaleWordCount + line * runWordCount;
+      if (toTiles) {
+        for (let word = 0; word < runWordCount; word++) {
+          tileWords[inTile + word] = rowWords[inRow + word];
+        }
+        if (scaleWordCount === 1) tileWords[tile + line] = rowWords[row * rowWordCount + block];
+      } else {
+        for (let word = 0; word < runWordCount; word++) {
+          rowWords[inRow + word] = tileWords[inTile + word];
+        }
+        if (scaleWordCount === 1) rowWords[row * rowWordCount + block] = tileWords[tile + line];
+      }
+      tile += tileWordCount;
+      inRow += runWordCount;
+    }
+  }
+}

@@ -1,0 +1,218 @@
+/**
+ * The door to the WebAssembly kernels: which build runs here, and what each of its functions is called with.
+ *
+ * Memory is shared, imported, and at most 4 GiB; its first page (`STATICS_BYTE_LENGTH`) belongs to the module. All
+ * arguments are byte addresses, or sizes as 32-bit integers; an address may be any number below 2^32. Vectors are f32
+ * and 16-byte aligned; bundles may lie at any even address. No kernel allocates or keeps state, so that each lane can
+ * instantiate the module over the same memory.
+ *
+ * What kernels promise (and tests/kernels_test.ts checks): for each dtype a dot product has one order of operations,
+ * whether computed by `matvec` or `up`, and column sums are chained one neuron at a time in list order. So bits never
+ * depend on how rows, columns or lists are split. Bits of the plain build are the same in every runtime; those of
+ * the relaxed build depend on whether the runtime fuses multiply and add.
+ */
+import fs from "node:fs";
+import type { Quantization } from "./format/layout.ts";
+
+/** `relaxed` uses relaxed SIMD, `plain` does without. */
+export type KernelBuild = "relaxed" | "plain";
+
+/** Bytes at the start of each memory that belong to the kernels' constants. */
+export const STATICS_BYTE_LENGTH = 65_536;
+
+/** The largest memory that the kernels accept: 4 GiB. Memories are created with this as `maximum` or less. */
+export const MEMORY_PAGES_MAX = 65_536;
+
+/** Bytes that prepared activations of `cols` columns need at most, whichever the dtype. */
+export function preparedByteLength(cols: number): number {
+  return 4 * cols + cols / 8 + 64;
+}
+
+/** A compiled module, which can be posted to workers. */
+export interface KernelModule {
+  module: WebAssembly.Module;
+  build: KernelBuild;
+}
+
+type PerQuantization<F> = Record<Quantization, F>;
+
+/** The kernels over one memory. `cols`, and columns and rows to split at, are multiples of 32 unless said otherwise. */
+export interface Kernels {
+  readonly build: KernelBuild;
+
+  /** Activations x (f32[cols]) into the form that `matvec` and `up` of this dtype read, `preparedByteLength(cols)`. */
+  prepare: PerQuantization<(x: number, xp: number, cols: number) => void>;
+
+  /**
+   * `y[row] = dot(w[row], x) + bias[row]` for rows of a tiled matrix; `rowFrom` and `rowTo` are multiples of 8, `bias`
+   * (0: none) and `y` have padded length.
+   */
+  matvec: PerQuantization<
+    (
+      w: number,
+      xp: number,
+      bias: number,
+      y: number,
+      rowFrom: number,
+      rowTo: number,
+      cols: number,
+    ) => void
+  >;
+
+  /**
+   * For j in [from, to), with k = order[j] (order 0: k = j):
+   * `activations[k] = relu(dot(row at addresses[k] + upOffset, x) + bias[neurons[k]])`; bias 0: none.
+   * `addresses`, `neurons`, `order`: u32. Returns how many of these activations are not zero (NaN is not).
+   */
+  up: PerQuantization<
+    (
+      addresses: number,
+      neurons: number,
+      order: number,
+      from: number,
+      to: number,
+      upOffset: number,
+      xp: number,
+      bias: number,
+      activations: number,
+      cols: number,
+    ) => number
+  >;
+
+  /**
+   * `accumulator[c] += activations[k] * (column at addresses[k] + downOffset)[c]` for k = 0 .. count - 1 in this order
+   * and columns [colFrom, colTo). Bundles whose activation is zero are not read. The accumulator (f32[cols], in an
+   * order of its own) is zero before the first call and may take a list in several calls.
+   */
+  down: PerQuantization<
+    (
+      addresses: number,
+      downOffset: number,
+      activations: number,
+      count: number,
+      accumulator: number,
+      colFrom: number,
+      colTo: number,
+      cols: number,
+    ) => void
+  >;
+
+  /** `residual[c] += sum[c] + bias[c]` for columns [colFrom, colTo), bias 0: none; zeroes the accumulator there. */
+  finishDown: PerQuantization<
+    (
+      accumulator: number,
+      bias: number,
+      residual: number,
+      colFrom: number,
+      colTo: number,
+    ) => void
+  >;
+
+  /** `y[c] = w[row][c]` of a tiled matrix, as f32. */
+  embedRow: PerQuantization<(w: number, row: number, y: number, cols: number) => void>;
+
+  /** `y = (x - mean) / sqrt(variance + eps) * weight + bias` over n f32, n a multiple of 4. */
+  layerNorm(x: number, weight: number, bias: number, y: number, n: number, eps: number): void;
+
+  /** In place over n >= 1 f32; there is room for n rounded up to a multiple of 4, and the rest becomes zero. */
+  softmax(x: number, n: number): void;
+
+  /**
+   * `out = softmax(scale * keys q) values` for one head; q, out: f32[headDim], headDim a multiple of 4; keys, values:
+   * f32[count][headDim]; scores: scratch, f32[count rounded up to a multiple of 4].
+   */
+  attentionHead(
+    q: number,
+    keys: number,
+    values: number,
+    out: number,
+    scores: number,
+    headDim: number,
+    count: number,
+    scale: number,
+  ): void;
+
+  /** Bit `row % 32` of the u32 `mask[row / 32]`: `scores[row] + bias[row] > 0`, or NaN. Returns how many are set. */
+  thresholdMask(
+    scores: number,
+    bias: number,
+    mask: number,
+    rowFrom: number,
+    rowTo: number,
+  ): number;
+
+  /** `values[row] = max(values[row], 0)`, and its bit if that is not zero. Returns how many bits are set. */
+  reluMask(values: number, mask: number, rowFrom: number, rowTo: number): number;
+
+  /** `y[i] += x[i]` for i in [from, to), multiples of 4. */
+  add(y: number, x: number, from: number, to: number): void;
+
+  copy(target: number, source: number, byteLength: number): void;
+
+  zero(address: number, byteLength: number): void;
+
+  /** `out[i] = values[indices[i]]` for i in [from, to); f32 values, u32 indices. */
+  gather(values: number, indices: number, out: number, from: number, to: number): void;
+
+  /** The index of the largest of n f32, the first of equals. */
+  argmax(x: number, n: number): number;
+
+  /** The exclusive or of all u32 in a range, a multiple of 128 bytes: for benches, the speed of reading. */
+  fold(address: number, byteLength: number): number;
+}
+
+/**
+ * Reads and compiles the kernels.
+ *
+ * @param build default: `relaxed` where the runtime accepts it, else `plain`
+ * @throws {Error} if the kernels have not been built
+ */
+export function loadKernelModule(build?: KernelBuild): KernelModule {
+  if (build === undefined) return loadKernelModule(acceptsRelaxed() ? "relaxed" : "plain");
+  return { module: new WebAssembly.Module(readBuild(build)), build };
+}
+
+/** Instantiates the kernels over a shared memory. */
+export function instantiateKernels(
+  { module, build }: KernelModule,
+  memory: WebAssembly.Memory,
+): Kernels {
+  // deno-lint-ignore no-explicit-any
+  const e = new WebAssembly.Instance(module, { env: { memory } }).exports as any;
+  return {
+    build,
+    prepare: { f32: e.prepareF32, f16: e.prepareF16, q8: e.prepareQ8 },
+    matvec: { f32: e.matvecF32, f16: e.matvecF16, q8: e.matvecQ8 },
+    up: { f32: e.upF32, f16: e.upF16, q8: e.upQ8 },
+    down: { f32: e.downF32, f16: e.downF16, q8: e.downQ8 },
+    finishDown: { f32: e.finishDownF32, f16: e.finishDownF16, q8: e.finishDownQ8 },
+    embedRow: { f32: e.embedRowF32, f16: e.embedRowF16, q8: e.embedRowQ8 },
+    layerNorm: e.layerNorm,
+    softmax: e.softmax,
+    attentionHead: e.attentionHead,
+    thresholdMask: e.thresholdMask,
+    reluMask: e.reluMask,
+    add: e.add,
+    copy: e.copy,
+    zero: e.zero,
+    gather: e.gather,
+    argmax: e.argmax,
+    fold: e.fold,
+  };
+}
+
+function acceptsRelaxed(): boolean {
+  return WebAssembly.validate(readBuild("relaxed"));
+}
+
+function readBuild(build: KernelBuild): Uint8Array<ArrayBuffer> {
+  const url = new URL(`../kernels/build/${build}.wasm`, import.meta.url);
+  try {
+    return new Uint8Array(fs.readFileSync(url));
+  } catch (cause) {
+    throw new Error(
+      `Cannot read the kernels at ${url.pathname}: build them with \`deno task kernels\``,
+      { cause },
+    );
+  }
+}

@@ -1,0 +1,229 @@
+import { crc32 } from "node:zlib";
+import { openDisk, readFully } from "./flash/disk.ts";
+import type { DiskFacts } from "./flash/bypass.ts";
+import type { FlashDisk } from "./flash/disk.ts";
+import { SECTION_ALIGNMENT } from "./arena.ts";
+import { ModelFileError } from "./errors.ts";
+import type { FlashHeader, TensorRef } from "./format/header.ts";
+import { predictorTensors } from "./format/header.ts";
+import { matrixByteLength, vectorByteLength } from "./format/layout.ts";
+import { tileRows } from "./format/quantize.ts";
+import type { LayerWeights, ModelWeights } from "./pipeline/options.ts";
+import type { Plan } from "./plan.ts";
+
+/** Bytes read at a time while loading. */
+const LOAD_BYTES = 1 << 20;
+
+/** Tells how far loading is, in bytes. */
+export type LoadProgress = (progress: { doneBytes: number; totalBytes: number }) => void;
+
+/**
+ * Fills the arena with what must be resident: weights and predictors (checksums compared), the up projections for `exact`, and
+ * all bundles if everything fits. Reads past the cache of the system, like the readers.
+ */
+export async function loadArena(
+  memory: WebAssembly.Memory,
+  { path, header, plan, disk }: { path: string; header: FlashHeader; plan: Plan; disk: DiskFacts },
+  { onProgress, signal }: { onProgress?: LoadProgress; signal?: AbortSignal } = {},
+): Promise<void> {
+  const loader = new Loader(new Uint8Array(memory.buffer), path, disk.direct);
+  const bundleBytes = header.layers.reduce((sum, { bundles }) => {
+    return sum + bundles.count * bundles.bundleByteLength;
+  }, 0);
+  const passes = (plan.shape.hasResidentUp ? 1 : 0) + (plan.isResident ? 1 : 0);
+  const sectionBytes = plan.shape.sections.reduce((sum, { byteLength }) => sum + byteLength, 0);
+  const totalBytes = sectionBytes + passes * bundleBytes;
+  let doneBytes = 0;
+  const step = async (byteLength: number) => {
+    signal?.throwIfAborted();
+    doneBytes += byteLength;
+    onProgress?.({ doneBytes, totalBytes });
+    // Lets timers, signals and progress bars have their turn.
+    await new Promise((resolve) => setTimeout(resolve, 0));
+  };
+  try {
+    for (const [index, section] of plan.shape.sections.entries()) {
+      await loader.loadSection(section, plan.arena.sections[index], step);
+    }
+    verifyTensors(new Uint8Array(memory.buffer), path, header, plan);
+    for (let layer = 0; layer < header.layers.length; layer++) {
+      if (plan.shape.hasResidentUp) await loader.loadUp(header, plan, layer, step);
+      if (plan.isResident) await loader.loadBundles(header, plan, layer, step);
+    }
+  } finally {
+    loader.close();
+  }
+}
+
+type Step = (byteLength: number) => Promise<void>;
+
+/** Reads the file in large direct reads, through a buffer of its own where alignment asks for it. */
+class Loader {
+  readonly #bytes: Uint8Array;
+  readonly #path: string;
+  readonly #disk: FlashDisk;
+  readonly #buffer = new Uint8Array(
+    new WebAssembly.Memory({ initial: (LOAD_BYTES + 2 * SECTION_ALIGNMENT) / 65536 + 1 }).buffer,
+  );
+
+  constructor(bytes: Uint8Array, path: string, direct: boolean) {
+    this.#bytes = bytes;
+    this.#path = path;
+    this.#disk = openDisk({ path, direct });
+  }
+
+  close(): void {
+    this.#disk.close();
+  }
+
+  /** The section lies in the arena with the same offset in its page, so its pages are read in place. */
+  async loadSection(section: Range, address: number, step: Step): Promise<void> {
+    const phase = section.byteOffset % SECTION_ALIGNMENT;
+    const begin = section.byteOffset - phase;
+    const end = alignUp(section.byteOffset + section.byteLength);
+    for (let at = begin; at < end; at += LOAD_BYTES) {
+      const byteLength = Math.min(LOAD_BYTES, end - at);
+      const target = address - phase + (at - begin);
+      readFully(this.#disk, this.#path, this.#bytes.subarray(target, target + byteLength), at);
+      await step(Math.min(byteLength, section.byteLength));
+    }
+  }
+
+  /** Hands bundles of a layer out in runs: `use(bytes of the run, first neuron, count)`. */
+  async #eachRun(
+    header: FlashHeader,
+    layer: number,
+    step: Step,
+    use: (run: Uint8Array, first: number, count: number) => void,
+  ): Promise<void> {
+    const { byteOffset, bundleByteLength, count } = header.layers[layer].bundles;
+    const perRun = Math.max(8, Math.floor(LOAD_BYTES / bundleByteLength / 8) * 8);
+    for (let first = 0; first < count; first += perRun) {
+      const neurons = Math.min(perRun, count - first);
+      const from = byteOffset + first * bundleByteLength;
+      const begin = Math.floor(from / SECTION_ALIGNMENT) * SECTION_ALIGNMENT;
+      const end = alignUp(from + neurons * bundleByteLength);
+      const target = this.#bufferOf(end - begin);
+      readFully(this.#disk, this.#path, target, begin);
+      use(target.subarray(from - begin, from - begin + neurons * bundleByteLength), first, neurons);
+      await step(neurons * bundleByteLength);
+    }
+  }
+
+  #large?: Uint8Array;
+
+  #bufferOf(byteLength: number): Uint8Array {
+    if (byteLength <= this.#buffer.length) return this.#buffer.subarray(0, byteLength);
+    if (!this.#large || this.#large.length < byteLength) {
+      const initial = Math.ceil(byteLength / 65536);
+      this.#large = new Uint8Array(new WebAssembly.Memory({ initial }).buffer);
+    }
+    return this.#large.subarray(0, byteLength);
+  }
+
+  /** Takes the up rows out of the bundles and tiles them as a matrix, for `exact`. */
+  async loadUp(header: FlashHeader, plan: Plan, layer: number, step: Step): Promise<void> {
+    const { quantization, config } = header;
+    const cols = config.hiddenSize;
+    const rowBytes = vectorByteLength(quantization, cols);
+    const stride = header.layers[layer].bundles.bundleByteLength;
+    await this.#eachRun(header, layer, step, (run, first, count) => {
+      const rows = new Uint8Array(count * rowBytes);
+      for (let i = 0; i < count; i++) {
+        rows.set(run.subarray(i * stride, i * stride + rowBytes), i * rowBytes);
+      }
+      const at = plan.arena.residentUp[layer] + matrixByteLength(quantization, first, cols);
+      const tiles = this.#bytes.subarray(at, at + matrixByteLength(quantization, count, cols));
+      tileRows(quantization, rows, { rows: count, cols }, tiles);
+    });
+  }
+
+  /** Puts every neuron's record into the slot of its number. */
+  async loadBundles(header: FlashHeader, plan: Plan, layer: number, step: Step): Promise<void> {
+    const { byteOffset, bundleByteLength: stride } = header.layers[layer].bundles;
+    const { record } = plan, slotBytes = plan.shape.slotByteLength;
+    await this.#eachRun(header, layer, step, (run, first, count) => {
+      for (let i = 0; i < count; i++) {
+        const neuron = first + i;
+        const phase = (byteOffset + neuron * stride + record.offset) % plan.blockByteLength;
+        const from = i * stride + record.offset;
+        const target = plan.arena.slots[layer] + neuron * slotBytes + phase;
+        this.#bytes.set(run.subarray(from, from + record.byteLength), target);
+      }
+    });
+  }
+}
+
+interface Range {
+  byteOffset: number;
+  byteLength: number;
+}
+
+function alignUp(value: number): number {
+  return Math.ceil(value / SECTION_ALIGNMENT) * SECTION_ALIGNMENT;
+}
+
+/** Compares every resident tensor with its checksum; throws `ModelFileError` naming the first that differs. */
+function verifyTensors(bytes: Uint8Array, path: string, header: FlashHeader, plan: Plan): void {
+  const tensors: [string, TensorRef][] = header.tensors.map((tensor) => [tensor.name, tensor]);
+  for (const [index, layer] of (header.predictors?.layers ?? []).entries()) {
+    for (const [name, tensor] of predictorTensors(layer)) {
+      tensors.push([`predictors.layers.${index}.${name}`, tensor]);
+    }
+  }
+  for (const [field, { byteOffset, byteLength, checksum }] of tensors) {
+    const address = addressOf(plan, byteOffset);
+    if (crc32(bytes.subarray(address, address + byteLength)) === checksum) continue;
+    throw new ModelFileError("its bytes do not match their checksum", { path, field, byteOffset });
+  }
+}
+
+/** Where a byte of a resident section lies in the arena. */
+function addressOf(plan: Plan, byteOffset: number): number {
+  const index = plan.shape.sections.findIndex((section) =>
+    byteOffset >= section.byteOffset && byteOffset < section.byteOffset + section.byteLength
+  );
+  return plan.arena.sections[index] + byteOffset - plan.shape.sections[index].byteOffset;
+}
+
+/** Addresses of all resident weights, by name. */
+export function locateWeights(header: FlashHeader, plan: Plan): ModelWeights {
+  const tensors = new Map(header.tensors.map((tensor) => [tensor.name, tensor]));
+  const at = (name: string) => addressOf(plan, tensors.get(name)!.byteOffset);
+  const pair = (name: string) => ({ weight: at(`${name}.weight`), bias: at(`${name}.bias`) });
+  const layer = (index: number): LayerWeights => {
+    const prefix = `layers.${index}`;
+    const predictor = header.predictors?.layers[index];
+    return {
+      attentionNorm: pair(`${prefix}.attentionNorm`),
+      query: pair(`${prefix}.attention.query`),
+      key: pair(`${prefix}.attention.key`),
+      value: pair(`${prefix}.attention.value`),
+      output: pair(`${prefix}.attention.output`),
+      ffnNorm: pair(`${prefix}.ffnNorm`),
+      upBias: at(`${prefix}.ffn.up.bias`),
+      downBias: at(`${prefix}.ffn.down.bias`),
+      predictor: predictor
+        ? {
+          rank: predictor.rank,
+          a: addressOf(plan, predictor.a.byteOffset),
+          b: addressOf(plan, predictor.b.byteOffset),
+          bias: addressOf(plan, predictor.bias.byteOffset),
+          earlyBias: addressOf(plan, predictor.earlyBias.byteOffset),
+        }
+        : null,
+    };
+  };
+  const positions = tensors.get("embedPositions")!;
+  return {
+    embedTokens: at("embedTokens"),
+    embedPositions: {
+      address: at("embedPositions"),
+      dtype: positions.dtype === "f32" ? "f32" : "f16",
+      rows: positions.shape[0],
+    },
+    finalNorm: pair("finalNorm"),
+    output: at(header.config.tiedEmbedding ? "embedTokens" : "lmHead"),
+    layers: Array.from({ length: header.config.numLayers }, (_, index) => layer(index)),
+  };
+}

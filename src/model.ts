@@ -1,0 +1,285 @@
+import type { DiskFacts } from "./flash/bypass.ts";
+import type { FlashHeader } from "./format/header.ts";
+import type { KernelBuild } from "./kernels.ts";
+import { Client } from "./pipeline/client.ts";
+import type { ClientParts, Observation, UseRow } from "./pipeline/client.ts";
+import type { EndReason, Request } from "./pipeline/request.ts";
+import { traceJson } from "./pipeline/trace.ts";
+import type { Plan } from "./plan.ts";
+import { summarize } from "./statistics.ts";
+import type { Statistics } from "./statistics.ts";
+import { TextCodec } from "./text_stream.ts";
+
+/** A token that was generated. */
+export interface Token {
+  id: number;
+  /** Its text; empty while a character is incomplete, or if the model has no tokenizer. */
+  text: string;
+}
+
+/** How to generate. */
+export interface GenerateOptions {
+  /** Most new tokens. Default 128. */
+  maxTokens?: number;
+  /** 0 (default): always the likeliest token. */
+  temperature?: number;
+  /** Sample from the likeliest tokens whose probabilities reach this sum. Default 1: from all. */
+  topP?: number;
+  /** Seed of the sampling: a whole number. Default 0. */
+  seed?: number;
+  /** Do not stop at the end-of-text token. */
+  ignoreEos?: boolean;
+  signal?: AbortSignal;
+}
+
+/** What `open` joins together. */
+export interface ModelParts extends ClientParts {
+  path: string;
+  disk: DiskFacts;
+  traces: { name: string; buffer: SharedArrayBuffer }[];
+  build: KernelBuild;
+  earlyLook: boolean;
+}
+
+/** An open model with its pipeline running. Made by `open`; ended by `close` or `await using`. */
+export class Model {
+  readonly path: string;
+  readonly header: FlashHeader;
+  readonly plan: Plan;
+  readonly disk: DiskFacts;
+  /** Which kernels run here. */
+  readonly build: KernelBuild;
+  /** Whether reads are started by an early look. */
+  readonly earlyLook: boolean;
+  readonly #parts: ModelParts;
+  readonly #codec: TextCodec | undefined;
+  readonly #client: Client;
+  /** Settles when the request before is over: requests take turns. */
+  #turn: Promise<void> = Promise.resolve();
+  #isClosed = false;
+  #closing: Promise<void> | undefined;
+
+  constructor(parts: ModelParts) {
+    const { path, header, plan, disk, build, earlyLook } = parts;
+    this.path = path;
+    this.header = header;
+    this.plan = plan;
+    this.disk = disk;
+    this.build = build;
+    this.earlyLook = earlyLook;
+    this.#parts = parts;
+    this.#client = new Client(parts);
+    if (header.tokenizer) this.#codec = new TextCodec(header.tokenizer, path);
+  }
+
+  /** Why the last generation ended. */
+  get endReason(): EndReason | undefined {
+    return this.#client.endReason;
+  }
+
+  /** Positions that prompt and answer may take together. */
+  get contextLength(): number {
+    return this.plan.shape.contextLength;
+  }
+
+  /** Ids of a text, with what the tokenizer puts in front. Throws `RangeError` if the file has no tokenizer. */
+  encode(text: string): number[] {
+    if (!this.#codec) {
+      throw new RangeError(`Cannot use text as ${this.path} has no tokenizer: pass token ids`);
+    }
+    return this.#codec.encode(text);
+  }
+
+  /** Text of ids; empty if the file has no tokenizer. */
+  decode(ids: number[]): string {
+    return this.#codec?.decode(ids) ?? "";
+  }
+
+  /**
+   * Goes on from a prompt, token by token. Generations take turns in the order in which their first token was asked
+   * for; leaving the loop stops this one.
+   *
+   * @param prompt text, or token ids
+   * @throws {RangeError} an option that makes no sense, or a prompt that is empty or longer than the context
+   * @throws {FlashReadError} the disk failed; the model is of no use after that
+   */
+  async *generate(
+    prompt: string | ArrayLike<number>,
+    options: GenerateOptions = {},
+  ): AsyncGenerator<Token, void, void> {
+    const ids = this.#idsOf(prompt);
+    const request = requestOf(ids.length, options);
+    const stream = this.#codec?.stream();
+    const end = await this.#begin(options.signal);
+    try {
+      for await (const id of this.#client.run(ids, request, options.signal)) {
+        yield { id, text: stream?.push(id) ?? "" };
+      }
+      const rest = stream?.end();
+      if (rest) yield { id: -1, text: rest };
+    } finally {
+      end();
+    }
+  }
+
+  /**
+   * The logits at each position of `prompt`: Float32Array, positions x vocabulary, row by row. The same
+   * forward pass as `generate`. Takes 4 bytes x positions x vocabulary; `eachLogits` does not.
+   */
+  async logits(prompt: string | ArrayLike<number>, signal?: AbortSignal): Promise<Float32Array> {
+    const ids = this.#idsOf(prompt);
+    const { vocabSize } = this.header.config;
+    const all = new Float32Array(ids.length * vocabSize);
+    await this.eachLogits(ids, (row, position) => all.set(row, position * vocabSize), signal);
+    return all;
+  }
+
+  /** Calls `use` with the logits of each position, f32[vocabulary], a view that is valid during the call. */
+  async eachLogits(
+    prompt: string | ArrayLike<number>,
+    use: UseRow,
+    signal?: AbortSignal,
+  ): Promise<void> {
+    await this.#eachRow("logits", prompt, use, signal);
+  }
+
+  /**
+   * Calls `use` with what each layer saw at each position, views that are valid during the call. Computes no
+   * logits. For models opened with `observations: true`.
+   */
+  async eachObservation(
+    prompt: string | ArrayLike<number>,
+    use: (layers: Observation[], position: number) => void,
+    signal?: AbortSignal,
+  ): Promise<void> {
+    await this.#eachRow("observe", prompt, (_, position, layers) => use(layers, position), signal);
+  }
+
+  async #eachRow(
+    kind: "logits" | "observe",
+    prompt: string | ArrayLike<number>,
+    use: UseRow,
+    signal?: AbortSignal,
+  ): Promise<void> {
+    const ids = this.#idsOf(prompt);
+    const wantsObservations = this.plan.shape.observationRows > 0;
+    const request: Request = {
+      kind,
+      idCount: ids.length,
+      maxTokens: 0,
+      ignoreEos: true,
+      wantsObservations,
+      temperature: 0,
+      topP: 1,
+      seed: 0,
+    };
+    const end = await this.#begin(signal);
+    try {
+      await this.#client.takeRows(ids, request, use, signal);
+    } finally {
+      end();
+    }
+  }
+
+  /** What the last (or the running) request cost; see `Statistics`. */
+  stats(): Statistics {
+    return summarize(this.#parts.control, this.plan, this.build);
+  }
+
+  /** The recorded spans as Chrome/Perfetto JSON; opened with `trace: true` only. */
+  traceJson(): string {
+    if (this.#parts.traces.length === 0) {
+      throw new RangeError("Cannot write a trace as the model was opened without `trace: true`");
+    }
+    return traceJson(this.#parts.traces);
+  }
+
+  /** Stops what runs, ends all workers, gives the memory back. May be called twice. */
+  close(): Promise<void> {
+    this.#isClosed = true;
+    this.#closing ??= this.#parts.crew.close();
+    return this.#closing;
+  }
+
+  async [Symbol.asyncDispose](): Promise<void> {
+    await this.close();
+  }
+
+  #idsOf(prompt: string | ArrayLike<number>): number[] {
+    const ids = typeof prompt === "string" ? this.encode(prompt) : Array.from(prompt);
+    const { vocabSize } = this.header.config;
+    if (ids.length === 0) throw new RangeError("Cannot go on from an empty prompt");
+    if (ids.length > this.contextLength) {
+      throw new RangeError(
+        `Cannot take a prompt of ${ids.length} tokens: the context has ${this.contextLength}`,
+      );
+    }
+    for (const id of ids) {
+      if (!Number.isInteger(id) || id < 0 || id >= vocabSize) {
+        throw new RangeError(`Cannot take token ${id}: ids go from 0 to ${vocabSize - 1}`);
+      }
+    }
+    return ids;
+  }
+
+  /** Waits for this request's turn; returns what ends it. */
+  async #begin(signal?: AbortSignal): Promise<() => void> {
+    signal?.throwIfAborted();
+    const before = this.#turn;
+    const { promise, resolve } = Promise.withResolvers<void>();
+    this.#turn = before.then(() => promise);
+    try {
+      // The request before may never be over, if its consumer lost interest when the pipeline stopped.
+      await orAborted(Promise.race([before, this.#parts.crew.stopped]), signal);
+      this.#checkAlive();
+    } catch (error) {
+      resolve();
+      throw error;
+    }
+    return resolve;
+  }
+
+  #checkAlive(): void {
+    if (this.#isClosed) throw new Error("Cannot use a model that is closed");
+    this.#client.checkAlive();
+  }
+}
+
+function requestOf(idCount: number, options: GenerateOptions): Request {
+  const { maxTokens = 128, temperature = 0, topP = 1, seed = 0, ignoreEos = false } = options;
+  if (!Number.isInteger(maxTokens) || maxTokens < 1) {
+    throw new RangeError(`Cannot generate ${maxTokens} tokens: a whole number, at least 1`);
+  }
+  if (!(temperature >= 0 && temperature < Infinity)) {
+    throw new RangeError(`Cannot sample with temperature ${temperature}: a number, 0 or more`);
+  }
+  if (!(topP > 0 && topP <= 1)) {
+    throw new RangeError(`Cannot sample with top-p ${topP}: a number above 0, up to 1`);
+  }
+  if (!Number.isInteger(seed)) {
+    throw new RangeError(`Cannot sample with seed ${seed}: a whole number`);
+  }
+  return {
+    kind: "generate",
+    idCount,
+    maxTokens: Math.min(maxTokens, 2 ** 31 - 1),
+    temperature,
+    topP,
+    seed: seed | 0,
+    ignoreEos,
+    wantsObservations: false,
+  };
+}
+
+/** Waits for `promise`, or throws the signal's reason. */
+async function orAborted(promise: Promise<void>, signal?: AbortSignal): Promise<void> {
+  if (!signal) return await promise;
+  const { promise: aborted, reject } = Promise.withResolvers<never>();
+  const abort = () => reject(signal.reason);
+  signal.addEventListener("abort", abort);
+  try {
+    await Promise.race([promise, aborted]);
+  } finally {
+    signal.removeEventListener("abort", abort);
+  }
+}

@@ -1,0 +1,232 @@
+import type { FlashHeader } from "../format/header.ts";
+import type { Plan } from "../plan.ts";
+import type { Control } from "./control.ts";
+import { REQUEST_RING, TOKEN_RING } from "./control.ts";
+import type { Crew } from "./crew.ts";
+import { END_MARK, END_REASONS, pushRequest } from "./request.ts";
+import type { EndReason, Request } from "./request.ts";
+import { CLOSING_WORD, FAULT_WORD } from "./sequence.ts";
+
+/** What a layer saw at one position: f32[hiddenSize] each. */
+export interface Observation {
+  /** The residual stream before the layer. */
+  layerInput: Float32Array;
+  /** The input of the FFN: after attention and norm. */
+  ffnInput: Float32Array;
+}
+
+/** What is done with the rows of one position: f32[vocabulary], and a layer's observations each. */
+export type UseRow = (logits: Float32Array, position: number, layers: Observation[]) => void;
+
+/** What the main thread shares with lane 0. */
+export interface ClientParts {
+  header: FlashHeader;
+  plan: Plan;
+  arena: WebAssembly.Memory;
+  control: Control;
+  crew: Crew;
+  /** i32[context]: the ids of the request at hand. */
+  ids: SharedArrayBuffer;
+}
+
+/** A sleeping main thread looks at the fault word this often. */
+const SLICE_MS = 200;
+
+/** A worker that raised the fault word has so long to say why. */
+const REPORT_MS_MAX = 5000;
+
+/**
+ * The main thread's end of the rings: sends a request to lane 0 and takes what comes of it, without ever blocking.
+ * One request at a time; who calls sees to that.
+ */
+export class Client {
+  readonly #parts: ClientParts;
+  readonly #ids: Int32Array;
+  #requestCount = 0;
+  /** Why the last request ended. */
+  endReason: EndReason | undefined;
+
+  constructor(parts: ClientParts) {
+    this.#parts = parts;
+    this.#ids = new Int32Array(parts.ids);
+  }
+
+  /** Throws what ended the pipeline, if it ended. */
+  checkAlive(): void {
+    const { crew, control } = this.#parts;
+    if (crew.failure) throw crew.failure;
+    if (Atomics.load(control.words, FAULT_WORD) !== 0) throw new Error("The pipeline failed");
+  }
+
+  /** Sends a request to lane 0. */
+  #send(ids: number[], request: Request): void {
+    const { control } = this.#parts;
+    this.#ids.set(ids);
+    const ring = control.ring(control.layout.requests, REQUEST_RING);
+    // Requests take turns, so the ring always has room.
+    if (!pushRequest(control, ring, request)) throw new Error("The request ring is full");
+    this.#requestCount++;
+    control.sequence("requested").advance();
+  }
+
+  #cancel(): void {
+    const { words, layout } = this.#parts.control;
+    Atomics.store(words, layout.cancelled, this.#requestCount);
+  }
+
+  /** Runs a request and yields its tokens; cancels it if the consumer leaves or the signal says so. */
+  async *run(ids: number[], request: Request, signal?: AbortSignal): AsyncGenerator<number> {
+    const { control } = this.#parts, { words, layout } = control;
+    const tokens = control.ring(layout.tokens, TOKEN_RING);
+    const taken = control.sequence("tokensTaken");
+    const cancel = () => this.#cancel();
+    let isOver = false;
+    this.endReason = undefined;
+    this.#send(ids, request);
+    signal?.addEventListener("abort", cancel);
+    // It may have been raised between the request's turn and now.
+    if (signal?.aborted) cancel();
+    try {
+      for (;;) {
+        const seen = Atomics.load(words, layout.sequences.tokensOut);
+        const at = tokens.peek();
+        if (at < 0) {
+          await this.#changed(layout.sequences.tokensOut, seen);
+          continue;
+        }
+        const token = words[at], isEnd = words[at + 1] === END_MARK;
+        tokens.release();
+        taken.advance();
+        if (isEnd) {
+          isOver = true;
+          this.endReason = END_REASONS[token];
+          break;
+        }
+        if (!signal?.aborted) yield token;
+      }
+      signal?.throwIfAborted();
+    } finally {
+      signal?.removeEventListener("abort", cancel);
+      if (!isOver) await this.#drain();
+    }
+  }
+
+  /** The consumer left: stops the request and takes what is left of its tokens. */
+  async #drain(): Promise<void> {
+    const { control } = this.#parts, { words, layout } = control;
+    const tokens = control.ring(layout.tokens, TOKEN_RING);
+    this.#cancel();
+    const isStopped = () =>
+      [FAULT_WORD, CLOSING_WORD].some((word) => Atomics.load(words, word) !== 0);
+    while (!isStopped()) {
+      const seen = Atomics.load(words, layout.sequences.tokensOut);
+      const at = tokens.peek();
+      if (at < 0) {
+        await this.#changed(layout.sequences.tokensOut, seen).catch(() => {});
+        continue;
+      }
+      const isEnd = words[at + 1] === END_MARK, token = words[at];
+      tokens.release();
+      control.sequence("tokensTaken").advance();
+      if (!isEnd) continue;
+      this.endReason = END_REASONS[token];
+      return;
+    }
+  }
+
+  /** Runs a `logits` request, handing each row to `use` as it comes. */
+  async takeRows(
+    ids: number[],
+    request: Request,
+    use: UseRow,
+    signal?: AbortSignal,
+  ): Promise<void> {
+    const { control, plan } = this.#parts, { words, layout } = control;
+    const { shape } = plan;
+    const rowCount = request.wantsObservations
+      ? Math.min(shape.logitsRows, shape.observationRows)
+      : shape.logitsRows;
+    const consumed = control.sequence("rowsConsumed");
+    let taken = 0, problem: unknown;
+    const cancel = () => this.#cancel();
+    signal?.addEventListener("abort", cancel);
+    const takeReady = (from: number) => {
+      const ready = (Atomics.load(words, layout.sequences.rowsProduced) - from) | 0;
+      for (; taken < ready; taken++) {
+        try {
+          if (!problem) {
+            use(this.#logitsRow(taken % rowCount), taken, this.#observations(taken % rowCount));
+          }
+        } catch (error) {
+          problem = error;
+          this.#cancel();
+        }
+        consumed.advance();
+      }
+    };
+    const from = Atomics.load(words, layout.sequences.rowsProduced);
+    try {
+      const tokens = this.run(ids, request)[Symbol.asyncIterator]();
+      // The request yields no token, only its end; meanwhile rows come.
+      let isOver = false;
+      const over = tokens.next().finally(() => isOver = true);
+      over.catch(() => {});
+      if (signal?.aborted) cancel();
+      while (!isOver) {
+        const seen = Atomics.load(words, layout.sequences.rowsProduced);
+        takeReady(from);
+        await Promise.race([over, this.#changed(layout.sequences.rowsProduced, seen)]);
+      }
+      await over;
+      takeReady(from);
+    } finally {
+      signal?.removeEventListener("abort", cancel);
+    }
+    if (problem) throw problem;
+    signal?.throwIfAborted();
+  }
+
+  #logitsRow(row: number): Float32Array {
+    const { arena, plan, header } = this.#parts;
+    const address = plan.arena.logits + row * plan.arena.logitsStride;
+    return new Float32Array(arena.buffer, address, header.config.vocabSize);
+  }
+
+  #observations(row: number): Observation[] {
+    const { arena, plan, header } = this.#parts;
+    if (plan.shape.observationRows === 0) return [];
+    const d = header.config.hiddenSize;
+    const address = plan.arena.observations + row * plan.arena.observationStride;
+    return Array.from({ length: header.config.numLayers }, (_, layer) => ({
+      layerInput: new Float32Array(arena.buffer, address + layer * 8 * d, d),
+      ffnInput: new Float32Array(arena.buffer, address + layer * 8 * d + 4 * d, d),
+    }));
+  }
+
+  /** Resolves when a shared word is no longer `seen` (or after a moment); throws if the pipeline failed. */
+  async #changed(index: number, seen: number): Promise<void> {
+    const { words } = this.#parts.control;
+    Atomics.add(words, index + 1, 1);
+    // A pending `waitAsync` does not keep the process alive, and nor do workers that end meanwhile.
+    const hold = setTimeout(() => {}, 2 * SLICE_MS);
+    try {
+      const waiting = Atomics.waitAsync(words, index, seen, SLICE_MS);
+      if (waiting.async) await waiting.value;
+    } finally {
+      clearTimeout(hold);
+      Atomics.sub(words, index + 1, 1);
+    }
+    if (Atomics.load(words, FAULT_WORD) !== 0) throw await this.#failure();
+    if (Atomics.load(words, CLOSING_WORD) !== 0) throw new Error("The model was closed");
+  }
+
+  /** The failure of the pipeline; its report may come a moment after the fault word. */
+  async #failure(): Promise<Error> {
+    const { crew } = this.#parts;
+    let timer: ReturnType<typeof setTimeout> | undefined;
+    const late = new Promise<void>((resolve) => timer = setTimeout(resolve, REPORT_MS_MAX));
+    await Promise.race([crew.stopped, late]);
+    clearTimeout(timer);
+    return crew.failure ?? new Error("A worker failed without a report");
+  }
+}

@@ -1,0 +1,215 @@
+import { EARLY_RING, LATE_RING } from "../flash/ticket.ts";
+import { Ring, ringWordLength } from "./ring.ts";
+import type { RingShape } from "./ring.ts";
+import { CLOSING_WORD, FAULT_WORD, LINE_WORDS, Sequence, stopEverybody } from "./sequence.ts";
+import type { WaitStyle } from "./sequence.ts";
+
+/**
+ * The control memory: every word that threads share to agree on what to do, in one SharedArrayBuffer. No
+ * weight passes through it.
+ *
+ *   | fault | closing | sequences, a line each | rings | pass descriptors | step | landing flags | statistics |
+ *
+ * Who writes what:
+ *   - lane 0: layerReady, tokensOut, rowsProduced, step; all lanes: maskArrived, maskReady, passDone, barrier
+ *   - predictor: passPublished, pass descriptors, ticket rings, landing flags (to 0)
+ *   - readers: inFlight, readerDone, landed, landing bells, landing flags (to 1)
+ *   - main thread: stepRequested, cancelled, rowsConsumed, fault and closing (as may anybody)
+ */
+export interface ControlShape {
+  laneCount: number;
+  readerCount: number;
+  /** Landing flags: one a slot, then one a staging chunk. */
+  flagCount: number;
+}
+
+/** Records main thread -> lane 0: a request to run (see `step.ts`). */
+export const REQUEST_RING: RingShape = { capacity: 4, recordWords: 16 };
+
+/** Records lane 0 -> main thread: { token id, reason }. */
+export const TOKEN_RING: RingShape = { capacity: 256, recordWords: 2 };
+
+/** Lists of neurons being computed or prepared at a time; a power of two. */
+export const PASS_COUNT = 2;
+
+/** Which of the `PASS_COUNT` lists is pass number `pass`; numbers may have wrapped at 2^32. */
+export function passIndex(pass: number): number {
+  return pass & (PASS_COUNT - 1);
+}
+
+/** Words of a pass descriptor. */
+export const PASS_LAYER = 0;
+export const PASS_NEURON_COUNT = 1;
+export const PASS_HIT_COUNT = 2;
+export const PASS_IS_LAST = 3;
+/** When so many tickets have landed, all misses of the pass have. */
+export const PASS_TICKETS = 4;
+
+/** Words of the step that lane 0 announces to the other lanes. */
+export const STEP_TOKEN = 0;
+export const STEP_POSITION = 1;
+export const STEP_WANTS_LOGITS = 2;
+export const STEP_ROW = 3;
+export const STEP_WANTS_OBSERVATION = 4;
+
+/** Float64s of statistics that each thread owns. */
+export const STATISTICS_FLOATS = 16;
+
+/** The numbers as they grow, and as they were when the last request began, had its prompt done, and ended. */
+const SNAPSHOT_NAMES = ["live", "begin", "prompt", "end"] as const;
+export type Snapshot = (typeof SNAPSHOT_NAMES)[number];
+const SNAPSHOTS = SNAPSHOT_NAMES.length;
+
+function threadCountOf({ laneCount, readerCount }: ControlShape): number {
+  return laneCount + 1 + readerCount;
+}
+
+const SEQUENCES = [
+  "layerReady",
+  "maskReady",
+  "passPublished",
+  "landed",
+  "stepStarted",
+  "requested",
+  "tokensOut",
+  "rowsProduced",
+  "rowsConsumed",
+  "tokensTaken",
+] as const;
+type SequenceName = (typeof SEQUENCES)[number];
+
+/** Word offsets of everything in the control memory; the same for all threads, derived from the shape. */
+export interface ControlLayout {
+  sequences: Record<SequenceName, number>;
+  maskArrived: number;
+  cancelled: number;
+  /** Reads in flight, and since when (us) at least one has been. */
+  inFlight: number;
+  barrier: number;
+  passDone: number[];
+  readerDoorbell: number[];
+  readerDone: number[];
+  /** One of each lane; see `landing.ts`. */
+  landingBells: number[];
+  /** Words up to here belong to sequences: what `stop` wakes. */
+  sequenceWords: number;
+  requests: number;
+  tokens: number;
+  lateRings: number[];
+  earlyRings: number[];
+  passes: number;
+  step: number;
+  flags: number;
+  /** First word of the statistics (even): live, then the snapshots; in each lanes, then predictor, then readers. */
+  statistics: number;
+  wordLength: number;
+}
+
+/** Lays the control memory out. */
+export function layoutControl(shape: ControlShape): ControlLayout {
+  let next = CLOSING_WORD + LINE_WORDS;
+  const take = (words: number): number => {
+    const at = next;
+    next += Math.ceil(words / LINE_WORDS) * LINE_WORDS;
+    return at;
+  };
+  const each = (count: number, words: number) => Array.from({ length: count }, () => take(words));
+  const sequences = Object.fromEntries(
+    SEQUENCES.map((name) => [name, take(LINE_WORDS)]),
+  ) as Record<SequenceName, number>;
+  const { laneCount, readerCount, flagCount } = shape;
+  const layout = {
+    sequences,
+    maskArrived: take(LINE_WORDS),
+    cancelled: take(LINE_WORDS),
+    inFlight: take(LINE_WORDS),
+    barrier: take(2 * LINE_WORDS),
+    passDone: each(laneCount, LINE_WORDS),
+    readerDoorbell: each(readerCount, LINE_WORDS),
+    readerDone: each(readerCount, LINE_WORDS),
+    landingBells: each(laneCount, LINE_WORDS),
+    sequenceWords: next,
+    requests: take(ringWordLength(REQUEST_RING)),
+    tokens: take(ringWordLength(TOKEN_RING)),
+    lateRings: each(readerCount, ringWordLength(LATE_RING)),
+    earlyRings: each(readerCount, ringWordLength(EARLY_RING)),
+    passes: take(PASS_COUNT * LINE_WORDS),
+    step: take(LINE_WORDS),
+    flags: take(flagCount),
+    statistics: take(SNAPSHOTS * threadCountOf(shape) * STATISTICS_FLOATS * 2),
+  };
+  return { ...layout, wordLength: next };
+}
+
+/** What a thread gets to join the control memory. */
+export interface ControlShare {
+  buffer: SharedArrayBuffer;
+  shape: ControlShape;
+  style: WaitStyle;
+}
+
+/** A thread's view of the control memory. */
+export class Control {
+  readonly words: Int32Array;
+  readonly layout: ControlLayout;
+  readonly shape: ControlShape;
+  readonly style: WaitStyle;
+
+  constructor({ buffer, shape, style }: ControlShare) {
+    this.words = new Int32Array(buffer);
+    this.layout = layoutControl(shape);
+    this.shape = shape;
+    this.style = style;
+  }
+
+  /** Makes the shared memory of a new pipeline. */
+  static create(shape: ControlShape, style: WaitStyle): ControlShare {
+    const { wordLength } = layoutControl(shape);
+    return { buffer: new SharedArrayBuffer(4 * wordLength), shape, style };
+  }
+
+  sequence(name: SequenceName): Sequence {
+    return new Sequence(this.words, this.layout.sequences[name], this.style);
+  }
+
+  sequenceAt(index: number): Sequence {
+    return new Sequence(this.words, index, this.style);
+  }
+
+  ring(index: number, shape: RingShape): Ring {
+    return new Ring(this.words, index, shape);
+  }
+
+  /** Statistics of thread `thread` (lanes 0.., then the predictor, then the readers), live or as of a snapshot. */
+  statistics(thread: number, snapshot: Snapshot = "live"): Float64Array {
+    const block = SNAPSHOT_NAMES.indexOf(snapshot) * threadCountOf(this.shape) + thread;
+    const byteOffset = 4 * this.layout.statistics + block * STATISTICS_FLOATS * 8;
+    return new Float64Array(this.words.buffer, byteOffset, STATISTICS_FLOATS);
+  }
+
+  get threadCount(): number {
+    return threadCountOf(this.shape);
+  }
+
+  /** Lane 0 copies everybody's live numbers at the borders of a request (others' may be a moment old). */
+  takeSnapshot(snapshot: Snapshot): void {
+    for (let thread = 0; thread < this.threadCount; thread++) {
+      this.statistics(thread, snapshot).set(this.statistics(thread));
+    }
+  }
+
+  /** Word offset of the descriptor of pass number `pass`. */
+  passAt(pass: number): number {
+    return this.layout.passes + passIndex(pass) * LINE_WORDS;
+  }
+
+  /** Reports a failure: everybody who waits stops. */
+  fail(): void {
+    stopEverybody(this.words, FAULT_WORD, this.layout.sequenceWords);
+  }
+
+  /** Asks all threads to end. */
+  close(): void {
+    stopEverybody(this.words, CLOSING_WORD, this.layout.sequenceWords);
+  }
+}

@@ -1,0 +1,94 @@
+import type { ArenaPlan } from "../arena.ts";
+import type { ReadPlanOptions } from "../cache/read_plan.ts";
+import type { Quantization } from "../format/layout.ts";
+import type { KernelModule } from "../kernels.ts";
+import type { ControlShare } from "./control.ts";
+
+/** How the FFN is computed: what the predictor names, the true active set, or all neurons. */
+export type FfnMode = "predicted" | "exact" | "dense";
+
+export const FFN_MODES: readonly FfnMode[] = ["predicted", "exact", "dense"];
+
+/** Sizes of the model, named as in `config.json`. */
+export interface ModelSizes {
+  vocabSize: number;
+  hiddenSize: number;
+  intermediateSize: number;
+  numLayers: number;
+  numAttentionHeads: number;
+  layerNormEpsilon: number;
+  /** Row of the position table for position 0. */
+  positionOffset: number;
+  eosTokenId: number;
+}
+
+/** Addresses of a matrix or vector and of its bias in the arena. */
+export interface WeightPair {
+  weight: number;
+  bias: number;
+}
+
+/** Addresses of one layer's resident weights. */
+export interface LayerWeights {
+  attentionNorm: WeightPair;
+  query: WeightPair;
+  key: WeightPair;
+  value: WeightPair;
+  output: WeightPair;
+  ffnNorm: WeightPair;
+  upBias: number;
+  downBias: number;
+  /** The low-rank predictor: scores = B (A x); a neuron is named if its score plus bias is above 0. */
+  predictor: { rank: number; a: number; b: number; bias: number; earlyBias: number } | null;
+}
+
+/** Addresses of the resident weights. */
+export interface ModelWeights {
+  embedTokens: number;
+  embedPositions: { address: number; dtype: "f32" | "f16"; rows: number };
+  finalNorm: WeightPair;
+  /** The output matrix; the embedding if the model ties them. */
+  output: number;
+  layers: LayerWeights[];
+}
+
+/** Where a layer's bundles lie in the file and its neurons in memory. */
+export interface LayerFlash {
+  /** Byte offset of bundle 0 in the file. */
+  byteOffset: number;
+  slotCount: number;
+  /** Landing flag of slot 0, counted from the first flag. */
+  flag: number;
+}
+
+/** All that lanes and the predictor are started with; the same for each, but for `thread`. */
+export interface PipelineOptions {
+  control: ControlShare;
+  arena: WebAssembly.Memory;
+  kernels: KernelModule;
+  mode: FfnMode;
+  sizes: ModelSizes;
+  quantization: Quantization;
+  contextLength: number;
+  plan: ArenaPlan;
+  weights: ModelWeights;
+  flash: {
+    layers: LayerFlash[];
+    strideBytes: number;
+    /** The part of a bundle that is read: all of it, or the down column alone (`exact`). */
+    record: { offset: number; byteLength: number };
+    slotByteLength: number;
+    readPlan: ReadPlanOptions;
+    /** All neurons lie in their slots from the start. */
+    isResident: boolean;
+    staging: { chunkCount: number; chunkByteLength: number; neuronsPerChunk: number; flag: number };
+  };
+  /** Steps of the sliding window. */
+  window: number;
+  earlyLook: boolean;
+  passNeuronsMax: number;
+  logitsRows: number;
+  observationRows: number;
+  trace?: SharedArrayBuffer;
+  timeOrigin: number;
+}

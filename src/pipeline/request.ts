@@ -1,0 +1,210 @@
+import { REQUEST_RING, TOKEN_RING } from "./control.ts";
+import type { Control, Snapshot } from "./control.ts";
+import type { Lane } from "./lane.ts";
+import type { PipelineOptions } from "./options.ts";
+import type { Ring } from "./ring.ts";
+import { Sampler } from "./sampler.ts";
+import type { Sampling } from "./sampler.ts";
+import type { Sequence } from "./sequence.ts";
+import { LANE } from "./statistics.ts";
+
+/**
+ * What the main thread asks lane 0 to do, as a record in the request ring: run the ids that it wrote to the ids buffer through the
+ * model, then either go on by sampling (`generate`) or hand every position out: its logits (`logits`), or only what the
+ * layers saw (`observe`).
+ */
+export interface Request extends Sampling {
+  kind: "generate" | "logits" | "observe";
+  idCount: number;
+  /** Most new tokens. */
+  maxTokens: number;
+  /** Do not stop at the end-of-text token. */
+  ignoreEos: boolean;
+  /** Hand out what each layer saw, too. */
+  wantsObservations: boolean;
+}
+
+const KINDS = ["generate", "logits", "observe"] as const;
+
+/** Why a generation ended; in the token ring, as the token of the last record. */
+export const END_REASONS = ["max-tokens", "end-of-text", "context-full", "cancelled"] as const;
+export type EndReason = (typeof END_REASONS)[number];
+
+/** Marks the record that ends a request. */
+export const END_MARK = 1;
+
+const float = new Float32Array(1);
+const floatBits = new Int32Array(float.buffer);
+
+/** Main thread: writes a request; false if the ring is full. */
+export function pushRequest(control: Control, ring: Ring, request: Request): boolean {
+  const at = ring.reserve();
+  if (at < 0) return false;
+  const words = control.words;
+  words[at] = KINDS.indexOf(request.kind);
+  words[at + 1] = request.idCount;
+  words[at + 2] = request.maxTokens;
+  words[at + 3] = request.ignoreEos ? 1 : 0;
+  words[at + 4] = request.wantsObservations ? 1 : 0;
+  words[at + 5] = request.seed;
+  float[0] = request.temperature;
+  words[at + 6] = floatBits[0];
+  float[0] = request.topP;
+  words[at + 7] = floatBits[0];
+  ring.publish();
+  return true;
+}
+
+function readRequest(words: Int32Array, at: number): Request {
+  floatBits[0] = words[at + 6];
+  const temperature = float[0];
+  floatBits[0] = words[at + 7];
+  return {
+    kind: KINDS[words[at]],
+    idCount: words[at + 1],
+    maxTokens: words[at + 2],
+    ignoreEos: words[at + 3] === 1,
+    wantsObservations: words[at + 4] === 1,
+    seed: words[at + 5],
+    temperature,
+    topP: float[0],
+  };
+}
+
+/** Lane 0's own loop: takes requests, leads the lanes through their steps, samples, hands tokens out. */
+export class Leader {
+  readonly #lane: Lane;
+  readonly #options: PipelineOptions;
+  readonly #words: Int32Array;
+  readonly #ids: Int32Array;
+  readonly #requests: Ring;
+  readonly #tokens: Ring;
+  readonly #requested: Sequence;
+  readonly #tokensOut: Sequence;
+  readonly #tokensTaken: Sequence;
+  readonly #rowsProduced: Sequence;
+  readonly #rowsConsumed: Sequence;
+  readonly #rows: Float32Array[];
+  #requestCount = 0;
+  #rowCount = 0;
+
+  constructor(lane: Lane, options: PipelineOptions, ids: SharedArrayBuffer) {
+    const { control } = lane, { layout } = control;
+    this.#lane = lane;
+    this.#options = options;
+    this.#words = control.words;
+    this.#ids = new Int32Array(ids);
+    this.#requests = control.ring(layout.requests, REQUEST_RING);
+    this.#tokens = control.ring(layout.tokens, TOKEN_RING);
+    this.#requested = control.sequence("requested");
+    this.#tokensOut = control.sequence("tokensOut");
+    this.#tokensTaken = control.sequence("tokensTaken");
+    this.#rowsProduced = control.sequence("rowsProduced");
+    this.#rowsConsumed = control.sequence("rowsConsumed");
+    const { plan, logitsRows, sizes, arena } = options;
+    this.#rows = Array.from(
+      { length: logitsRows },
+      (_, row) =>
+        new Float32Array(arena.buffer, plan.logits + row * plan.logitsStride, sizes.vocabSize),
+    );
+  }
+
+  /** Serves requests until the pipeline stops (`PipelineStoppedError`). */
+  run(): never {
+    for (;;) {
+      this.#requested.waitIdle((this.#requestCount + 1) | 0);
+      this.#requestCount = (this.#requestCount + 1) | 0;
+      const request = readRequest(this.#words, this.#requests.peek());
+      this.#requests.release();
+      this.#mark("begin", 0);
+      const reason = request.kind === "generate"
+        ? this.#generate(request)
+        : this.#handOutRows(request);
+      this.#mark("end", 2);
+      this.#pushToken(END_REASONS.indexOf(reason), END_MARK);
+    }
+  }
+
+  #generate(request: Request): EndReason {
+    const { sizes, contextLength } = this.#options;
+    const sampler = new Sampler(sizes.vocabSize, request);
+    const { idCount, maxTokens } = request;
+    const step = { token: 0, position: 0, wantsLogits: false, row: 0, wantsObservation: false };
+    for (; step.position < idCount; step.position++) {
+      if (this.#isCancelled()) return "cancelled";
+      step.token = this.#ids[step.position];
+      step.wantsLogits = step.position === idCount - 1;
+      this.#lane.lead(step);
+    }
+    this.#mark("prompt", 1);
+    for (let count = 1; count <= maxTokens; count++) {
+      const token = this.#sample(sampler);
+      if (token === sizes.eosTokenId && !request.ignoreEos) return "end-of-text";
+      this.#pushToken(token, 0);
+      if (this.#isCancelled()) return "cancelled";
+      if (count === maxTokens) break;
+      if (step.position === contextLength) return "context-full";
+      step.token = token;
+      this.#lane.lead(step);
+      step.position++;
+    }
+    return "max-tokens";
+  }
+
+  /** Snapshots the statistics at a border of the request. */
+  #mark(snapshot: Snapshot, stage: number): void {
+    const { statistics, clock, control } = this.#lane;
+    statistics[LANE.atMs] = clock();
+    statistics[LANE.stage] = stage;
+    control.takeSnapshot(snapshot);
+  }
+
+  #sample(sampler: Sampler): number {
+    const { clock, statistics, trace } = this.#lane;
+    const began = clock();
+    const token = sampler.next(this.#rows[0]);
+    const ended = clock();
+    statistics[LANE.sampleMs] += ended - began;
+    trace?.span("sample", began, ended, token);
+    return token;
+  }
+
+  /** One row of logits (and observations) a position, as fast as the main thread takes them. */
+  #handOutRows({ kind, idCount, wantsObservations }: Request): EndReason {
+    const { logitsRows, observationRows } = this.#options;
+    const rows = wantsObservations ? Math.min(logitsRows, observationRows) : logitsRows;
+    const first = this.#rowCount;
+    for (let position = 0; position < idCount; position++) {
+      if (this.#isCancelled()) return "cancelled";
+      const free = (this.#rowCount - rows + 1) | 0;
+      this.#rowsConsumed.waitIdle(free);
+      const row = ((this.#rowCount - first) >>> 0) % rows;
+      const token = this.#ids[position];
+      const wantsLogits = kind === "logits";
+      this.#lane.lead({ token, position, wantsLogits, row, wantsObservation: wantsObservations });
+      this.#rowCount = (this.#rowCount + 1) | 0;
+      this.#rowsProduced.advance();
+    }
+    return "max-tokens";
+  }
+
+  /** The main thread raises `cancelled` to the number of the request that it no longer wants. */
+  #isCancelled(): boolean {
+    const cancelled = Atomics.load(this.#words, this.#lane.control.layout.cancelled);
+    return ((cancelled - this.#requestCount) | 0) >= 0;
+  }
+
+  #pushToken(token: number, mark: number): void {
+    let at: number;
+    while ((at = this.#tokens.reserve()) < 0) {
+      // A slow consumer holds the pipeline, unless it has lost interest.
+      if (this.#isCancelled() && mark !== END_MARK) return;
+      const taken = this.#tokensTaken.value;
+      if (this.#tokens.reserve() < 0) this.#tokensTaken.waitIdle((taken + 1) | 0);
+    }
+    this.#words[at] = token;
+    this.#words[at + 1] = mark;
+    this.#tokens.publish();
+    this.#tokensOut.advance();
+  }
+}

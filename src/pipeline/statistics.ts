@@ -1,0 +1,50 @@
+/**
+ * Indices of the numbers that each thread counts in its part of the control memory. Times are in ms. A thread
+ * only adds to its own; the main thread reads them, a moment old.
+ */
+
+/** A compute lane. */
+export const LANE = {
+  /** Tokens that went through the model (prompt included). */
+  steps: 0,
+  stepMs: 1,
+  waitPredictorMs: 2,
+  waitFlashMs: 3,
+  waitLanesMs: 4,
+  sampleMs: 5,
+  /** Active neurons (activation not zero) among those computed, of this lane. */
+  active: 6,
+  /** ... and among those that lay in a slot before the token. */
+  activeHits: 7,
+  /** Lane 0: when the numbers were last brought up to date, and how far the request is (0 prompt, 1 decoding, 2 done). */
+  atMs: 8,
+  stage: 9,
+} as const;
+
+/** The predictor. */
+export const PREDICTOR = {
+  /** Neurons that were named by the late look (all of them in dense). */
+  listed: 0,
+  hits: 1,
+  /** Misses whose read the early look had begun. */
+  earlyStarted: 2,
+  lateMisses: 3,
+  /** Neurons whose read the early look began, wanted or not. */
+  earlyIssued: 4,
+  earlyDropped: 5,
+  passes: 6,
+  /** Time in which the predictor worked, not waiting. */
+  earlyMs: 7,
+  lateMs: 8,
+  evictions: 9,
+} as const;
+
+/** A flash reader. */
+export const READER = {
+  reads: 0,
+  /** Bytes read from the disk, covering blocks counted. */
+  bytes: 1,
+  busyMs: 2,
+  /** Time in which at least one read was in flight, counted by the reader that ended it. */
+  flashMs: 3,
+} as const;

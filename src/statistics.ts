@@ -1,0 +1,125 @@
+import type { KernelBuild } from "./kernels.ts";
+import type { Control, Snapshot } from "./pipeline/control.ts";
+import type { FfnMode } from "./pipeline/options.ts";
+import { LANE, PREDICTOR, READER } from "./pipeline/statistics.ts";
+import type { Plan } from "./plan.ts";
+import { resourceUse, runtimeName } from "./runtime.ts";
+
+/** What a stretch of tokens cost. Times in ms; averages per token. */
+export interface Cost {
+  /** Tokens that went through the model. */
+  tokens: number;
+  ms: number;
+  tokensPerSecond: number;
+  msPerToken: {
+    total: number;
+    /** Lane 0 computing. */
+    compute: number;
+    /** Lane 0 waiting for reads to land. */
+    flash: number;
+    /** Lane 0 waiting for the list of neurons. */
+    predictor: number;
+    /** Sampling, lanes waiting for each other, handing over. */
+    other: number;
+  };
+  /** Read from the disk, covering blocks counted. */
+  bytesPerToken: number;
+  readsPerToken: number;
+  /** Neurons computed per token, over all layers. */
+  neuronsPerToken: number;
+  /** Share of them with an activation that is not zero. */
+  activeShare: number;
+  /** Share of the active neurons that were in a slot already when the list was made. */
+  hitRate: number;
+  /** Share of the misses whose read the early look had begun when the late look came. */
+  earlyRate: number;
+  /** Share of the time with a read in flight in which lane 0 did not wait for one. */
+  hidden: number;
+  /** Time of the predictor worker: early looks, and making lists. */
+  predictorMsPerToken: { early: number; late: number };
+}
+
+/** What `model.stats()` says of the last (or the running) request, and of the process. */
+export interface Statistics {
+  runtime: string;
+  kernels: KernelBuild;
+  ffn: FfnMode;
+  lanes: number;
+  readers: number;
+  /** The prompt, up to the first new token. */
+  prompt: Cost;
+  /** The tokens after it: steady. */
+  decode: Cost;
+  /** Largest memory of the process so far, in bytes. */
+  peakBytes: number;
+  /** What the process has read from disks so far, in bytes, as counted by the system. */
+  diskBytes: number;
+}
+
+/** Reads the counters of all threads. */
+export function summarize(control: Control, plan: Plan, build: KernelBuild): Statistics {
+  const stage = control.statistics(0)[LANE.stage];
+  const prompt: Snapshot = stage >= 1 ? "prompt" : "live";
+  const end: Snapshot = stage === 2 ? "end" : "live";
+  // A request for logits has no decoding: all of it is prompt.
+  const isAllPrompt = stage === 2 &&
+    control.statistics(0, "prompt")[LANE.atMs] < control.statistics(0, "begin")[LANE.atMs];
+  const { peakBytes, diskBytes } = resourceUse();
+  return {
+    runtime: runtimeName(),
+    kernels: build,
+    ffn: plan.mode,
+    lanes: control.shape.laneCount,
+    readers: control.shape.readerCount,
+    prompt: costOf(control, "begin", isAllPrompt ? "end" : prompt),
+    decode: costOf(control, isAllPrompt ? "end" : prompt, end),
+    peakBytes,
+    diskBytes,
+  };
+}
+
+function costOf(control: Control, from: Snapshot, to: Snapshot): Cost {
+  const { laneCount, readerCount } = control.shape;
+  const difference = (thread: number, index: number) =>
+    control.statistics(thread, to)[index] - control.statistics(thread, from)[index];
+  const sum = (first: number, count: number, index: number) => {
+    let total = 0;
+    for (let thread = first; thread < first + count; thread++) total += difference(thread, index);
+    return total;
+  };
+  const lane = (index: number) => difference(0, index);
+  const predictor = (index: number) => difference(laneCount, index);
+  const readers = (index: number) => sum(laneCount + 1, readerCount, index);
+  const tokens = lane(LANE.steps);
+  const ms = Math.max(0, lane(LANE.atMs));
+  const per = (value: number) => tokens > 0 ? value / tokens : 0;
+  const share = (part: number, whole: number) => whole > 0 ? part / whole : 0;
+  const flash = lane(LANE.waitFlashMs), waitPredictor = lane(LANE.waitPredictorMs);
+  const compute = lane(LANE.stepMs) - flash - waitPredictor - lane(LANE.waitLanesMs);
+  const active = sum(0, laneCount, LANE.active);
+  const late = predictor(PREDICTOR.lateMisses), early = predictor(PREDICTOR.earlyStarted);
+  const flashMs = readers(READER.flashMs);
+  return {
+    tokens,
+    ms,
+    tokensPerSecond: ms > 0 ? 1000 * tokens / ms : 0,
+    msPerToken: {
+      total: per(ms),
+      compute: per(compute),
+      flash: per(flash),
+      predictor: per(waitPredictor),
+      other: per(ms - compute - flash - waitPredictor),
+    },
+    bytesPerToken: per(readers(READER.bytes)),
+    readsPerToken: per(readers(READER.reads)),
+    neuronsPerToken: per(predictor(PREDICTOR.listed)),
+    activeShare: share(active, predictor(PREDICTOR.listed)),
+    hitRate: share(sum(0, laneCount, LANE.activeHits), active),
+    earlyRate: share(early, early + late),
+    hidden: flashMs > 0 ? Math.max(0, 1 - flash / flashMs) : 1,
+    predictorMsPerToken: {
+      early: per(predictor(PREDICTOR.earlyMs)),
+      late: per(predictor(PREDICTOR.lateMs)),
+    },
+  };
+}

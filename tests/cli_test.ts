@@ -1,0 +1,187 @@
+import assert from "node:assert/strict";
+import { readdirSync, readFileSync, writeFileSync } from "node:fs";
+import { after, before, test } from "node:test";
+import { fileURLToPath } from "node:url";
+import { fitContext } from "../src/cli/chat.ts";
+import { FlashFile } from "../src/format/flash_file.ts";
+import { pack } from "../src/format/pack.ts";
+import { runScript } from "./script_process.ts";
+import type { Finished, ScriptOptions } from "./script_process.ts";
+import { TemporaryFolder, writeTinyModel } from "./tiny_model.ts";
+
+const TALES = fileURLToPath(new URL("../models/tales", import.meta.url));
+const folder = new TemporaryFolder();
+const tales = folder.file("tales.flash");
+
+before(() => pack({ source: TALES, target: tales, quant: "f16" }));
+after(() => folder[Symbol.dispose]());
+
+/** Runs `flashpipe COMMAND ...` with the permissions of its task. */
+function flashpipe(
+  [command, ...args]: string[],
+  options: Omit<ScriptOptions, "task"> = {},
+): Promise<Finished> {
+  const task = command.startsWith("-") ? "inspect" : command;
+  return runScript("src/cli/main.ts", [command, ...args], { task, ...options });
+}
+
+/** A copy of the packed model with some bytes changed. */
+function damaged(name: string, change: (bytes: Uint8Array) => Uint8Array | void): string {
+  const bytes = new Uint8Array(readFileSync(tales));
+  const path = folder.file(name);
+  writeFileSync(path, change(bytes) ?? bytes);
+  return path;
+}
+
+/** Each row is a process; two at a time. */
+async function expectFailures(rows: [args: string[], exitCode: number, message: RegExp][]) {
+  const queue = [...rows];
+  const work = async () => {
+    for (let row = queue.shift(); row; row = queue.shift()) {
+      const [args, exitCode, message] = row;
+      const finished = await flashpipe(args);
+      assert.match(finished.stderr, message);
+      assert.equal(finished.exitCode, exitCode, `${args.join(" ")}: ${finished.stderr}`);
+      assert.equal(finished.stdout, "");
+      assert.doesNotMatch(finished.stderr, /^\s+at /m, "a stack trace without --debug");
+    }
+  };
+  await Promise.all([work(), work()]);
+}
+
+const TIMEOUT = { timeout: 60_000 };
+
+test("flashpipe helps", TIMEOUT, async () => {
+  const main = await flashpipe(["--help"]);
+  assert.equal(main.exitCode, 0);
+  for (const name of ["run", "pack", "calibrate", "inspect", "bench"]) {
+    assert.match(main.stdout, new RegExp(`^  ${name} `, "m"));
+  }
+  const [run, pack] = await Promise.all([flashpipe(["run", "--help"]), flashpipe(["pack", "-h"])]);
+  for (const { stdout, exitCode } of [run, pack]) {
+    assert.equal(exitCode, 0);
+    assert.match(stdout, /Examples?:\n {2}flashpipe /);
+  }
+  for (const option of ["memory", "ffn-cache", "window", "readers", "lanes", "seed", "json"]) {
+    assert.match(run.stdout, new RegExp(`--${option}`));
+  }
+});
+
+test("flashpipe run tells the caller's mistakes, with exit code 2", TIMEOUT, async () => {
+  const run = (...args: string[]) => ["run", "--model", tales, "--ffn", "exact", ...args];
+  await expectFailures([
+    [["run", "--modle", tales, "x"], 2, /unknown option '--modle'/],
+    [["run", "--model", folder.file("none"), "x"], 2, /Cannot open .*none: there is no such file/],
+    [run("--seed", "abc", "x"), 2, /--seed <number>.*'abc'.*whole number from 0 to/],
+    [run("--memory", "20MiB", "x"), 2, /the smallest memory that works is \d+ ?MiB/],
+    [run("word ".repeat(600)), 2, /prompt of \d+ tokens: the context has 512/],
+    [run("--ffn", "predicted", "x"), 2, /no predictors: run `flashpipe calibrate`/],
+    [run(), 2, /standard input is empty/],
+  ]);
+});
+
+test(
+  "flashpipe inspect and run tell where a file is damaged, with exit code 1",
+  TIMEOUT,
+  async () => {
+    using file = FlashFile.open(tales);
+    const header = file.slot.byteOffset;
+    const { byteOffset } = file.tensor("layers.2.attention.key.weight");
+    const flip = (at: number) => (bytes: Uint8Array) => void (bytes[at] ^= 1);
+    const section = damaged("section.flash", flip(byteOffset + 100));
+    const truncated = damaged("truncated.flash", (bytes) => bytes.subarray(0, 100_000));
+    await expectFailures([
+      [["inspect", truncated], 1, /truncated\.flash: .*byte \d+/],
+      [["inspect", damaged("header.flash", flip(header + 20))], 1, /header\.flash: .*byte \d+/],
+      [["inspect", damaged("version.flash", flip(8))], 1, /version\.flash: .*version/],
+      [["run", "--model", section, "x"], 1, /layers\.2\.attention\.key\.weight.*byte \d+/],
+    ]);
+    const verified = await flashpipe(["inspect", section, "--verify"]);
+    assert.equal(verified.exitCode, 1);
+    assert.match(verified.stdout, /WRONG\n +layers\.2\.attention\.key\.weight: bytes \d+/);
+  },
+);
+
+test("flashpipe pack writes a whole file or none", TIMEOUT, async () => {
+  const other = folder.file("other");
+  writeTinyModel(other, { config: { model_type: "mamba" } });
+  const tiny = folder.file("tiny");
+  writeTinyModel(tiny);
+  const out = folder.file("tiny.flash");
+  await expectFailures([
+    [["pack", other, out, "--quant", "q8"], 2, /mamba.*opt/s],
+    [["pack", tiny, out], 2, /--quant/],
+    [["pack", tiny, tales, "--quant", "q8"], 2, /exists already \(--force/],
+  ]);
+  assert.deepEqual(readdirSync(folder.path).filter((name) => name.startsWith("tiny.flash")), []);
+  const packed = await flashpipe(["pack", tiny, out, "--quant", "q8"]);
+  assert.equal(packed.exitCode, 0, packed.stderr);
+  const inspected = await flashpipe(["inspect", out, "--json"]);
+  const { quantization, smallestMemoryBytes } = JSON.parse(inspected.stdout);
+  assert.equal(quantization, "q8");
+  assert.equal(smallestMemoryBytes.predicted, null);
+  assert.ok(smallestMemoryBytes.exact > 1e6);
+});
+
+test("flashpipe run reads a prompt from a pipe and writes JSON", TIMEOUT, async () => {
+  const golden = JSON.parse(readFileSync(`${TALES}/golden.json`, "utf8")).prompts[0];
+  const options = ["--ffn", "exact", "--temperature", "0", "-n", "24", "--ffn-cache", "20%"];
+  const args = ["run", "--model", tales, "--json", "-q", ...options];
+  const { stdout, stderr, exitCode } = await flashpipe(args, { input: `${golden.text}\n` });
+  assert.equal(exitCode, 0, stderr);
+  assert.equal(stderr, "");
+  const result = JSON.parse(stdout);
+  assert.equal(result.tokenCount, 24);
+  assert.ok(golden.greedy_text.startsWith(result.text), result.text);
+  assert.equal(result.endReason, "max-tokens");
+  assert.equal(result.statistics.ffn, "exact");
+  assert.equal(result.statistics.decode.tokens, 23);
+  assert.ok(result.statistics.decode.bytesPerToken > 0);
+});
+
+/** Enough tokens, slowly enough, that what happens at the first one happens in the middle. */
+const LONG = ["--ffn", "exact", "--ffn-cache", "1%", "-n", "500", "The old king"];
+
+test("flashpipe run ends cleanly at Ctrl-C, with its statistics", TIMEOUT, async () => {
+  const { stderr, exitCode } = await flashpipe(["run", "--model", tales, ...LONG], {
+    onOutput: (child) => {
+      child.kill("SIGINT"); // Twice, as `deno task` does.
+      setTimeout(() => child.kill("SIGINT"), 30);
+    },
+  });
+  assert.match(stderr, /speed .* tokens\/s; \d+ tokens after a prompt of \d+ .*; interrupted/);
+  assert.match(stderr, /compute .* waiting for flash .* waiting for the predictor .* other/);
+  assert.match(stderr, /reads per token; (OS cache|whether)/);
+  assert.match(stderr, /hit rate .* early rate .* hidden/);
+  assert.match(stderr, /peak \d/);
+  assert.match(stderr, /--seed \d+ repeats it/);
+  assert.equal(exitCode, 130);
+});
+
+test("flashpipe run ends quietly when nobody reads on", TIMEOUT, async () => {
+  const { stderr, exitCode } = await flashpipe(["run", "--model", tales, "-q", ...LONG], {
+    onOutput: (child) => child.stdout.destroy(),
+  });
+  assert.equal(stderr, "");
+  assert.equal(exitCode, 0);
+});
+
+test("fitContext() forgets the oldest text", () => {
+  // A token a character, and one in front.
+  const model = {
+    contextLength: 20,
+    encode: (text: string) => [2, ...Array.from(text, (character) => character.charCodeAt(0))],
+    decode: (ids: number[]) => String.fromCharCode(...ids.filter((id) => id !== 2)),
+  };
+  assert.deepEqual(fitContext("abcdefghi", model, 200), { prompt: "abcdefghi", forgottenCount: 0 });
+  assert.deepEqual(fitContext("abcdefghijkl", model, 200), {
+    prompt: "defghijkl",
+    forgottenCount: 3,
+  });
+  assert.deepEqual(fitContext("abcdefghijkl", model, 5), {
+    prompt: "abcdefghijkl",
+    forgottenCount: 0,
+  });
+  const tiny = { ...model, contextLength: 1 };
+  assert.deepEqual(fitContext("abc", tiny, 5), { prompt: "", forgottenCount: 3 });
+});

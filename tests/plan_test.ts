@@ -1,0 +1,208 @@
+import fc from "fast-check";
+import assert from "node:assert/strict";
+import { test } from "node:test";
+import { MemoryBudgetError } from "../src/errors.ts";
+import type { DiskFacts } from "../src/flash/bypass.ts";
+import type { FlashHeader } from "../src/format/header.ts";
+import { bundleByteLength } from "../src/format/layout.ts";
+import type { Quantization } from "../src/format/layout.ts";
+import { makePlan } from "../src/plan.ts";
+import type { Plan, PlanWishes } from "../src/plan.ts";
+
+const MIB = 2 ** 20, GIB = 2 ** 30;
+
+interface Size {
+  hiddenSize: number;
+  intermediateSize: number;
+  numLayers: number;
+  quantization?: Quantization;
+  residentBytes?: number;
+}
+
+const SMALL: Size = { hiddenSize: 256, intermediateSize: 1024, numLayers: 6 };
+/** OPT-6.7B in f16: its FFN takes 8 GiB. */
+const LARGE: Size = {
+  hiddenSize: 4096,
+  intermediateSize: 16384,
+  numLayers: 32,
+  residentBytes: 2.5 * GIB,
+};
+
+/** What a plan needs to know of a header. */
+function headerOf(
+  { hiddenSize, intermediateSize, numLayers, quantization = "f16", residentBytes = MIB }: Size,
+  missCurves?: { slots: number[]; missesPerToken: number[] }[],
+): FlashHeader {
+  const stride = bundleByteLength(quantization, hiddenSize);
+  return {
+    quantization,
+    config: {
+      hiddenSize,
+      intermediateSize,
+      numLayers,
+      vocabSize: 4096,
+      numAttentionHeads: 4,
+      maxPositionEmbeddings: 512,
+    },
+    tensors: [{ name: "embedTokens", byteOffset: 4096, byteLength: residentBytes }],
+    layers: Array.from({ length: numLayers }, (_, layer) => ({
+      bundles: {
+        byteOffset: 4096 * (1000 + layer * Math.ceil(stride * intermediateSize / 4096)),
+        bundleByteLength: stride,
+        count: intermediateSize,
+      },
+    })),
+    predictors: missCurves ? { layers: [], missCurves } : null,
+  } as unknown as FlashHeader;
+}
+
+const diskOf = (blockByteLength: number): DiskFacts => ({
+  direct: true,
+  blockByteLength,
+  bypassed: "yes",
+  reason: "",
+});
+
+const WISHES: PlanWishes = {
+  mode: "predicted",
+  contextLength: 512,
+  laneCount: 1,
+  readerCount: 8,
+  logitsRows: 4,
+  observationRows: 0,
+  runtimeBytes: 100 * MIB,
+  freeBytes: 8 * GIB,
+};
+
+const plan = (size: Size, wishes: Partial<PlanWishes>, block = 512): Plan =>
+  makePlan(headerOf(size), diskOf(block), { ...WISHES, ...wishes });
+
+const slotTotal = ({ slotCounts }: Plan) => slotCounts.reduce((sum, count) => sum + count, 0);
+
+/** The smallest memory, as the refusal of next to none says. */
+function requiredBytes(size: Size, wishes: Partial<PlanWishes>, block = 512): number {
+  try {
+    plan(size, { ...wishes, memoryBytes: 1 }, block);
+  } catch (error) {
+    if (error instanceof MemoryBudgetError) return error.requiredBytes;
+    throw error;
+  }
+  assert.fail("one byte was enough");
+}
+
+const MODES = ["predicted", "exact", "dense"] as const;
+
+for (const mode of MODES) {
+  test(`makePlan() says the smallest memory that works, and refuses less: ${mode}`, () => {
+    for (const block of [512, 4096]) {
+      const required = requiredBytes(SMALL, { mode }, block);
+      assert.equal(required % MIB, 0);
+      const smallest = plan(SMALL, { mode, memoryBytes: required }, block);
+      assert.ok(smallest.bytes.total <= required, `${smallest.bytes.total} of ${required}`);
+      assert.ok(required - smallest.bytes.total < 2 * MIB, "and no less would do");
+      assert.throws(() => plan(SMALL, { mode, memoryBytes: required - MIB }, block), {
+        name: "MemoryBudgetError",
+        requiredBytes: required,
+        message: new RegExp(
+          `^Cannot run within .*: the smallest memory that works is ${required / MIB}MiB$`,
+        ),
+      });
+      for (const count of smallest.slotCounts) assert.ok(mode === "dense" || count >= 8);
+    }
+  });
+}
+
+const wished = fc.record({
+  mode: fc.constantFrom(...MODES),
+  block: fc.constantFrom(512, 4096),
+  aboveBytes: fc.integer({ min: 0, max: 40 * MIB }),
+  laneCount: fc.integer({ min: 1, max: 4 }),
+  size: fc.record({
+    hiddenSize: fc.constantFrom(32, 96, 256),
+    intermediateSize: fc.constantFrom(96, 1024),
+    numLayers: fc.integer({ min: 1, max: 9 }),
+    quantization: fc.constantFrom("f32" as const, "f16" as const, "q8" as const),
+  }),
+});
+
+test("makePlan() keeps below the ceiling of the whole process", () => {
+  fc.assert(fc.property(wished, ({ size, block, aboveBytes, ...wishes }) => {
+    const memoryBytes = requiredBytes(size, wishes, block) + aboveBytes;
+    const made = plan(size, { ...wishes, memoryBytes }, block);
+    assert.ok(made.bytes.total <= memoryBytes, `${made.bytes.total} of ${memoryBytes}`);
+    const { total, ...parts } = made.bytes;
+    const sum = Object.values(parts).reduce((sum, bytes) => sum + bytes, 0);
+    assert.equal(sum, total, "the parts add up");
+    for (const [part, bytes] of Object.entries(parts)) assert.ok(bytes >= 0, part);
+    for (const count of made.slotCounts) {
+      assert.ok(count <= size.intermediateSize && count >= (wishes.mode === "dense" ? 0 : 8));
+    }
+    assert.equal(made.isResident, slotTotal(made) === size.intermediateSize * size.numLayers);
+  }));
+});
+
+test("makePlan() gives more slots for more memory, until all neurons have theirs", () => {
+  const required = requiredBytes(SMALL, {});
+  let before = 0;
+  for (let more = 0; more <= 10; more++) {
+    const made = plan(SMALL, { memoryBytes: required + more * MIB });
+    assert.ok(slotTotal(made) >= before);
+    before = slotTotal(made);
+  }
+  assert.equal(before, 6 * 1024);
+});
+
+test("makePlan() takes the cache's share at its word, unless memory is short", () => {
+  assert.equal(slotTotal(plan(SMALL, { ffnCache: 0.2 })), Math.round(0.2 * 6144));
+  assert.equal(slotTotal(plan(SMALL, { ffnCache: 1 })), 6144);
+  const one = plan(SMALL, { ffnCache: 0 });
+  assert.deepEqual(one.slotCounts, [1, 1, 1, 1, 1, 1]);
+  const required = requiredBytes(SMALL, {});
+  const short = plan(SMALL, { ffnCache: 0.9, memoryBytes: required + MIB });
+  assert.ok(short.bytes.total <= required + MIB && slotTotal(short) < 0.9 * 6144);
+});
+
+test("makePlan() divides slots by the misses that they save", () => {
+  const flat = { slots: [8, 1024], missesPerToken: [1, 0.9] };
+  const steep = { slots: [8, 400, 1024], missesPerToken: [100, 1, 0] };
+  const header = headerOf(SMALL, [flat, flat, flat, flat, flat, steep]);
+  const { slotCounts } = makePlan(header, diskOf(512), { ...WISHES, ffnCache: 0.1 });
+  assert.equal(slotCounts.reduce((sum, count) => sum + count), 614);
+  assert.ok(slotCounts[5] >= 390, `${slotCounts}`);
+  for (const count of slotCounts) assert.ok(count >= 8);
+});
+
+test("makePlan() streams dense through staging, unless all fits", () => {
+  const streamed = plan(SMALL, { mode: "dense", ffnCache: 0.5 });
+  assert.equal(slotTotal(streamed), 0);
+  assert.ok(!streamed.isResident && streamed.shape.stagingChunkCount > 0);
+  const resident = plan(SMALL, { mode: "dense" });
+  assert.ok(resident.isResident && resident.shape.stagingChunkCount === 0);
+});
+
+test("makePlan() reads the down column alone in exact, whose up rows stay in memory", () => {
+  const { record, bytes } = plan(SMALL, { mode: "exact" });
+  assert.deepEqual(record, { offset: 512, byteLength: 512 });
+  assert.equal(bytes.residentUp, 6 * 1024 * 256 * 2);
+});
+
+for (const mode of ["predicted", "dense"] as const) {
+  test(`makePlan() keeps within 4 GiB of arena, however much memory there is: ${mode}`, () => {
+    const made = plan(LARGE, { mode, memoryBytes: 64 * GIB });
+    assert.ok(made.arena.byteLength <= 4 * GIB);
+    assert.ok(!made.isResident);
+    if (mode === "dense") assert.equal(slotTotal(made), 0, "slots are of no use to the stream");
+    else {
+      const rest = 4 * GIB - made.arena.byteLength;
+      assert.ok(rest < 4 * MIB, `${rest} bytes are left unused`);
+    }
+  });
+}
+
+test("makePlan() refuses a model whose resident part is beyond 4 GiB", () => {
+  const size = { ...LARGE, residentBytes: 4.5 * GIB };
+  assert.throws(() => plan(size, { memoryBytes: 64 * GIB }), {
+    name: "RangeError",
+    message: /resident part takes [45]\.\d+ GiB, more than 4 GiB/,
+  });
+});

@@ -1,0 +1,103 @@
+/**
+ * The promise about numbers: given model file, prompt, mode, runtime and kernel build, nothing else changes a logit, bit for bit. Every
+ * row of the tables below opens the model in another way and hashes the logits of 64 tokens.
+ */
+import assert from "node:assert/strict";
+import { readFileSync } from "node:fs";
+import { after, before, test } from "node:test";
+import { crc32 } from "node:zlib";
+import { calibrate } from "../src/calibrate.ts";
+import { open } from "../src/open.ts";
+import type { OpenOptions } from "../src/open.ts";
+import { goldenOf, PackedModels } from "./packed_models.ts";
+import { addPredictors } from "./tiny_flash.ts";
+
+const models = new PackedModels();
+after(() => models[Symbol.dispose]());
+
+/** A tale of 64 tokens: a golden prompt and what follows it. */
+function taleIds(): number[] {
+  const { input_ids, greedy_ids } = goldenOf("tales").prompts[0];
+  return [...input_ids, ...greedy_ids].slice(0, 64);
+}
+
+/** CRC-32 of the bytes of all logits, as 8 digits. */
+async function hashOf(path: string, options: OpenOptions): Promise<string> {
+  await using model = await open(path, { readers: 4, ffnCache: "20%", ...options });
+  const logits = await model.logits(taleIds());
+  const bytes = new Uint8Array(logits.buffer, logits.byteOffset, logits.byteLength);
+  return crc32(bytes).toString(16).padStart(8, "0");
+}
+
+let calibrated = "";
+before(async () => {
+  calibrated = await models.flashOf("tales");
+  const text = readFileSync(new URL("../models/tales/calibration.txt", import.meta.url), "utf8");
+  await calibrate({ path: calibrated, text, tokensMax: 700 });
+}, { timeout: 120_000 });
+
+const WAYS: [string, OpenOptions][] = [
+  ["window 1", { window: 1 }],
+  ["window 5", { window: 5 }],
+  ["a cache smaller than a layer's list", { ffnCache: 0.004 }],
+  ["a cache of 3 %, 2 lanes", { ffnCache: "3%", lanes: 2 }],
+  ["everything in memory", { ffnCache: "100%" }],
+  ["2 lanes", { lanes: 2 }],
+  ["4 lanes", { lanes: 4 }],
+  ["1 reader", { readers: 1 }],
+  ["16 readers", { readers: 16 }],
+  ["no prefetch", { prefetch: false }],
+  ["no prefetch, 2 lanes, 1 reader", { prefetch: false, lanes: 2, readers: 1 }],
+  ["no read over gaps", { gapBytes: 0 }],
+  ["reads over large gaps", { gapBytes: 40_000 }],
+  ["a slow, short disk", { simulation: { seed: 7, delayMsMax: 0.3, shortRate: 0.5 } }],
+  ["another slow disk, 3 lanes", { simulation: { seed: 8, delayMsMax: 1 }, lanes: 3 }],
+  ["waiters that sleep at once", { spins: 0, flashSpins: 0 }],
+];
+
+test("Model.logits() in predicted does not depend on cache, window, lanes, readers or timing", async (t) => {
+  const expected = await hashOf(calibrated, { ffn: "predicted" });
+  for (const [name, options] of WAYS) {
+    await t.test(name, async () => {
+      assert.equal(await hashOf(calibrated, { ffn: "predicted", ...options }), expected);
+    });
+  }
+  await t.test("but another set of neurons does change them", async () => {
+    assert.notEqual(await hashOf(calibrated, { ffn: "dense" }), expected);
+  });
+});
+
+test("Model.logits() in exact equals dense, bit for bit", async () => {
+  const expected = await hashOf(calibrated, { ffn: "dense" });
+  const ways: OpenOptions[] = [
+    { ffn: "dense", ffnCache: "100%", lanes: 2 },
+    { ffn: "dense", lanes: 3, readers: 1 },
+    { ffn: "exact" },
+    { ffn: "exact", ffnCache: 0.004, lanes: 2 },
+    { ffn: "exact", ffnCache: "100%" },
+    { ffn: "exact", prefetch: false, simulation: { seed: 3, delayMsMax: 0.3 } },
+  ];
+  for (const options of ways) {
+    assert.equal(await hashOf(calibrated, options), expected, JSON.stringify(options));
+  }
+});
+
+/**
+ * Plain SIMD has no operation whose result differs between runtimes. The hashes were printed by this test in Deno 2.9.6 and are the same in
+ * Bun 1.4.5 and Node 26; the weights are those of models/tales, the predictors seeded integers.
+ */
+const PLAIN_HASHES = {
+  dense: { f16: "113ef1ad", q8: "28d9a258" },
+  predicted: { f16: "dc87f79c", q8: "7a7f9cc3" },
+};
+
+for (const ffn of ["dense", "predicted"] as const) {
+  for (const quant of ["f16", "q8"] as const) {
+    test(`Model.logits() with the plain kernels has one hash in all runtimes: ${ffn}, ${quant}`, async () => {
+      const path = await models.flashOf("tales", quant);
+      addPredictors(path);
+      const hash = await hashOf(path, { ffn, kernels: "plain" });
+      assert.equal(hash, PLAIN_HASHES[ffn][quant]);
+    });
+  }
+}

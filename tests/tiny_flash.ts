@@ -1,0 +1,53 @@
+import { updateFlash } from "../src/format/flash_update.ts";
+import { tensorByteLength, type TensorRef } from "../src/format/header.ts";
+import type { Quantization } from "../src/format/layout.ts";
+import { pack } from "../src/format/pack.ts";
+import { seededRandom } from "../src/random.ts";
+import { type TemporaryFolder, type TinyModelOptions, writeTinyModel } from "./tiny_model.ts";
+
+/** Packs a tiny model of random weights; returns the path of the `.flash` file. */
+export async function packTiny(
+  folder: TemporaryFolder,
+  quant: Quantization,
+  options: TinyModelOptions = {},
+): Promise<string> {
+  writeTinyModel(folder.file("tiny"), options);
+  const target = folder.file(`tiny-${quant}.flash`);
+  await pack({
+    source: folder.file("tiny"),
+    target,
+    quant,
+    createdAt: "2026-01-01",
+    synthetic: true,
+  });
+  return target;
+}
+
+/** Adds predictors of random bytes to a file; `tokens` tells one such update from another. */
+export function addPredictors(path: string, tokens = 100): void {
+  const random = seededRandom(tokens);
+  updateFlash(path, ({ header, append }) => {
+    const { hiddenSize: d, intermediateSize: n } = header.config;
+    const add = (shape: Pick<TensorRef, "dtype" | "layout" | "shape">) =>
+      append(shape, Uint8Array.from({ length: tensorByteLength(shape) }, () => 50 * random()));
+    const layers = header.layers.map(() => ({
+      rank: 32,
+      a: add({ dtype: "q8", layout: "tiled", shape: [32, d] }),
+      b: add({ dtype: "q8", layout: "tiled", shape: [n, 32] }),
+      bias: add({ dtype: "f32", layout: "rows", shape: [n] }),
+      earlyBias: add({ dtype: "f32", layout: "rows", shape: [n] }),
+      recall: 0.98,
+      predictedShare: 0.2,
+      activeShare: 0.05,
+    }));
+    const predictors = {
+      kind: "low-rank" as const,
+      createdBy: "tests",
+      recallWanted: 0.98,
+      calibration: { tokens, textName: "random" },
+      layers,
+      missCurves: layers.map(() => ({ slots: [8, 16], missesPerToken: [3.5, 1.25] })),
+    };
+    return { ...header, predictors };
+  });
+}
