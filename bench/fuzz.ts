@@ -274,11 +274,13 @@ function pick<T>(random: Random, values: readonly T[]): T {
   return values[below(random, values.length)];
 }
 
-if (import.meta.main) {
-  const count = Number(process.argv[2] ?? 10_000);
-  const seed = Number(process.argv[3] ?? 1);
+export async function main(args: string[]): Promise<void> {
+  const count = Number(args[0] ?? 10_000);
+  const seed = Number(args[1] ?? 1);
   const start = performance.now();
   const counts = await fuzz({ count, seed });
   const peakMiB = Math.round(process.resourceUsage().maxRSS / 1024);
   console.log({ ...counts, seconds: (performance.now() - start) / 1000, peakMiB });
 }
+
+if (import.meta.main) await main(process.argv.slice(2));

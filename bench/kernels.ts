@@ -332,20 +332,20 @@ function report(result: KernelBenchResult): string {
   ].join(" ");
 }
 
-if (import.meta.main) {
+export function main(args: string[]): void {
   const value = (name: string) => {
-    const at = process.argv.indexOf(name);
-    return at < 0 ? undefined : process.argv[at + 1];
+    const at = args.indexOf(name);
+    return at < 0 ? undefined : args[at + 1];
   };
   const results = benchKernels({
     byteLength: Number(value("--megabytes") ?? 128) * 2 ** 20,
     rounds: Number(value("--rounds") ?? 21),
     cols: (value("--cols") ?? "256,2048,4096").split(",").map(Number),
     hiddenSizes: [256, 768, 2048, 4096],
-    build: process.argv.includes("--plain") ? "plain" : undefined,
+    build: args.includes("--plain") ? "plain" : undefined,
     only: value("--only"),
   });
-  if (process.argv.includes("--json")) console.log(JSON.stringify(results, null, 2));
+  if (args.includes("--json")) console.log(JSON.stringify(results, null, 2));
   else {
     const runtime = "bun" in process.versions ? "bun" : "deno";
     console.log(`${runtime} ${process.versions[runtime]}, weights from DRAM, one core, medians`);
@@ -353,3 +353,5 @@ if (import.meta.main) {
     for (const result of results) console.log(report(result));
   }
 }
+
+if (import.meta.main) main(process.argv.slice(2));

@@ -28,6 +28,10 @@ export interface CalibrateOptions {
   byteShare?: number;
   /** Positions to look at. Default 5500. */
   tokensMax?: number;
+  /** Shares of the FFN that caches will hold: ranks are weighed by the reads at these sizes. Default 10 to 30 %. */
+  cacheShares?: readonly number[];
+  /** How many neurons found by the early look are worth one read in vain. Default 0.5. */
+  earlyCost?: number;
   onProgress?: (progress: CalibrateProgress) => void;
   signal?: AbortSignal;
 }
@@ -71,14 +75,15 @@ export async function calibrate(options: CalibrateOptions): Promise<Predictors> 
     signal?.throwIfAborted();
     await new Promise((resolve) => setTimeout(resolve, 0));
   };
-  const fitOptions = { recallWanted };
+  const { cacheShares, earlyCost } = options;
+  const fitOptions = { recallWanted, earlyCost };
   const bases = [];
   for (const layer of observations) {
     bases.push(prepareLayer(layer, fitOptions));
     await tick();
   }
   const byteLimit = byteLimitOf(path, options.byteShare ?? BYTE_SHARE);
-  const ranks = chooseRanks(bases, { byteLimit });
+  const ranks = chooseRanks(bases, { byteLimit, cacheShares });
   const layers: LowRankLayer[] = [];
   for (const [index, layer] of observations.entries()) {
     layers.push(finishLayer(layer, bases[index], ranks[index], fitOptions));

@@ -1,7 +1,7 @@
 import { planArena, recordOf, slotByteLength } from "./arena.ts";
 import type { ArenaPlan, ArenaShape } from "./arena.ts";
 import { formatBytes } from "./byte_size.ts";
-import { divideSlots } from "./cache/divide_slots.ts";
+import { divideSlots, fewestSlots } from "./cache/divide_slots.ts";
 import { MemoryBudgetError } from "./errors.ts";
 import type { DiskFacts } from "./flash/bypass.ts";
 import type { FlashHeader } from "./format/header.ts";
@@ -198,11 +198,10 @@ function divide(header: FlashHeader, slotTotal: number): number[] {
         Math.floor(slotTotal * (layer + 1) / numLayers) - Math.floor(slotTotal * layer / numLayers),
     );
   }
-  const slotsPerLayerMin = Math.max(1, Math.min(SLOTS_MIN, Math.floor(slotTotal / numLayers)));
   return divideSlots({
     curves,
     totalSlots: slotTotal,
-    minSlotsPerLayer: slotsPerLayerMin,
+    minSlotsPerLayer: fewestSlots(slotTotal, numLayers),
     count: n,
   });
 }

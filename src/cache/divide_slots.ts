@@ -47,6 +47,14 @@ export function divideSlots(options: DivideSlotsOptions): number[] {
   return slots;
 }
 
+/**
+ * What each layer gets at least: a quarter of an even share. The curves do not know of passes and of slots
+ * that early reads take; a layer whose list is longer than its slots waits for both.
+ */
+export function fewestSlots(totalSlots: number, layerCount: number): number {
+  return Math.max(1, Math.floor(totalSlots / layerCount / 4));
+}
+
 /** Misses per token at a number of slots, on the straight lines between a curve's points. */
 export function missesAt(curve: MissCurve, slots: number): number {
   const { slots: xs, missesPerToken: ys } = curve;

@@ -29,7 +29,8 @@ export function examineDisk(path: string): DiskFacts {
     bypassed: "no",
     reason,
   });
-  fs.accessSync(path, fs.constants.R_OK);
+  // Whatever is wrong with the file itself is the caller's to hear, not a matter of direct reads.
+  fs.closeSync(fs.openSync(path, fs.constants.O_RDONLY));
   if (O_DIRECT === undefined || process.platform !== "linux") {
     return cached(`no direct reads on ${process.platform}: the system's cache is in between`);
   }

@@ -1,5 +1,5 @@
 import type { ModelConfig } from "../../models/family.ts";
-import { formatBytes } from "../format_bytes.ts";
+import { formatBytes } from "../byte_size.ts";
 import { FlashFile, type VerifyOptions, type VerifyResult } from "./flash_file.ts";
 import {
   extentsOf,

@@ -83,6 +83,11 @@ export class Crew {
     const suffix = import.meta.url.endsWith(".ts") ? "ts" : "js";
     const worker = new Worker(new URL(`../../workers/${file}.${suffix}`, import.meta.url), {
       name,
+      // Nothing of the environment is needed, and copying it would need a permission in Deno.
+      env: {},
+      // Workers print nothing; without their own streams Node hangs a listener a worker on ours.
+      stdout: true,
+      stderr: true,
     });
     const remote = wrap<WorkerShell<unknown>>(endpointOf(worker as unknown as MessagePortLike));
     // comlink's calls never settle when a worker dies: race them with its end.

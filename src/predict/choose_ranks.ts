@@ -1,4 +1,4 @@
-import { divideSlots, missesAt } from "../cache/divide_slots.ts";
+import { divideSlots, fewestSlots, missesAt } from "../cache/divide_slots.ts";
 import type { MissCurve } from "../cache/miss_curve.ts";
 import { matrixByteLength } from "../format/layout.ts";
 
@@ -79,7 +79,7 @@ function expectedReads(
   let sum = 0;
   for (const share of cacheShares) {
     const totalSlots = Math.max(layers.length, Math.round(share * count * layers.length));
-    const minSlotsPerLayer = Math.max(1, Math.floor((0.25 * totalSlots) / layers.length));
+    const minSlotsPerLayer = fewestSlots(totalSlots, layers.length);
     const slots = divideSlots({ curves, totalSlots, minSlotsPerLayer, count });
     const reads = curves.reduce((total, curve, layer) => total + missesAt(curve, slots[layer]), 0);
     sum += Math.log(reads + 0.1);
