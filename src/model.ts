@@ -1,4 +1,5 @@
 import type { DiskFacts } from "./flash/bypass.ts";
+import type { ReaderBackend } from "./flash/reader.ts";
 import type { FlashHeader } from "./format/header.ts";
 import type { KernelBuild } from "./kernels.ts";
 import { Client } from "./pipeline/client.ts";
@@ -38,6 +39,7 @@ export interface ModelParts extends ClientParts {
   disk: DiskFacts;
   traces: { name: string; buffer: SharedArrayBuffer }[];
   build: KernelBuild;
+  backend: ReaderBackend;
   earlyLook: boolean;
 }
 
@@ -49,6 +51,8 @@ export class Model {
   readonly disk: DiskFacts;
   /** Which kernels run here. */
   readonly build: KernelBuild;
+  /** How readers ask the kernel. */
+  readonly backend: ReaderBackend;
   /** Whether reads are started by an early look. */
   readonly earlyLook: boolean;
   readonly #parts: ModelParts;
@@ -66,6 +70,7 @@ export class Model {
     this.plan = plan;
     this.disk = disk;
     this.build = build;
+    this.backend = parts.backend;
     this.earlyLook = earlyLook;
     this.#parts = parts;
     this.#client = new Client(parts);

@@ -2,7 +2,9 @@ import { parseByteSize, parseShare } from "./byte_size.ts";
 import { examineDisk } from "./flash/bypass.ts";
 import type { DiskFacts } from "./flash/bypass.ts";
 import type { DiskSimulation } from "./flash/disk.ts";
-import type { ReaderOptions } from "./flash/reader.ts";
+import { READER_BACKENDS } from "./flash/reader.ts";
+import type { ReaderBackend, ReaderOptions } from "./flash/reader.ts";
+import { canUseUring } from "./flash/uring_reader.ts";
 import { FlashFile } from "./format/flash_file.ts";
 import type { FlashHeader } from "./format/header.ts";
 import { loadKernelModule } from "./kernels.ts";
@@ -33,8 +35,13 @@ export interface OpenOptions {
   ffn?: FfnMode;
   /** Tokens whose neurons stay in the cache; default: as many as its slots hold. */
   window?: number;
-  /** Flash readers: reads in flight. Default 8. */
+  /** Flash readers. Default 8 with `pread`, where each has one read in flight, and 1 with `io_uring`. */
   readers?: number;
+  /**
+   * How readers ask the kernel. Default: `io_uring` where system, runtime and permission allow it (in Deno: `--allow-ffi`), else
+   * `pread`.
+   */
+  backend?: ReaderBackend;
   /** Compute lanes. Default: one less than there are cores, at least 1. */
   lanes?: number;
   /** Positions of prompt and answer together; default (and most): what the model was trained for. */
@@ -67,6 +74,9 @@ export interface OpenOptions {
  */
 const GAP_BYTES = 8192;
 const READERS_MAX = 64;
+/** Readers with one read in flight each: more wake each other more than they gain (bench/tokens.ts). */
+const PREAD_READERS = 8;
+const URING_DEPTH = 32;
 const LANES_MAX = 64;
 const TRACE_SPANS = 200_000;
 const LOGITS_ROWS = 4;
@@ -129,7 +139,9 @@ function settle(header: FlashHeader, path: string, options: OpenOptions) {
     throw new RangeError(`Cannot open with ${name} ${value}: a whole number from 1 to ${most}`);
   };
   const laneCount = integer("lanes", options.lanes ?? Math.max(1, coreCount() - 1), LANES_MAX);
-  const readerCount = integer("readers", options.readers ?? 8, READERS_MAX);
+  const backend = chooseBackend(options);
+  const readersDefault = backend === "io_uring" ? 1 : PREAD_READERS;
+  const readerCount = integer("readers", options.readers ?? readersDefault, READERS_MAX);
   const contextMax = config.maxPositionEmbeddings;
   const contextLength = integer("context", options.context ?? contextMax, contextMax);
   const window = options.window ?? Infinity;
@@ -145,12 +157,27 @@ function settle(header: FlashHeader, path: string, options: OpenOptions) {
       contextLength,
       laneCount,
       readerCount,
+      backend,
+      depth: backend === "io_uring" ? URING_DEPTH : 1,
       logitsRows: LOGITS_ROWS,
       observationRows: options.observations ? OBSERVATION_ROWS : 0,
       runtimeBytes: residentBytes() + workers * workerByteLength(),
       freeBytes: freeBytes(),
     },
   };
+}
+
+function chooseBackend({ backend, simulation }: OpenOptions): ReaderBackend {
+  if (backend !== undefined && !READER_BACKENDS.includes(backend)) {
+    throw new RangeError(`Cannot read by "${backend}": one of ${READER_BACKENDS.join(", ")}`);
+  }
+  // The simulated disk stands behind the portable door.
+  if (backend === "pread" || simulation) return "pread";
+  if (canUseUring()) return "io_uring";
+  if (backend === undefined) return "pread";
+  throw new RangeError(
+    "Cannot read by io_uring: it needs Linux, a kernel that allows it, and FFI (Deno: --allow-ffi; Bun)",
+  );
 }
 
 /** Everything that joins the threads: control memory, and what each worker is started with. */
@@ -237,6 +264,8 @@ function connect(
       control: share,
       arena,
       disk: { path, direct: disk.direct, simulation: options.simulation },
+      backend: wishes.backend,
+      depth: wishes.depth,
       bounce: { address: plan.arena.bounce[readerIndex], byteLength: BOUNCE_BYTES },
       trace: trace(name),
       timeOrigin,
@@ -246,6 +275,7 @@ function connect(
   return {
     control,
     members,
+    backend: wishes.backend,
     ids,
     traces,
     build: common.kernels.build,

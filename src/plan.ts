@@ -3,6 +3,7 @@ import type { ArenaPlan, ArenaShape } from "./arena.ts";
 import { formatBytes } from "./byte_size.ts";
 import { divideSlots, fewestSlots } from "./cache/divide_slots.ts";
 import { MemoryBudgetError } from "./errors.ts";
+import type { ReaderBackend } from "./flash/reader.ts";
 import type { DiskFacts } from "./flash/bypass.ts";
 import type { FlashHeader } from "./format/header.ts";
 import { extentsOf, predictorTensors } from "./format/header.ts";
@@ -19,6 +20,9 @@ export interface PlanWishes {
   contextLength: number;
   laneCount: number;
   readerCount: number;
+  backend: ReaderBackend;
+  /** Reads in flight of one reader. */
+  depth: number;
   logitsRows: number;
   observationRows: number;
   /** Memory of runtime and workers, in bytes. */
@@ -157,7 +161,7 @@ function planWith(
     stagingChunkByteLength: slotByteLength(chunk, 4096),
     passNeuronsMax: isStreaming ? neuronsPerChunk : n,
     rankMax: Math.max(0, ...(header.predictors?.layers.map(({ rank }) => rank) ?? [])),
-    bounceByteLength: BOUNCE_BYTES,
+    bounceByteLength: wishes.depth * BOUNCE_BYTES,
     sections: residentSections(header),
     hasResidentUp: isExact,
     logitsRows: wishes.logitsRows,

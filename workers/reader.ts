@@ -1,6 +1,5 @@
-/** A flash reader: takes tickets, reads, raises landing flags. The loop is in src/flash/reader.ts. */
-import { Reader } from "../src/flash/reader.ts";
-import type { ReaderOptions } from "../src/flash/reader.ts";
+/** A flash reader: takes tickets, reads, raises landing flags. The loops are in src/flash/. */
+import { makeReader } from "../src/flash/reader.ts";
 import { serveWorker } from "../src/pipeline/worker_shell.ts";
 
-serveWorker((options: ReaderOptions) => new Reader(options));
+serveWorker(makeReader);

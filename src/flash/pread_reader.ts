@@ -1,0 +1,38 @@
+import { openDisk, readFully } from "./disk.ts";
+import type { FlashDisk } from "./disk.ts";
+import type { Reader, ReaderOptions } from "./reader.ts";
+import { emptyTicket, ReaderSeat } from "./reader_seat.ts";
+
+/** The portable backend: one `pread` in flight, so there are many such readers. */
+export class PreadReader implements Reader {
+  readonly #seat: ReaderSeat;
+  readonly #options: ReaderOptions;
+  readonly #disk: FlashDisk;
+
+  constructor(options: ReaderOptions) {
+    this.#seat = new ReaderSeat(options);
+    this.#options = options;
+    this.#disk = openDisk(options.disk);
+  }
+
+  run(): void {
+    const seat = this.#seat, ticket = emptyTicket();
+    const { bounce, disk } = this.#options;
+    try {
+      for (;;) {
+        seat.listen();
+        while (seat.take(ticket)) {
+          const address = ticket.target === 0 ? bounce.address : ticket.target;
+          const view = seat.bytes.subarray(address, address + ticket.byteLength);
+          seat.begin(ticket);
+          readFully(this.#disk, disk.path, view, ticket.byteOffset);
+          seat.finish(ticket, address);
+          seat.checkRunning();
+        }
+        seat.sleep();
+      }
+    } finally {
+      this.#disk.close();
+    }
+  }
+}

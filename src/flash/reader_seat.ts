@@ -1,0 +1,177 @@
+import { Control } from "../pipeline/control.ts";
+import { LandingCounter } from "../pipeline/landing.ts";
+import type { Ring } from "../pipeline/ring.ts";
+import { checkRunning } from "../pipeline/sequence.ts";
+import type { Sequence } from "../pipeline/sequence.ts";
+import { READER } from "../pipeline/statistics.ts";
+import { sharedClock, Trace } from "../pipeline/trace.ts";
+import type { Clock } from "../pipeline/trace.ts";
+import type { ReaderOptions } from "./reader.ts";
+import {
+  EARLY_RING,
+  LATE_RING,
+  PART_WORDS,
+  TICKET_BYTE_LENGTH,
+  TICKET_FLAG,
+  TICKET_OFFSET_HIGH,
+  TICKET_OFFSET_LOW,
+  TICKET_PART_COUNT,
+  TICKET_PARTS,
+  TICKET_TARGET,
+} from "./ticket.ts";
+
+/**
+ * A reader's place in the pipeline, whatever its backend: where tickets come from, and what is to be done when a read is done.
+ */
+export class ReaderSeat {
+  /** All of the arena. */
+  readonly bytes: Uint8Array;
+  readonly clock: Clock;
+  readonly #control: Control;
+  readonly #words: Int32Array;
+  readonly #late: Ring;
+  readonly #early: Ring;
+  readonly #doorbell: Sequence;
+  readonly #done: Sequence;
+  readonly #landings: LandingCounter;
+  readonly #statistics: Float64Array;
+  readonly #trace?: Trace;
+  #rung = 0;
+
+  constructor(options: ReaderOptions) {
+    const control = new Control(options.control);
+    const { layout, shape } = control;
+    const index = options.readerIndex;
+    this.bytes = new Uint8Array(options.arena.buffer);
+    this.clock = sharedClock(options.timeOrigin);
+    this.#control = control;
+    this.#words = control.words;
+    this.#late = control.ring(layout.lateRings[index], LATE_RING);
+    this.#early = control.ring(layout.earlyRings[index], EARLY_RING);
+    this.#doorbell = control.sequenceAt(layout.readerDoorbell[index]);
+    this.#done = control.sequenceAt(layout.readerDone[index]);
+    this.#landings = new LandingCounter(control);
+    this.#statistics = control.statistics(shape.laneCount + 1 + index);
+    if (options.trace) this.#trace = new Trace(new Float64Array(options.trace));
+  }
+
+  /** Notes how often the bell has rung, before looking into the rings: see `sleep`. */
+  listen(): void {
+    this.#rung = this.#doorbell.value;
+  }
+
+  /** Waits for a ring of the bell since `listen`. Throws `PipelineStoppedError` when the pipeline stops. */
+  sleep(): void {
+    this.#doorbell.waitIdle((this.#rung + 1) | 0);
+  }
+
+  /** Throws `PipelineStoppedError` if the pipeline has stopped. */
+  checkRunning(): void {
+    checkRunning(this.#words);
+  }
+
+  /**
+   * Takes the oldest late ticket, or else the oldest early one, into `ticket`. A reader that has enough early reads in flight asks for
+   * late ones only. False if there is none.
+   */
+  take(ticket: Ticket, isEarlyWelcome = true): boolean {
+    return this.#takeFrom(this.#late, ticket, false) ||
+      (isEarlyWelcome && this.#takeFrom(this.#early, ticket, true));
+  }
+
+  #takeFrom(ring: Ring, ticket: Ticket, isEarly: boolean): boolean {
+    const at = ring.peek();
+    if (at < 0) return false;
+    const words = this.#words;
+    ticket.isEarly = isEarly;
+    ticket.byteOffset = words[at + TICKET_OFFSET_HIGH] * 4294967296 +
+      (words[at + TICKET_OFFSET_LOW] >>> 0);
+    ticket.byteLength = words[at + TICKET_BYTE_LENGTH];
+    ticket.target = words[at + TICKET_TARGET] >>> 0;
+    ticket.flag = words[at + TICKET_FLAG];
+    ticket.partCount = words[at + TICKET_PART_COUNT];
+    if (ticket.target === 0) {
+      const from = at + TICKET_PARTS;
+      for (let word = 0; word < ticket.partCount * PART_WORDS; word++) {
+        ticket.parts[word] = words[from + word];
+      }
+    }
+    ring.release();
+    return true;
+  }
+
+  /** A read begins: the first one in flight notes when flash became busy ... */
+  begin(ticket: Ticket): void {
+    ticket.beganMs = this.clock();
+    const inFlight = this.#control.layout.inFlight;
+    if (Atomics.add(this.#words, inFlight, 1) === 0) {
+      Atomics.store(this.#words, inFlight + 1, Math.round(ticket.beganMs * 1000));
+    }
+  }
+
+  /** ... and the last one adds how long it was (a read that begins just now may cut a few us off). */
+  #end(nowMs: number): void {
+    const inFlight = this.#control.layout.inFlight;
+    const beganUs = Atomics.load(this.#words, inFlight + 1);
+    if (Atomics.sub(this.#words, inFlight, 1) !== 1) return;
+    const busyUs = (Math.round(nowMs * 1000) - beganUs) | 0;
+    if (busyUs > 0) this.#statistics[READER.flashMs] += busyUs / 1000;
+  }
+
+  /** The bytes of a ticket are at `address`: brings them to their slots and tells everybody. */
+  finish(ticket: Ticket, address: number): void {
+    const ended = this.clock();
+    this.#end(ended);
+    this.#trace?.span("read", ticket.beganMs, ended, ticket.byteLength);
+    const statistics = this.#statistics;
+    statistics[READER.reads]++;
+    statistics[READER.bytes] += ticket.byteLength;
+    statistics[READER.busyMs] += ended - ticket.beganMs;
+    if (ticket.target === 0) this.#scatter(ticket, address);
+    else this.#land(ticket.flag);
+    this.#done.advance();
+    this.#landings.announce();
+  }
+
+  /** Copies the parts of a merged read to their slots. */
+  #scatter({ parts, partCount }: Ticket, bounce: number): void {
+    for (let part = 0; part < partCount; part++) {
+      const from = part * PART_WORDS;
+      const source = bounce + parts[from], byteLength = parts[from + 1];
+      this.bytes.copyWithin(parts[from + 2] >>> 0, source, source + byteLength);
+      this.#land(parts[from + 3]);
+    }
+  }
+
+  /** After this the slot's bytes may be used by whoever sees the flag. */
+  #land(flag: number): void {
+    Atomics.store(this.#words, this.#control.layout.flags + flag, 1);
+  }
+}
+
+/** A ticket taken out of its ring; reused, so that a read allocates nothing. */
+export interface Ticket {
+  isEarly: boolean;
+  byteOffset: number;
+  byteLength: number;
+  /** Where the read goes; 0: to a bounce buffer, then to its parts. */
+  target: number;
+  flag: number;
+  partCount: number;
+  parts: Int32Array;
+  beganMs: number;
+}
+
+/** A ticket to be filled by `ReaderSeat.take`. */
+export function emptyTicket(): Ticket {
+  return {
+    isEarly: false,
+    byteOffset: 0,
+    byteLength: 0,
+    target: 0,
+    flag: 0,
+    partCount: 0,
+    parts: new Int32Array(LATE_RING.recordWords - TICKET_PARTS),
+    beganMs: 0,
+  };
+}
