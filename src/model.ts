@@ -188,7 +188,7 @@ export class Model {
 
   /** What the last (or the running) request cost; see `Statistics`. */
   stats(): Statistics {
-    return summarize(this.#parts.control, this.plan, this.build);
+    return summarize(this.#parts.control, this.plan, this);
   }
 
   /** The recorded spans as Chrome/Perfetto JSON; opened with `trace: true` only. */

@@ -17,6 +17,7 @@ import { Crew } from "./pipeline/crew.ts";
 import type { CrewMember } from "./pipeline/crew.ts";
 import { FFN_MODES } from "./pipeline/options.ts";
 import type { FfnMode, LayerFlash, ModelSizes, PipelineOptions } from "./pipeline/options.ts";
+import type { WaitStyle } from "./pipeline/sequence.ts";
 import { createTraceBuffer } from "./pipeline/trace.ts";
 import { BOUNCE_BYTES, makePlan } from "./plan.ts";
 import type { Plan } from "./plan.ts";
@@ -192,11 +193,11 @@ function connect(
   const { laneCount, readerCount } = wishes;
   const { slotCounts, shape } = plan;
   const slotTotal = slotCounts.reduce((sum, count) => sum + count, 0);
-  const style = {
-    spins: options.spins ?? 2000,
-    flashSpins: options.flashSpins ?? 100,
-    waitMsMax: options.waitMsMax ?? 30_000,
-  };
+  // One io_uring reader needs no thread of its own, which would cost two wake-ups a list: the predictor has nothing else to
+  // do while reads are in flight. The stream of `dense` has, as it runs ahead of the lanes.
+  const isInline = wishes.backend === "io_uring" && readerCount === 1 &&
+    (plan.mode !== "dense" || plan.isResident);
+  const style = waitStyleOf(options, isInline && laneCount < coreCount());
   const flagCount = slotTotal + shape.stagingChunkCount;
   const share = Control.create({ laneCount, readerCount, flagCount }, style);
   const control = new Control(share);
@@ -252,14 +253,9 @@ function connect(
     const laneOptions = { ...common, laneIndex, ids, trace: trace(name) };
     members.push({ name, file: "compute", options: laneOptions });
   }
-  members.push({
-    name: "predictor",
-    file: "predictor",
-    options: { ...common, trace: trace("predictor") },
-  });
-  for (let readerIndex = 0; readerIndex < readerCount; readerIndex++) {
+  const readerOptions = (readerIndex: number): ReaderOptions => {
     const name = `reader ${readerIndex}`;
-    const readerOptions: ReaderOptions = {
+    return {
       readerIndex,
       control: share,
       arena,
@@ -270,7 +266,13 @@ function connect(
       trace: trace(name),
       timeOrigin,
     };
-    members.push({ name, file: "reader", options: readerOptions });
+  };
+  const inlineReader = isInline ? readerOptions(0) : undefined;
+  const predictorOptions = { ...common, inlineReader, trace: trace("predictor") };
+  members.push({ name: "predictor", file: "predictor", options: predictorOptions });
+  for (let readerIndex = 0; readerIndex < readerCount && !isInline; readerIndex++) {
+    const options = readerOptions(readerIndex);
+    members.push({ name: `reader ${readerIndex}`, file: "reader", options });
   }
   return {
     control,
@@ -280,6 +282,18 @@ function connect(
     traces,
     build: common.kernels.build,
     earlyLook: common.earlyLook,
+  };
+}
+
+/**
+ * How long threads poll before they sleep. A wake-up costs 40 us on a virtual machine, so with a core for each thread they
+ * poll through all of a token; where reader workers need the cores, only as long as an answer takes (bench/tokens.ts).
+ */
+function waitStyleOf(options: OpenOptions, hasCoreEach: boolean): WaitStyle {
+  return {
+    spins: options.spins ?? (hasCoreEach ? 40_000 : 2000),
+    flashSpins: options.flashSpins ?? (hasCoreEach ? 40_000 : 100),
+    waitMsMax: options.waitMsMax ?? 30_000,
   };
 }
 

@@ -205,7 +205,10 @@ function divide(header: FlashHeader, slotTotal: number): number[] {
   return divideSlots({
     curves,
     totalSlots: slotTotal,
-    minSlotsPerLayer: fewestSlots(slotTotal, numLayers),
+    minSlots: fewestSlots(header.predictors!.layers.map((layer) => layer.predictedShare * n), {
+      totalSlots: slotTotal,
+      count: n,
+    }),
     count: n,
   });
 }

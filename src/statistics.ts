@@ -1,3 +1,4 @@
+import type { ReaderBackend } from "./flash/reader.ts";
 import type { KernelBuild } from "./kernels.ts";
 import type { Control, Snapshot } from "./pipeline/control.ts";
 import type { FfnMode } from "./pipeline/options.ts";
@@ -46,6 +47,7 @@ export interface Statistics {
   ffn: FfnMode;
   lanes: number;
   readers: number;
+  backend: ReaderBackend;
   /** The prompt, up to the first new token. */
   prompt: Cost;
   /** The tokens after it: steady. */
@@ -57,7 +59,11 @@ export interface Statistics {
 }
 
 /** Reads the counters of all threads. */
-export function summarize(control: Control, plan: Plan, build: KernelBuild): Statistics {
+export function summarize(
+  control: Control,
+  plan: Plan,
+  { build, backend }: { build: KernelBuild; backend: ReaderBackend },
+): Statistics {
   const stage = control.statistics(0)[LANE.stage];
   const prompt: Snapshot = stage >= 1 ? "prompt" : "live";
   const end: Snapshot = stage === 2 ? "end" : "live";
@@ -71,6 +77,7 @@ export function summarize(control: Control, plan: Plan, build: KernelBuild): Sta
     ffn: plan.mode,
     lanes: control.shape.laneCount,
     readers: control.shape.readerCount,
+    backend,
     prompt: costOf(control, "begin", isAllPrompt ? "end" : prompt),
     decode: costOf(control, isAllPrompt ? "end" : prompt, end),
     peakBytes,

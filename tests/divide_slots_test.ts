@@ -18,11 +18,11 @@ function misses(curves: MissCurve[], slots: number[]): number {
 
 test("divideSlots() finds the best division of convex curves", () => {
   const random = seededRandom(7);
-  const count = 8, minSlotsPerLayer = 1;
+  const count = 8, minSlots = 1;
   for (let round = 0; round < 20; round++) {
     const curves = [0, 1, 2].map(() => convexCurve(random, count));
     for (const totalSlots of [3, 7, 12, 20, 24]) {
-      const slots = divideSlots({ curves, totalSlots, minSlotsPerLayer, count });
+      const slots = divideSlots({ curves, totalSlots, minSlots, count });
       let best = Infinity;
       for (let a = 1; a <= count; a++) {
         for (let b = 1; b <= count; b++) {
@@ -39,14 +39,14 @@ test("divideSlots() finds the best division of convex curves", () => {
 test("divideSlots() looks past a plateau to the fall behind it", () => {
   const plateau = { slots: [0, 50, 100], missesPerToken: [100, 99, 0] };
   const slope = { slots: [0, 50, 100], missesPerToken: [30, 15, 0] };
-  const options = { curves: [plateau, slope], minSlotsPerLayer: 0, count: 100 };
+  const options = { curves: [plateau, slope], minSlots: 0, count: 100 };
   assert.deepEqual(divideSlots({ ...options, totalSlots: 120 }), [100, 20]);
 });
 
 test("divideSlots() gives each layer its minimum and no layer more than its neurons", () => {
   const flat = { slots: [0, 10], missesPerToken: [1, 1] };
   const steep = { slots: [0, 10], missesPerToken: [10, 0] };
-  const options = { curves: [flat, steep], minSlotsPerLayer: 3, count: 10 };
+  const options = { curves: [flat, steep], minSlots: 3, count: 10 };
   assert.deepEqual(divideSlots({ ...options, totalSlots: 9 }), [3, 6]);
   assert.deepEqual(divideSlots({ ...options, totalSlots: 15 }), [5, 10]);
   assert.deepEqual(divideSlots({ ...options, totalSlots: 99 }), [10, 10]);

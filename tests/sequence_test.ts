@@ -6,6 +6,7 @@ import {
   checkRunning,
   CLOSING_WORD,
   FAULT_WORD,
+  LANDED_WORD,
   LINE_WORDS,
   Sequence,
   stopEverybody,
@@ -14,7 +15,7 @@ import type { WaitStyle } from "../src/pipeline/sequence.ts";
 import type { WaiterAnswer, WaiterOptions } from "./workers/waiter.ts";
 
 /** Words of the sequence (or barrier) under test, after those that concern everybody. */
-const INDEX = 2 * LINE_WORDS;
+const INDEX = LANDED_WORD + LINE_WORDS;
 const SEQUENCE_WORDS = INDEX + 2 * LINE_WORDS;
 const BOARD = SEQUENCE_WORDS;
 
@@ -112,6 +113,20 @@ test("Sequence.waitFor() gives up after its bound and names what it waited for",
     message: /^Waited \d+ ms for three kings: value 4, wanted 7$/,
   });
   assert.equal(words[INDEX + 1], 0, "it sleeps no longer");
+});
+
+test("Sequence.waitFor() waits beyond its bound while reads land", async () => {
+  const words = makeWords();
+  const style = { ...SLEEPER, waitMsMax: 500 };
+  await withWorkers(words, [{ style, task: { kind: "wait", target: 1 } }], async ([answer]) => {
+    await untilAsleep(words, 1);
+    for (let read = 0; read < 40; read++) {
+      await sleep(25);
+      Atomics.add(words, LANDED_WORD, 1);
+    }
+    new Sequence(words, INDEX, SLEEPER).advance();
+    assert.deepEqual(await answer, { ok: true, seen: 1 });
+  });
 });
 
 test("Sequence.waitIdle() has no bound", async () => {

@@ -1,5 +1,5 @@
-/** A compute lane: its share of the forward pass. Lane 0 leads and samples. The loops are in src/pipeline/. */
-import { Lane } from "../src/pipeline/lane.ts";
+/** A compute lane: its share of the forward pass. Lane 0 leads and samples. The loops are in src/lane/ and src/pipeline/request.ts. */
+import { Lane } from "../src/lane/lane.ts";
 import type { PipelineOptions } from "../src/pipeline/options.ts";
 import { Leader } from "../src/pipeline/request.ts";
 import { serveWorker } from "../src/pipeline/worker_shell.ts";
@@ -10,5 +10,5 @@ type LaneOptions = PipelineOptions & { laneIndex: number; ids: SharedArrayBuffer
 serveWorker((options: LaneOptions) => {
   const lane = new Lane(options, options.laneIndex);
   const leader = new Leader(lane, options, options.ids);
-  return { run: () => lane.index === 0 ? leader.run() : lane.follow() };
+  return { run: () => lane.seat.index === 0 ? leader.run() : lane.follow() };
 });

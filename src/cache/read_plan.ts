@@ -24,6 +24,14 @@ export interface ReadPlanOptions {
   mergedBytesMax: number;
 }
 
+/** A reader in the predictor's own thread, which is not woken but called. */
+export interface InlineReader {
+  /** Begins the reads of all tickets that find a place; waits for none. */
+  submit(): void;
+  /** Does all tickets, and waits until the last read has landed. */
+  drain(): void;
+}
+
 /**
  * Makes tickets of wanted records and hands them to readers: neighbours merged, each ticket to the reader with the least
  * in hand. Late tickets always find a place in the end; early ones only while there is room, so their number in flight is bounded.
@@ -31,6 +39,7 @@ export interface ReadPlanOptions {
  */
 export class ReadPlan {
   readonly #words: Int32Array;
+  readonly #inline?: InlineReader;
   readonly #options: ReadPlanOptions;
   readonly #lateRings: Ring[];
   readonly #earlyRings: Ring[];
@@ -51,9 +60,11 @@ export class ReadPlan {
   /** Where a single record's covering blocks go. */
   #slotAddress = 0;
 
-  constructor(control: Control, options: ReadPlanOptions) {
+  /** @param inline the only reader, if it is not a worker of its own */
+  constructor(control: Control, options: ReadPlanOptions, inline?: InlineReader) {
     const { layout, shape } = control;
     this.#words = control.words;
+    this.#inline = inline;
     this.#options = options;
     this.#lateRings = layout.lateRings.map((at) => control.ring(at, LATE_RING));
     this.#earlyRings = layout.earlyRings.map((at) => control.ring(at, EARLY_RING));
@@ -109,11 +120,18 @@ export class ReadPlan {
 
   /** Wakes the readers that got something. Takes some microseconds a sleeper, so lanes get their list first. */
   ring(): void {
+    if (this.#inline) return this.#inline.submit();
     for (let reader = 0; reader < this.#rung.length; reader++) {
       if (this.#rung[reader] === 0) continue;
       this.#rung[reader] = 0;
       this.#doorbells[reader].advance();
     }
+  }
+
+  /** With a reader in this thread: waits until all reads have landed, and says true. Workers read by themselves: false. */
+  settle(): boolean {
+    this.#inline?.drain();
+    return this.#inline !== undefined;
   }
 
   #push(): void {
@@ -142,6 +160,7 @@ export class ReadPlan {
         }
       }
       if (best >= 0) return best;
+      if (this.settle()) continue;
       this.ring();
       this.#landed.waitFor((landed + 1) | 0, "a reader to have room for a ticket");
     }

@@ -7,7 +7,7 @@ import { AnswerWriter } from "./answer.ts";
 import type { Answer, Sampling } from "./answer.ts";
 import { chat } from "./chat.ts";
 import type { ChatOptions } from "./chat.ts";
-import { prepareEmbeddedModel } from "./embedded_model.ts";
+import { DEMO_FFN_CACHE, prepareEmbeddedModel } from "./embedded_model.ts";
 import { givenFile } from "./given_path.ts";
 import { addRunOptions } from "./run_options.ts";
 import type { RunOptions } from "./run_options.ts";
@@ -18,7 +18,6 @@ import { readStandardInput } from "./terminal/standard_input.ts";
 import { WholeFile } from "./whole_file.ts";
 
 /** The embedded model would fit in memory at once; so the demo caches this share of its FFN only. */
-const DEMO_FFN_CACHE = 0.2;
 
 export function runCommand(): Command {
   return addRunOptions(new Command("run")).action(run);
@@ -71,7 +70,7 @@ async function answerOnce(
 }
 
 function openOptionsOf(options: RunOptions, note: (text: string) => void): OpenOptions {
-  const { memory, ffn, window, readers, lanes, context, prefetch, kernels } = options;
+  const { memory, ffn, window, backend, readers, lanes, context, prefetch, kernels } = options;
   let { ffnCache } = options;
   if (options.model === undefined && memory === undefined && ffnCache === undefined) {
     ffnCache = DEMO_FFN_CACHE;
@@ -81,7 +80,8 @@ function openOptionsOf(options: RunOptions, note: (text: string) => void): OpenO
     );
   }
   const trace = options.trace !== undefined;
-  return { memory, ffnCache, ffn, window, readers, lanes, context, prefetch, kernels, trace };
+  const threads = { backend, readers, lanes, kernels };
+  return { memory, ffnCache, ffn, window, ...threads, context, prefetch, trace };
 }
 
 /** What `--json` writes. */

@@ -1,3 +1,5 @@
+import { READER_BACKENDS } from "../flash/reader.ts";
+import type { ReaderBackend } from "../flash/reader.ts";
 import { Option } from "commander";
 import type { Command } from "commander";
 import type { KernelBuild } from "../kernels.ts";
@@ -12,6 +14,7 @@ export interface RunOptions {
   ffnCache?: number;
   ffn?: FfnMode;
   window?: number;
+  backend?: ReaderBackend;
   readers?: number;
   lanes?: number;
   context?: number;
@@ -58,9 +61,13 @@ export function addRunOptions(command: Command): Command {
       "tokens whose neurons stay in the cache",
       wholeNumber({ min: 1, max: 1e6 }),
     )
+    .addOption(
+      new Option("--backend <name>", "how readers ask the kernel (default: io_uring where allowed)")
+        .choices([...READER_BACKENDS]),
+    )
     .option(
       "--readers <count>",
-      "flash readers: reads in flight (default 8)",
+      "flash readers (default: 8 with pread, 1 with io_uring)",
       wholeNumber({ min: 1, max: 64 }),
     )
     .option(

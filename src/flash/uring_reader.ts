@@ -26,6 +26,7 @@ export class UringReader implements Reader {
   /** Places that are free: a stack. */
   readonly #free: number[];
   #earlyCount = 0;
+  readonly #reap = (place: number, result: number) => this.#finish(place, result);
 
   constructor(options: ReaderOptions) {
     const libc = openLibc();
@@ -46,27 +47,42 @@ export class UringReader implements Reader {
 
   run(): void {
     const seat = this.#seat;
-    const finish = (place: number, result: number) => this.#finish(place, result);
     try {
       for (;;) {
         seat.listen();
-        while (this.#begin());
-        const inFlight = this.#options.depth - this.#free.length;
-        if (inFlight === 0) {
-          seat.sleep();
-          continue;
-        }
-        // A quarter at a time, so that a list of many misses does not wake this thread for each; but early
-        // reads alone must not hold up the late tickets that may come.
-        this.#ring.enter(this.#earlyCount === inFlight ? 1 : Math.max(1, inFlight >> 2));
-        this.#ring.reap(finish);
-        seat.checkRunning();
+        this.drain();
+        seat.sleep();
       }
     } finally {
-      this.#ring.close();
-      this.#libc.close(this.#descriptor);
-      this.#disk.close();
+      this.close();
     }
+  }
+
+  /** Begins the reads of all tickets that find a place; waits for none. */
+  submit(): void {
+    const before = this.#free.length;
+    while (this.#begin());
+    if (this.#free.length < before) this.#ring.enter(0);
+  }
+
+  /** Does all tickets, and waits until the last read has landed. */
+  drain(): void {
+    for (;;) {
+      while (this.#begin());
+      const inFlight = this.#options.depth - this.#free.length;
+      if (inFlight === 0) return;
+      // A quarter at a time, so that a list of many misses does not wake this thread for each; but early
+      // reads alone must not hold up the late tickets that may come.
+      this.#ring.enter(this.#earlyCount === inFlight ? 1 : Math.max(1, inFlight >> 2));
+      this.#ring.reap(this.#reap);
+      this.#seat.checkRunning();
+    }
+  }
+
+  close(): void {
+    this.#ring.close();
+    this.#libc.close(this.#descriptor);
+    this.#disk.close();
   }
 
   /** Queues the next ticket's read; false if there is no ticket or no place. */

@@ -1,20 +1,27 @@
 import { EARLY_RING, LATE_RING } from "../flash/ticket.ts";
 import { Ring, ringWordLength } from "./ring.ts";
 import type { RingShape } from "./ring.ts";
-import { CLOSING_WORD, FAULT_WORD, LINE_WORDS, Sequence, stopEverybody } from "./sequence.ts";
+import {
+  CLOSING_WORD,
+  FAULT_WORD,
+  LANDED_WORD,
+  LINE_WORDS,
+  Sequence,
+  stopEverybody,
+} from "./sequence.ts";
 import type { WaitStyle } from "./sequence.ts";
 
 /**
  * The control memory: every word that threads share to agree on what to do, in one SharedArrayBuffer. No
  * weight passes through it.
  *
- *   | fault | closing | sequences, a line each | rings | pass descriptors | step | landing flags | statistics |
+ *   | fault | closing | landed | sequences, a line each | rings | pass descriptors | step | landing flags | statistics |
  *
  * Who writes what:
  *   - lane 0: layerReady, tokensOut, rowsProduced, step; all lanes: maskArrived, maskReady, passDone, barrier
  *   - predictor: passPublished, pass descriptors, ticket rings, landing flags (to 0)
  *   - readers: inFlight, readerDone, landed, landing bells, landing flags (to 1)
- *   - main thread: stepRequested, cancelled, rowsConsumed, fault and closing (as may anybody)
+ *   - main thread: requested, cancelled, rowsConsumed, fault and closing (as may anybody)
  */
 export interface ControlShape {
   laneCount: number;
@@ -23,11 +30,14 @@ export interface ControlShape {
   flagCount: number;
 }
 
-/** Records main thread -> lane 0: a request to run (see `step.ts`). */
+/** Records main thread -> lane 0: a request to run (see `request.ts`). */
 export const REQUEST_RING: RingShape = { capacity: 4, recordWords: 16 };
 
-/** Records lane 0 -> main thread: { token id, reason }. */
-export const TOKEN_RING: RingShape = { capacity: 256, recordWords: 2 };
+/**
+ * Records lane 0 -> main thread: { token id, reason }. Few, as every token that lane 0 is ahead of a consumer is
+ * computed in vain if that one leaves.
+ */
+export const TOKEN_RING: RingShape = { capacity: 16, recordWords: 2 };
 
 /** Lists of neurons being computed or prepared at a time; a power of two. */
 export const PASS_COUNT = 2;
@@ -36,21 +46,6 @@ export const PASS_COUNT = 2;
 export function passIndex(pass: number): number {
   return pass & (PASS_COUNT - 1);
 }
-
-/** Words of a pass descriptor. */
-export const PASS_LAYER = 0;
-export const PASS_NEURON_COUNT = 1;
-export const PASS_HIT_COUNT = 2;
-export const PASS_IS_LAST = 3;
-/** When so many tickets have landed, all misses of the pass have. */
-export const PASS_TICKETS = 4;
-
-/** Words of the step that lane 0 announces to the other lanes. */
-export const STEP_TOKEN = 0;
-export const STEP_POSITION = 1;
-export const STEP_WANTS_LOGITS = 2;
-export const STEP_ROW = 3;
-export const STEP_WANTS_OBSERVATION = 4;
 
 /** Float64s of statistics that each thread owns. */
 export const STATISTICS_FLOATS = 16;
@@ -68,7 +63,6 @@ const SEQUENCES = [
   "layerReady",
   "maskReady",
   "passPublished",
-  "landed",
   "stepStarted",
   "requested",
   "tokensOut",
@@ -76,7 +70,7 @@ const SEQUENCES = [
   "rowsConsumed",
   "tokensTaken",
 ] as const;
-type SequenceName = (typeof SEQUENCES)[number];
+type SequenceName = "landed" | (typeof SEQUENCES)[number];
 
 /** Word offsets of everything in the control memory; the same for all threads, derived from the shape. */
 export interface ControlLayout {
@@ -107,16 +101,17 @@ export interface ControlLayout {
 
 /** Lays the control memory out. */
 export function layoutControl(shape: ControlShape): ControlLayout {
-  let next = CLOSING_WORD + LINE_WORDS;
+  let next = LANDED_WORD + LINE_WORDS;
   const take = (words: number): number => {
     const at = next;
     next += Math.ceil(words / LINE_WORDS) * LINE_WORDS;
     return at;
   };
   const each = (count: number, words: number) => Array.from({ length: count }, () => take(words));
-  const sequences = Object.fromEntries(
-    SEQUENCES.map((name) => [name, take(LINE_WORDS)]),
-  ) as Record<SequenceName, number>;
+  const sequences = Object.fromEntries([
+    ["landed", LANDED_WORD],
+    ...SEQUENCES.map((name) => [name, take(LINE_WORDS)]),
+  ]) as Record<SequenceName, number>;
   const { laneCount, readerCount, flagCount } = shape;
   const layout = {
     sequences,

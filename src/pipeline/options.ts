@@ -1,5 +1,6 @@
 import type { ArenaPlan } from "../arena.ts";
 import type { ReadPlanOptions } from "../cache/read_plan.ts";
+import type { ReaderOptions } from "../flash/reader.ts";
 import type { Quantization } from "../format/layout.ts";
 import type { KernelModule } from "../kernels.ts";
 import type { ControlShare } from "./control.ts";
@@ -89,6 +90,8 @@ export interface PipelineOptions {
   passNeuronsMax: number;
   logitsRows: number;
   observationRows: number;
+  /** The predictor reads by itself, with io_uring; there is no reader worker. */
+  inlineReader?: ReaderOptions;
   trace?: SharedArrayBuffer;
   timeOrigin: number;
 }

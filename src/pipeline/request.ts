@@ -1,6 +1,6 @@
+import type { Lane } from "../lane/lane.ts";
 import { REQUEST_RING, TOKEN_RING } from "./control.ts";
 import type { Control, Snapshot } from "./control.ts";
-import type { Lane } from "./lane.ts";
 import type { PipelineOptions } from "./options.ts";
 import type { Ring } from "./ring.ts";
 import { Sampler } from "./sampler.ts";
@@ -89,7 +89,7 @@ export class Leader {
   #rowCount = 0;
 
   constructor(lane: Lane, options: PipelineOptions, ids: SharedArrayBuffer) {
-    const { control } = lane, { layout } = control;
+    const { control } = lane.seat, { layout } = control;
     this.#lane = lane;
     this.#options = options;
     this.#words = control.words;
@@ -153,14 +153,14 @@ export class Leader {
 
   /** Snapshots the statistics at a border of the request. */
   #mark(snapshot: Snapshot, stage: number): void {
-    const { statistics, clock, control } = this.#lane;
+    const { statistics, clock, control } = this.#lane.seat;
     statistics[LANE.atMs] = clock();
     statistics[LANE.stage] = stage;
     control.takeSnapshot(snapshot);
   }
 
   #sample(sampler: Sampler): number {
-    const { clock, statistics, trace } = this.#lane;
+    const { clock, statistics, trace } = this.#lane.seat;
     const began = clock();
     const token = sampler.next(this.#rows[0]);
     const ended = clock();
@@ -190,7 +190,7 @@ export class Leader {
 
   /** The main thread raises `cancelled` to the number of the request that it no longer wants. */
   #isCancelled(): boolean {
-    const cancelled = Atomics.load(this.#words, this.#lane.control.layout.cancelled);
+    const cancelled = Atomics.load(this.#words, this.#lane.seat.control.layout.cancelled);
     return ((cancelled - this.#requestCount) | 0) >= 0;
   }
 

@@ -36,16 +36,20 @@ export class Sampler {
     }
     if (temperature === 0) return largest;
     const probabilities = this.#probabilities, candidates = this.#candidates;
-    let total = 0, count = 0;
+    // Tokens that are less likely than e^-20 / vocabulary times the likeliest weigh less than 3e-9 all together.
+    const floor = top - temperature * (20 + Math.log(logits.length));
+    let total = 0, likely = 0, count = 0;
     for (let id = 0; id < logits.length; id++) {
+      if (!(logits[id] >= floor)) continue;
       const p = Math.exp((logits[id] - top) / temperature);
       probabilities[id] = p;
+      candidates[likely++] = id;
       total += p;
     }
     // Tokens too unlikely to be in any nucleus are left out before the sort.
-    const least = topP < 1 ? total * (1 - topP) / logits.length : -1;
-    for (let id = 0; id < logits.length; id++) {
-      if (probabilities[id] > least) candidates[count++] = id;
+    const least = topP < 1 ? total * (1 - topP) / logits.length : 0;
+    for (let i = 0; i < likely; i++) {
+      if (probabilities[candidates[i]] >= least) candidates[count++] = candidates[i];
     }
     if (topP < 1) {
       candidates.subarray(0, count).sort((a, b) => probabilities[b] - probabilities[a] || a - b);

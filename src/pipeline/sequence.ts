@@ -3,7 +3,8 @@
  *
  * One side advances it, others wait until it has reached a value. A waiter polls for a while, then
  * sleeps on the word; whoever advances notifies only if somebody sleeps. Every wait looks at the
- * pipeline's fault and closing words, is bounded in time, and says what it waited for.
+ * pipeline's fault and closing words, is bounded in time, and says what it waited for. The bound begins again
+ * whenever a read lands: a list may be long and the disk slow.
  *
  *   word 0: value     word 1: number of sleepers     (a cache line of its own: 16 words)
  *
@@ -16,6 +17,8 @@ export const LINE_WORDS = 16;
 /** Words at the start of the control memory that concern everybody. */
 export const FAULT_WORD = 0;
 export const CLOSING_WORD = LINE_WORDS;
+/** A sequence: the reads that have landed. */
+export const LANDED_WORD = 2 * LINE_WORDS;
 
 /** A sleeper wakes this often to look at the fault word, should it have missed a notification. */
 export const SLICE_MS = 100;
@@ -36,7 +39,7 @@ export interface WaitStyle {
   spins: number;
   /** Polls of a lane before it sleeps until reads land: few, as readers need a core for that. */
   flashSpins: number;
-  /** The bound of a wait, in ms. */
+  /** The bound of a wait in which no read lands, in ms. */
   waitMsMax: number;
 }
 
@@ -87,7 +90,7 @@ export class Sequence {
     return ((Atomics.load(this.#words, this.#index) - target) | 0) >= 0;
   }
 
-  /** Waits until the value is `target` or past it. Throws `WaitTimeoutError` after the bound. */
+  /** Waits until the value is `target` or past it. Throws `WaitTimeoutError` if no read lands within the bound. */
   waitFor(target: number, what: string): void {
     if (this.#spin(target)) return;
     this.#sleep(target, what, this.#style.waitMsMax);
@@ -109,7 +112,7 @@ export class Sequence {
 
   #sleep(target: number, what: string, waitMsMax: number): void {
     const words = this.#words, index = this.#index;
-    let waitedMs = 0;
+    let waitedMs = 0, landedBefore = Atomics.load(words, LANDED_WORD);
     Atomics.add(words, index + 1, 1);
     try {
       for (;;) {
@@ -118,7 +121,9 @@ export class Sequence {
         checkRunning(words);
         if (Atomics.wait(words, index, seen, SLICE_MS) !== "timed-out") continue;
         // Slices, not the clock: a process that was stopped for a minute (Ctrl-Z) has not waited for a minute.
-        waitedMs += SLICE_MS;
+        const landed = Atomics.load(words, LANDED_WORD);
+        waitedMs = landed === landedBefore ? waitedMs + SLICE_MS : 0;
+        landedBefore = landed;
         if (waitedMs > waitMsMax) {
           throw new WaitTimeoutError(
             `Waited ${waitedMs} ms for ${what}: value ${seen}, wanted ${target}`,

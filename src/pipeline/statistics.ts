@@ -36,7 +36,6 @@ export const PREDICTOR = {
   /** Time in which the predictor worked, not waiting. */
   earlyMs: 7,
   lateMs: 8,
-  evictions: 9,
 } as const;
 
 /** A flash reader. */

@@ -79,8 +79,11 @@ function expectedReads(
   let sum = 0;
   for (const share of cacheShares) {
     const totalSlots = Math.max(layers.length, Math.round(share * count * layers.length));
-    const minSlotsPerLayer = fewestSlots(totalSlots, layers.length);
-    const slots = divideSlots({ curves, totalSlots, minSlotsPerLayer, count });
+    const lists = layers.map(({ predictedShares }, layer) =>
+      count * predictedShares[steps[layer] - 1]
+    );
+    const minSlots = fewestSlots(lists, { totalSlots, count });
+    const slots = divideSlots({ curves, totalSlots, minSlots, count });
     const reads = curves.reduce((total, curve, layer) => total + missesAt(curve, slots[layer]), 0);
     sum += Math.log(reads + 0.1);
   }

@@ -99,9 +99,9 @@ function renderFlash({ statistics: { decode }, disk, isResident }: Closing): str
 }
 
 function renderSetup({ statistics, seed, temperature }: Closing): string {
-  const { runtime, kernels, ffn, lanes, readers } = statistics;
+  const { runtime, kernels, ffn, lanes, readers, backend } = statistics;
   const sampling = temperature > 0 ? `seed ${seed} (--seed ${seed} repeats it)` : "greedy";
-  return `${runtime}, ${kernels} kernels, ffn ${ffn}, lanes ${lanes}, readers ${readers}, ${sampling}`;
+  return `${runtime}, ${kernels} kernels, ffn ${ffn}, lanes ${lanes}, readers ${readers} (${backend}), ${sampling}`;
 }
 
 /** Three digits or so. */

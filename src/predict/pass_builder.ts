@@ -1,0 +1,127 @@
+import type { LayerSlots } from "../cache/layer_slots.ts";
+import type { NeuronCache } from "../cache/neuron_cache.ts";
+import type { Sequence } from "../pipeline/sequence.ts";
+import { PREDICTOR } from "../pipeline/statistics.ts";
+import { bitsOf } from "./mask.ts";
+import type { PredictorSeat } from "./predictor_seat.ts";
+
+/**
+ * Makes passes of the late look's answer: each neuron's slot, a read for each that has none, and the order in which
+ * lanes compute. A list that is longer than the slots are goes out in several passes.
+ */
+export class PassBuilder {
+  readonly #seat: PredictorSeat;
+  readonly #landed: Sequence;
+  /** The list at hand, in neuron order, and how much of it has gone out. */
+  readonly #list: Int32Array;
+  #listCount = 0;
+  /** Time of the last list in which this thread waited for its own reads. */
+  readMs = 0;
+  #at = 0;
+  /** Misses of the pass at hand: their places in it, and their landing flags. */
+  readonly #misses: Int32Array;
+  readonly #missFlags: Int32Array;
+  /** `list` is the number of the list at hand. */
+  readonly #eviction = { passesDone: 0, list: 0, desperate: false };
+
+  constructor(seat: PredictorSeat) {
+    const { sizes, passNeuronsMax } = seat.options;
+    this.#seat = seat;
+    this.#landed = seat.control.sequence("landed");
+    this.#list = new Int32Array(sizes.intermediateSize);
+    this.#misses = new Int32Array(passNeuronsMax);
+    this.#missFlags = new Int32Array(passNeuronsMax);
+  }
+
+  /** Publishes the neurons of `mask` as list number `list`; returns how many there are. */
+  publish(mask: Uint32Array, slots: LayerSlots, step: number, list: number): number {
+    const { passes, readPlan, statistics, clock } = this.#seat;
+    this.readMs = 0;
+    this.#listCount = bitsOf(mask, this.#list);
+    this.#at = 0;
+    this.#eviction.list = list;
+    this.#want(slots.cache, list);
+    do {
+      passes.awaitArrays();
+      this.#publishPass(slots, step);
+      statistics[PREDICTOR.passes]++;
+      // Lanes get their list before readers are woken.
+      readPlan.ring();
+      const began = clock();
+      if (readPlan.settle()) this.readMs += clock() - began;
+    } while (this.#at < this.#listCount);
+    return this.#listCount;
+  }
+
+  /** What is there and wanted should not make room for what is not there. */
+  #want(cache: NeuronCache, list: number): void {
+    for (let i = 0; i < this.#listCount; i++) {
+      const slot = cache.find(this.#list[i]);
+      if (slot >= 0) cache.want(slot, list);
+    }
+  }
+
+  /** Fills the next pass with the neurons that come next, as many as find slots, and hands it to the lanes. */
+  #publishPass(slots: LayerSlots, step: number): void {
+    const { passes, readPlan, options } = this.#seat;
+    const { addresses, neurons, order, flags } = passes.arrays;
+    const { cache } = slots, list = this.#list, listCount = this.#listCount;
+    const misses = this.#misses, missFlags = this.#missFlags;
+    let at = this.#at, count = 0, hitCount = 0, missCount = 0;
+    readPlan.begin("late");
+    for (; at < listCount && count < options.passNeuronsMax; at++, count++) {
+      const neuron = list[at];
+      const slot = this.#slotOf(neuron, slots, step, count === 0);
+      if (slot < 0) break;
+      cache.use(slot, step, passes.number);
+      if (cache.hasLanded(slot)) order[hitCount++] = count;
+      else {
+        misses[missCount] = count;
+        missFlags[missCount++] = slots.flag + slot;
+      }
+      neurons[count] = neuron;
+      addresses[count] = slots.addressOf(neuron, slot);
+    }
+    readPlan.finish();
+    for (let miss = 0; miss < missCount; miss++) {
+      order[hitCount + miss] = misses[miss];
+      flags[hitCount + miss] = missFlags[miss];
+    }
+    this.#at = at;
+    const isLast = at === listCount;
+    passes.publish({ count, hitCount, isLast, tickets: readPlan.ticketCount });
+  }
+
+  /** The neuron's slot: where it is, or where it is read to. -1 if the pass must end first. */
+  #slotOf(neuron: number, slots: LayerSlots, step: number, isFirst: boolean): number {
+    const { cache } = slots, { statistics } = this.#seat;
+    const found = cache.find(neuron);
+    if (found >= 0) {
+      const isEarly = cache.admittedStep(found) === step;
+      statistics[isEarly ? PREDICTOR.earlyStarted : PREDICTOR.hits]++;
+      return found;
+    }
+    const slot = this.#admit(cache, neuron, step, isFirst);
+    if (slot < 0) return -1;
+    slots.read(neuron, slot);
+    statistics[PREDICTOR.lateMisses]++;
+    return slot;
+  }
+
+  /** A slot for `neuron`; -1 if there is none. The first of a pass waits until it gets one. */
+  #admit(cache: NeuronCache, neuron: number, step: number, isFirst: boolean): number {
+    const { passes, readPlan, clock, trace } = this.#seat, eviction = this.#eviction;
+    for (;;) {
+      const landed = this.#landed.value, passBefore = (passes.number - 1) | 0;
+      eviction.passesDone = passes.done;
+      eviction.desperate = isFirst && eviction.passesDone === passBefore;
+      const slot = cache.admit(neuron, step, eviction);
+      if (slot >= 0 || !isFirst) return slot;
+      const began = clock();
+      if (readPlan.settle() && eviction.desperate) continue;
+      if (eviction.desperate) this.#landed.waitFor((landed + 1) | 0, "a slot's read to land");
+      else passes.awaitDone(passBefore);
+      trace?.span("wait: slots", began, clock());
+    }
+  }
+}
