@@ -16,10 +16,9 @@ import { decode, encode } from "@msgpack/msgpack";
 import { FlashReadError, ModelFileError, UnsupportedModelError } from "../src/errors.ts";
 import { type ByteSource, MemorySource, readRange } from "../src/format/byte_source.ts";
 import { FlashFile } from "../src/format/flash_file.ts";
-import { encodeSlot } from "../src/format/prelude.ts";
 import { readSafetensorsHeader } from "../src/format/safetensors_header.ts";
 import { seededRandom } from "../src/random.ts";
-import { addPredictors, packTiny } from "../tests/tiny_flash.ts";
+import { addPredictors, packTiny, withHeader } from "../tests/tiny_flash.ts";
 import { TemporaryFolder } from "../tests/tiny_model.ts";
 
 export interface FuzzOptions {
@@ -228,16 +227,6 @@ function changeSlot(bytes: Uint8Array, random: Random): Uint8Array {
 function headerBytes(bytes: Uint8Array): Uint8Array {
   const { slot } = FlashFile.open(new MemorySource(bytes));
   return bytes.subarray(slot.byteOffset, slot.byteOffset + slot.byteLength);
-}
-
-/** Puts a header behind the file, with right checksums and the highest generation. */
-function withHeader(bytes: Uint8Array, header: Uint8Array): Uint8Array {
-  const result = new Uint8Array(bytes.byteLength + header.byteLength);
-  result.set(bytes);
-  result.set(header, bytes.byteLength);
-  const place = { byteOffset: bytes.byteLength, byteLength: header.byteLength };
-  result.set(encodeSlot({ generation: 9, ...place, checksum: crc32(header) }), 512);
-  return result;
 }
 
 /** Changes one value somewhere inside of `root`: replaces, nudges, removes, repeats or swaps it. */

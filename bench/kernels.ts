@@ -24,6 +24,8 @@ import {
   preparedByteLength,
   STATICS_BYTE_LENGTH,
 } from "../src/kernels.ts";
+import { runtimeName } from "../src/runtime.ts";
+import { median } from "./median.ts";
 
 export interface KernelBenchOptions {
   /** Bytes of weights that each kernel cycles through; small by default, so that tests can run the bench. */
@@ -300,10 +302,6 @@ function wave(length: number): Float32Array {
   return Float32Array.from({ length }, (_, i) => Math.sin(i * 0.7));
 }
 
-function median(values: readonly number[]): number {
-  return [...values].sort((a, b) => a - b)[values.length >> 1] ?? NaN;
-}
-
 /** Shares of the read speed (29 GB/s) in the table of 2026-11 on AMD servers: what to measure oneself against. */
 const EXPECTED: Record<string, { deno: number; bun: number }> = {
   "matvec f32": { deno: 27.6 / 29, bun: 29.3 / 29 },
@@ -347,8 +345,7 @@ export function main(args: string[]): void {
   });
   if (args.includes("--json")) console.log(JSON.stringify(results, null, 2));
   else {
-    const runtime = "bun" in process.versions ? "bun" : "deno";
-    console.log(`${runtime} ${process.versions[runtime]}, weights from DRAM, one core, medians`);
+    console.log(`${runtimeName()}, weights from DRAM, one core, medians`);
     console.log("kernel               GB/s  of read   table  ns/bundle   checksum");
     for (const result of results) console.log(report(result));
   }

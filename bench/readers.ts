@@ -13,7 +13,8 @@ import { parseArgs } from "node:util";
 import { formatBytes, parseByteSize } from "../src/byte_size.ts";
 import { ReadPlan } from "../src/cache/read_plan.ts";
 import { examineDisk } from "../src/flash/bypass.ts";
-import type { ReaderOptions } from "../src/flash/reader.ts";
+import type { ReaderBackend, ReaderOptions } from "../src/flash/reader.ts";
+import { canUseUring } from "../src/flash/uring_reader.ts";
 import { Control } from "../src/pipeline/control.ts";
 import { Crew } from "../src/pipeline/crew.ts";
 import { LandingBell } from "../src/pipeline/landing.ts";
@@ -28,6 +29,8 @@ export interface ReadersBench {
   repeat: number;
   /** Reads in flight: reader workers, and fio's jobs. */
   depth: number;
+  /** One `io_uring` worker with so many reads in flight, or so many `pread` workers. */
+  backend: ReaderBackend;
   sizes: number[];
   /** Where the file is made; it is removed afterwards. */
   folder: string;
@@ -50,6 +53,9 @@ export interface ReadersResult {
   rows: ReadersRow[];
   /** Growth of the page cache over the whole run, in bytes; null where the system does not say. */
   cacheGrowth: number | null;
+  /** What the readers read, and what the system counted as read from disks for this process. */
+  readBytes: number;
+  diskBytes: number;
   /** Sum of a byte of each read: so that nobody reads nothing. */
   checksum: number;
 }
@@ -62,7 +68,8 @@ export async function benchReaders(options: ReadersBench): Promise<ReadersResult
     const disk = examineDisk(file);
     const rows: ReadersRow[] = [];
     const cacheBefore = cachedBytes();
-    let checksum = 0;
+    const diskBefore = resourceUse().diskBytes;
+    let checksum = 0, readTotal = 0;
     for (const readBytes of options.sizes) {
       const readers: number[] = [], fio: number[] = [], cpu: number[] = [];
       for (let round = 0; round < options.repeat; round++) {
@@ -74,6 +81,7 @@ export async function benchReaders(options: ReadersBench): Promise<ReadersResult
         readers.push(run.bytesPerSecond);
         cpu.push(run.cpuUsPerRead);
         checksum = (checksum + run.checksum) >>> 0;
+        readTotal += run.readCount * readBytes;
         const rate = runFio(file, readBytes, options);
         if (rate !== null) fio.push(rate);
       }
@@ -89,7 +97,15 @@ export async function benchReaders(options: ReadersBench): Promise<ReadersResult
     const cacheGrowth = cacheBefore === null || cacheAfter === null
       ? null
       : cacheAfter - cacheBefore;
-    return { runtime: runtimeName(), ...disk, rows, cacheGrowth, checksum };
+    return {
+      runtime: runtimeName(),
+      ...disk,
+      rows,
+      cacheGrowth,
+      readBytes: readTotal,
+      diskBytes: resourceUse().diskBytes - diskBefore,
+      checksum,
+    };
   } finally {
     fs.rmSync(file, { force: true });
   }
@@ -111,25 +127,31 @@ function makeFile(file: string, byteLength: number): void {
 async function runReaders(
   file: string,
   readBytes: number,
-  { depth, seconds, fileBytes, direct, seed }: ReadersBench & { direct: boolean; seed: number },
-): Promise<{ bytesPerSecond: number; cpuUsPerRead: number; checksum: number }> {
+  { depth, backend, seconds, fileBytes, direct, seed }: ReadersBench & {
+    direct: boolean;
+    seed: number;
+  },
+): Promise<{ bytesPerSecond: number; cpuUsPerRead: number; readCount: number; checksum: number }> {
   // Four targets a reader: one being filled, others waiting in its ring.
   const slots = depth * 4;
   const pages = Math.ceil((slots * readBytes) / 65536) + 2;
   const arena = new WebAssembly.Memory({ initial: pages, maximum: pages, shared: true });
   const style = { spins: 100, flashSpins: 100, waitMsMax: 30_000 };
-  const share = Control.create({ laneCount: 1, readerCount: depth, flagCount: slots }, style);
+  const readerCount = backend === "io_uring" ? 1 : depth;
+  const share = Control.create({ laneCount: 1, readerCount, flagCount: slots }, style);
   const control = new Control(share);
   const crew = new Crew(control);
   const readerOptions = (readerIndex: number): ReaderOptions => ({
     readerIndex,
+    backend,
+    depth: backend === "io_uring" ? depth : 1,
     control: share,
     arena,
     disk: { path: file, direct },
     bounce: { address: 65536, byteLength: readBytes },
     timeOrigin: performance.timeOrigin,
   });
-  await crew.start(Array.from({ length: depth }, (_, index) => ({
+  await crew.start(Array.from({ length: readerCount }, (_, index) => ({
     name: `reader ${index}`,
     file: "reader" as const,
     options: readerOptions(index),
@@ -147,7 +169,8 @@ async function runReaders(
     plan.begin("late");
     while (performance.now() < until) {
       bell.waitFor((issued - slots + depth) | 0, "reads to land");
-      while (issued - bell.landed < slots) {
+      // At most a round of slots between two looks at the clock, however fast reads land.
+      for (let room = slots; room > 0 && issued - bell.landed < slots; room--) {
         const address = 65536 + (issued % slots) * readBytes;
         checksum = (checksum + bytes[address]) >>> 0;
         const byteOffset = Math.floor(random() * count) * readBytes;
@@ -163,6 +186,7 @@ async function runReaders(
     return {
       bytesPerSecond: issued * readBytes / elapsed,
       cpuUsPerRead: (user + system) / issued,
+      readCount: issued,
       checksum,
     };
   } finally {
@@ -186,7 +210,7 @@ function runFio(
       "--direct=1",
       "--ioengine=libaio",
       `--iodepth=${depth}`,
-      `--runtime=${seconds}`,
+      `--runtime=${Math.round(1000 * seconds)}ms`,
       "--time_based",
       "--output-format=json",
     ], { encoding: "utf8", stdio: ["ignore", "pipe", "ignore"] });
@@ -215,19 +239,27 @@ export async function main(args: string[]): Promise<void> {
       seconds: { type: "string", default: "2" },
       repeat: { type: "string", default: "3" },
       depth: { type: "string", default: "16" },
+      backend: { type: "string", default: canUseUring() ? "io_uring,pread" : "pread" },
       folder: { type: "string", default: os.tmpdir() },
     },
   });
-  const result = await benchReaders({
-    fileBytes: parseByteSize(values.size),
-    seconds: Number(values.seconds),
-    repeat: Number(values.repeat),
-    depth: Number(values.depth),
-    sizes: [4096, 16384, 65536, 1 << 20],
-    folder: values.folder,
-  });
-  if (values.json) return console.log(JSON.stringify(result));
-  console.log(`${result.runtime}, OS cache bypassed: ${result.bypassed}`);
+  for (const backend of values.backend.split(",") as ReaderBackend[]) {
+    const result = await benchReaders({
+      fileBytes: parseByteSize(values.size),
+      seconds: Number(values.seconds),
+      repeat: Number(values.repeat),
+      depth: Number(values.depth),
+      backend,
+      sizes: [4096, 16384, 65536, 1 << 20],
+      folder: values.folder,
+    });
+    if (values.json) console.log(JSON.stringify(result));
+    else print(result, backend);
+  }
+}
+
+function print(result: ReadersResult, backend: ReaderBackend): void {
+  console.log(`${result.runtime}, ${backend}, OS cache bypassed: ${result.bypassed}`);
   for (const { readBytes, depth, readers, fio, cpuUsPerRead } of result.rows) {
     const mine = `${(readers / 1e6).toFixed(0)} MB/s (${Math.round(readers / readBytes)} reads/s)`;
     const theirs = fio
@@ -239,9 +271,10 @@ export async function main(args: string[]): Promise<void> {
       } us CPU a read`,
     );
   }
+  const fromDisk = (100 * result.diskBytes / result.readBytes).toFixed(1);
   const growth = result.cacheGrowth === null ? "unknown" : formatBytes(result.cacheGrowth);
   console.log(
-    `page cache grew by ${growth}; peak memory ${
+    `${fromDisk} % of the bytes came from the disk; page cache grew by ${growth}; peak memory ${
       formatBytes(resourceUse().peakBytes)
     }; checksum ${result.checksum}`,
   );

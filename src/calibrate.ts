@@ -159,11 +159,8 @@ function ffnNorms({ path, header }: Model): ((x: Float32Array, y: Float32Array) 
   using file = FlashFile.open(path);
   const { layerNormEpsilon } = header.config;
   return header.layers.map((_, layer) => {
-    const floats = (name: string) => {
-      const bytes = file.readRange(file.tensor(`layers.${layer}.ffnNorm.${name}`));
-      return new Float32Array(bytes.buffer, bytes.byteOffset, bytes.byteLength / 4);
-    };
-    const weight = floats("weight"), bias = floats("bias");
+    const weight = file.floats(`layers.${layer}.ffnNorm.weight`);
+    const bias = file.floats(`layers.${layer}.ffnNorm.bias`);
     return (x, y) => {
       const n = x.length;
       let mean = 0, square = 0;
@@ -192,8 +189,7 @@ function upOf(path: string, header: FlashHeader, layer: number) {
     const values = up.subarray(first * d, (first + rows) * d);
     loadRows(header.quantization, bytes, { rows, cols: d }, values, { byteOffset: 0, byteStride });
   }
-  const bias = file.readRange(file.tensor(`layers.${layer}.ffn.up.bias`));
-  return { up, upBias: new Float32Array(bias.buffer, bias.byteOffset, n) };
+  return { up, upBias: file.floats(`layers.${layer}.ffn.up.bias`) };
 }
 
 /** Appends the predictors to the file; returns their part of the header. */

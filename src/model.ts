@@ -14,7 +14,10 @@ import { TextCodec } from "./text_stream.ts";
 /** A token that was generated. */
 export interface Token {
   id: number;
-  /** Its text; empty while a character is incomplete, or if the model has no tokenizer. */
+  /**
+   * Its text; empty while a character is incomplete, or if the model has no tokenizer. If the text ends within a
+   * character, the last token shows what there is of it (as U+FFFD).
+   */
   text: string;
 }
 
@@ -117,11 +120,15 @@ export class Model {
     const stream = this.#codec?.stream();
     const end = await this.#begin(options.signal);
     try {
+      // A token that ends within a character is held until the next one comes: it may be the last.
+      let held: Token | undefined;
       for await (const id of this.#client.run(ids, request, options.signal)) {
-        yield { id, text: stream?.push(id) ?? "" };
+        const token = { id, text: stream?.push(id) ?? "" };
+        if (held) yield held;
+        held = stream?.isPending ? token : undefined;
+        if (!held) yield token;
       }
-      const rest = stream?.end();
-      if (rest) yield { id: -1, text: rest };
+      if (held) yield { id: held.id, text: stream!.end() };
     } finally {
       end();
     }

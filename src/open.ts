@@ -79,6 +79,7 @@ const READERS_MAX = 64;
 const PREAD_READERS = 8;
 const URING_DEPTH = 32;
 const LANES_MAX = 64;
+const INT32_MAX = 2 ** 31 - 1;
 const TRACE_SPANS = 200_000;
 const LOGITS_ROWS = 4;
 const OBSERVATION_ROWS = 8;
@@ -135,9 +136,10 @@ function settle(header: FlashHeader, path: string, options: OpenOptions) {
       `Cannot predict as ${path} has no predictors: run \`flashpipe calibrate\`, or use exact or dense`,
     );
   }
-  const integer = (name: string, value: number, most: number) => {
-    if (Number.isInteger(value) && value >= 1 && value <= most) return value;
-    throw new RangeError(`Cannot open with ${name} ${value}: a whole number from 1 to ${most}`);
+  const integer = (name: string, value: number, most: number, least = 1) => {
+    if (Number.isInteger(value) && value >= least && value <= most) return value;
+    const range = `a whole number from ${least} to ${most}`;
+    throw new RangeError(`Cannot open with ${name} ${value}: ${range}`);
   };
   const laneCount = integer("lanes", options.lanes ?? Math.max(1, coreCount() - 1), LANES_MAX);
   const backend = chooseBackend(options);
@@ -147,6 +149,11 @@ function settle(header: FlashHeader, path: string, options: OpenOptions) {
   const contextLength = integer("context", options.context ?? contextMax, contextMax);
   const window = options.window ?? Infinity;
   if (window !== Infinity) integer("window", window, 1e6);
+  if (options.waitMsMax !== undefined) integer("waitMsMax", options.waitMsMax, INT32_MAX);
+  for (const name of ["spins", "flashSpins", "gapBytes"] as const) {
+    const value = options[name];
+    if (value !== undefined) integer(name, value, INT32_MAX, 0);
+  }
   const workers = laneCount + readerCount + 1;
   return {
     options,

@@ -47,6 +47,11 @@ export class TextStream {
     this.#codec = codec;
   }
 
+  /** Whether the last token ended within a character, whose text comes later. */
+  get isPending(): boolean {
+    return this.#pending.length > 0;
+  }
+
   /** The text that `id` completes; empty while a character is incomplete. */
   push(id: number): string {
     this.#pending.push(id);

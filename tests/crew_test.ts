@@ -42,6 +42,9 @@ for (const ffn of ["exact", "dense"] as const) {
       assert.ok(error.byteOffset >= begin && error.byteOffset < end, `byte ${error.byteOffset}`);
       assert.equal(error.byteOffset % model.disk.blockByteLength, 0);
       assert.ok(error.byteLength > 0);
+      const { code, message } = error.cause as Error & { code: string };
+      assert.equal(code, "EIO");
+      assert.match(message, /simulated fault/);
       assert.match(error.message, /^Cannot read \d+ bytes at byte \d+ of .*: EIO: simulated fault/);
     }
     // The model is not closed: a failed pipeline ends by itself.

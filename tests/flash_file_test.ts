@@ -12,7 +12,7 @@ import type { FlashHeader } from "../src/format/header.ts";
 import { findMsgpackProblem } from "../src/format/msgpack_bounds.ts";
 import { encodeSlot } from "../src/format/prelude.ts";
 import { opt } from "../models/opt_tensors.ts";
-import { addPredictors, packTiny } from "./tiny_flash.ts";
+import { addPredictors, packTiny, withHeader } from "./tiny_flash.ts";
 import { TemporaryFolder, TINY_CONFIG } from "./tiny_model.ts";
 
 /** The bytes of a tiny `.flash` file, with predictors or without. */
@@ -26,16 +26,6 @@ async function tinyBytes({ predictors = false } = {}): Promise<Uint8Array<ArrayB
 /** Opens bytes as a file. */
 function openBytes(bytes: Uint8Array): FlashFile {
   return FlashFile.open(new MemorySource(bytes, "x.flash"));
-}
-
-/** Puts another header, with right checksums, behind a file and points slot 0 to it. */
-function withHeader(bytes: Uint8Array, header: Uint8Array): Uint8Array {
-  const result = new Uint8Array(bytes.byteLength + Math.ceil(header.byteLength / 4096) * 4096);
-  result.set(bytes);
-  result.set(header, bytes.byteLength);
-  const place = { byteOffset: bytes.byteLength, byteLength: header.byteLength };
-  result.set(encodeSlot({ generation: 9, ...place, checksum: crc32(header) }), 512);
-  return result;
 }
 
 test("FlashFile.open() finds header, tensors and bundles where the writer put them", async () => {

@@ -1,7 +1,10 @@
 /** Requests to an open model: they take turns, and end early in every way there is. */
 import assert from "node:assert/strict";
 import { after, test } from "node:test";
+import { setTimeout as sleep } from "node:timers/promises";
 import type { GenerateOptions } from "../src/model.ts";
+import { open } from "../src/open.ts";
+import { TOKEN_RING } from "../src/pipeline/control.ts";
 import { idsOf, PackedModels, PROMPT } from "./packed_models.ts";
 
 const models = new PackedModels();
@@ -105,6 +108,40 @@ test("Model.generate() may be left early, and again is as before", async () => {
     for await (const _ of model.generate(PROMPT)) throw new Error("the consumer's own");
   }, { message: "the consumer's own" });
   assert.deepEqual(await idsOf(model, PROMPT, { maxTokens: 30 }), expected);
+});
+
+test("Model.generate() runs but a few tokens ahead of its consumer, who may leave", async () => {
+  await using model = await models.openOpt();
+  const expected = await idsOf(model, PROMPT, { maxTokens: 100 });
+  const running = model.generate(PROMPT, { maxTokens: 100, ignoreEos: true });
+  const ids = [(await running.next()).value!.id];
+  let seen = -1, tokens = 0;
+  for (; tokens > seen; tokens = model.stats().decode.tokens) {
+    seen = tokens;
+    await sleep(100);
+  }
+  // Those in the ring, and one for which there is no place.
+  assert.ok(tokens <= TOKEN_RING.capacity + 1, `it ran ${tokens} tokens ahead`);
+  for await (const { id } of running) ids.push(id);
+  assert.deepEqual(ids, expected);
+});
+
+test("Model.generate() shows what is left of a broken character with the last token", async () => {
+  await using model = await open(await models.flashOf("tales"), { ffn: "exact", lanes: 1 });
+  let text = "";
+  // At such a heat all tokens are as likely; some are a part of a character.
+  for (let seed = 0; seed < 1000 && !text.endsWith("\ufffd"); seed++) {
+    const ids: number[] = [];
+    text = "";
+    const options = { maxTokens: 2, temperature: 1e6, seed, ignoreEos: true };
+    for await (const token of model.generate([2], options)) {
+      ids.push(token.id);
+      text += token.text;
+    }
+    assert.equal(ids.length, 2);
+    assert.equal(text, model.decode(ids));
+  }
+  assert.match(text, /\ufffd$/);
 });
 
 test("AbortSignal stops a generation before, while it waits its turn, and in the middle", async () => {

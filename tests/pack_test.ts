@@ -366,7 +366,7 @@ test("pack() refuses models that it cannot run, saying what it could", async () 
     writeFileSync(`${source}/config.json`, JSON.stringify({ ...all, ...config }));
     const packing = pack({ source, target: folder.file("x.flash"), quant: "q8" });
     await assert.rejects(packing, (error: Error) => {
-      assert.ok(error instanceof UnsupportedModelError, error.stack);
+      assert.ok(error instanceof UnsupportedModelError, `${error.stack}`);
       assert.match(error.message, message);
       assert.equal(error.exitCode, 2);
       return true;

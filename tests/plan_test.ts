@@ -34,6 +34,15 @@ function headerOf(
   missCurves?: { slots: number[]; missesPerToken: number[] }[],
 ): FlashHeader {
   const stride = bundleByteLength(quantization, hiddenSize);
+  const tensor = { byteOffset: 4096 * 1000, byteLength: 64 };
+  const predictor = {
+    rank: 32,
+    predictedShare: 0.01,
+    a: tensor,
+    b: tensor,
+    bias: tensor,
+    earlyBias: tensor,
+  };
   return {
     quantization,
     config: {
@@ -52,7 +61,7 @@ function headerOf(
         count: intermediateSize,
       },
     })),
-    predictors: missCurves ? { layers: [], missCurves } : null,
+    predictors: missCurves ? { layers: missCurves.map(() => predictor), missCurves } : null,
   } as unknown as FlashHeader;
 }
 
@@ -68,6 +77,8 @@ const WISHES: PlanWishes = {
   contextLength: 512,
   laneCount: 1,
   readerCount: 8,
+  backend: "pread",
+  depth: 1,
   logitsRows: 4,
   observationRows: 0,
   runtimeBytes: 100 * MIB,

@@ -38,6 +38,8 @@ async function withReaders(
     const bounce = { address: 4 * 65536 + readerIndex * BOUNCE_BYTES, byteLength: BOUNCE_BYTES };
     const options: ReaderOptions = {
       readerIndex,
+      backend: "pread",
+      depth: 1,
       control: share,
       arena,
       disk: { path, direct, simulation },

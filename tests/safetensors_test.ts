@@ -119,7 +119,7 @@ for (const [what, header, dataLength, message] of BAD_HEADERS) {
   test(`readSafetensorsHeader() refuses ${what}`, () => {
     const source = new MemorySource(joinSafetensors(header, [new Uint8Array(dataLength)]), "x.st");
     assert.throws(() => readSafetensorsHeader(source), (error: Error) => {
-      assert.ok(error instanceof ModelFileError, error.stack);
+      assert.ok(error instanceof ModelFileError, `${error.stack}`);
       assert.equal(error.path, "x.st");
       assert.match(error.message, message);
       return true;

@@ -55,9 +55,14 @@ test("TextStream gives any text back, whole", () => {
 test("TextStream.end() shows what is left of a broken character, once", () => {
   const ids = codec.encode("\u{1f600}", false).slice(0, -1);
   const stream = codec.stream();
-  for (const id of ids) assert.equal(stream.push(id), "");
+  assert.ok(!stream.isPending);
+  for (const id of ids) {
+    assert.equal(stream.push(id), "");
+    assert.ok(stream.isPending);
+  }
   assert.match(stream.end(), /^\ufffd+$/);
   assert.equal(stream.end(), "");
+  assert.ok(!stream.isPending);
 });
 
 test("TextStream does not wait for ever for a character that will never be whole", () => {

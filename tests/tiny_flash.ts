@@ -1,7 +1,9 @@
+import { crc32 } from "node:zlib";
 import { updateFlash } from "../src/format/flash_update.ts";
 import { tensorByteLength, type TensorRef } from "../src/format/header.ts";
 import type { Quantization } from "../src/format/layout.ts";
 import { pack } from "../src/format/pack.ts";
+import { encodeSlot } from "../src/format/prelude.ts";
 import { seededRandom } from "../src/random.ts";
 import { type TemporaryFolder, type TinyModelOptions, writeTinyModel } from "./tiny_model.ts";
 
@@ -21,6 +23,16 @@ export async function packTiny(
     synthetic: true,
   });
   return target;
+}
+
+/** Puts another header, with right checksums and the highest generation, behind a file. */
+export function withHeader(bytes: Uint8Array, header: Uint8Array): Uint8Array {
+  const result = new Uint8Array(bytes.byteLength + Math.ceil(header.byteLength / 4096) * 4096);
+  result.set(bytes);
+  result.set(header, bytes.byteLength);
+  const place = { byteOffset: bytes.byteLength, byteLength: header.byteLength };
+  result.set(encodeSlot({ generation: 9, ...place, checksum: crc32(header) }), 512);
+  return result;
 }
 
 /** Adds predictors of random bytes to a file; `tokens` tells one such update from another. */

@@ -67,6 +67,17 @@ export class FlashFile {
     return readRange(this.#source, range);
   }
 
+  /** Reads a tensor of f32, such as a bias. Throws `RangeError` if there is none of this name and kind. */
+  floats(name: string): Float32Array<ArrayBuffer> {
+    const tensor = this.tensor(name);
+    if (tensor.dtype !== "f32" || tensor.layout !== "rows") {
+      throw new RangeError(
+        `Cannot read ${name} as rows of f32: it is ${tensor.layout} of ${tensor.dtype}`,
+      );
+    }
+    return new Float32Array(this.readRange(tensor).buffer);
+  }
+
   /** Reads the bundle of one neuron. */
   readBundle(layerIndex: number, neuronIndex: number): Uint8Array<ArrayBuffer> {
     const layer = this.header.layers[layerIndex];

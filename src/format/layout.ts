@@ -53,6 +53,18 @@ export function vectorByteLength(quantization: Quantization, length: number): nu
   return (length / TILE_COLS) * VECTOR_BYTES_PER_BLOCK[quantization];
 }
 
+/** A view of `length` numbers of f32 or f16; `byteOffset` is a multiple of their size. */
+export function floatsAt(
+  dtype: "f32" | "f16",
+  buffer: ArrayBufferLike,
+  byteOffset: number,
+  length: number,
+): Float32Array | Float16Array {
+  return dtype === "f16"
+    ? new Float16Array(buffer, byteOffset, length)
+    : new Float32Array(buffer, byteOffset, length);
+}
+
 /** Bytes of a bundle: the up row and the down column of one neuron of a model with `hiddenSize` = d. */
 export function bundleByteLength(quantization: Quantization, hiddenSize: number): number {
   return 2 * vectorByteLength(quantization, hiddenSize);

@@ -1,4 +1,5 @@
 import {
+  floatsAt,
   type Quantization,
   TILE_COLS,
   TILE_ROWS,
@@ -58,9 +59,7 @@ export function storeRows(
       const numbers = new Int8Array(target.buffer, start + cols / 16, cols);
       storeRowQ8(values, row * cols, scales, numbers);
     } else {
-      const numbers = quantization === "f16"
-        ? new Float16Array(target.buffer, start, cols)
-        : new Float32Array(target.buffer, start, cols);
+      const numbers = floatsAt(quantization, target.buffer, start, cols);
       numbers.set(values.subarray(row * cols, (row + 1) * cols));
     }
   }
@@ -83,10 +82,7 @@ export function loadRows(
         values[row * cols + col] = numbers[col] * scales[col >> 5];
       }
     } else {
-      const numbers = quantization === "f16"
-        ? new Float16Array(source.buffer, start, cols)
-        : new Float32Array(source.buffer, start, cols);
-      values.set(numbers, row * cols);
+      values.set(floatsAt(quantization, source.buffer, start, cols), row * cols);
     }
   }
 }

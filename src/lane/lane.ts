@@ -1,3 +1,4 @@
+import { floatsAt } from "../format/layout.ts";
 import type { PipelineOptions } from "../pipeline/options.ts";
 import type { Sequence } from "../pipeline/sequence.ts";
 import { LANE } from "../pipeline/statistics.ts";
@@ -53,9 +54,7 @@ export class Lane {
     this.#stepStarted = seat.control.sequence("stepStarted");
     this.#residual = new Float32Array(buffer, plan.residual, d);
     const { address, dtype, rows } = weights.embedPositions;
-    this.#positions = dtype === "f16"
-      ? new Float16Array(buffer, address, rows * d)
-      : new Float32Array(buffer, address, rows * d);
+    this.#positions = floatsAt(dtype, buffer, address, rows * d);
   }
 
   /** Lane 0: announces a step to the others and runs its share. */

@@ -5,6 +5,7 @@ import { FlashReadError } from "../errors.ts";
 import type { Control } from "./control.ts";
 import { endpointOf } from "./endpoint.ts";
 import type { MessagePortLike } from "./endpoint.ts";
+import { failureOf } from "./worker_shell.ts";
 import type { WorkerFailure, WorkerShell } from "./worker_shell.ts";
 
 /** A worker to start. */
@@ -102,7 +103,7 @@ export class Crew {
       die(error);
     };
     worker.on("error", (error: Error) => {
-      fail({ name: error.name, message: error.message, stack: error.stack, data: {} });
+      fail(failureOf(error));
     });
     worker.on("exit", (code: number) => {
       // A worker whose loop is over may leave when it likes.
@@ -164,13 +165,16 @@ function release(remote: Remote<WorkerShell<unknown>>): void {
 function errorOf(worker: string, failure: WorkerFailure): Error {
   if (failure.name !== "FlashReadError") return new WorkerError(worker, failure);
   const { path, byteOffset, byteLength } = failure.data;
+  const cause = failure.cause &&
+    Object.assign(new Error(failure.cause.message), { code: failure.cause.code });
   const place = `${path}: `;
   const problem = failure.message.slice(failure.message.indexOf(place) + place.length);
-  return new FlashReadError(problem, {
+  const range = {
     path: String(path),
     byteOffset: Number(byteOffset),
     byteLength: Number(byteLength),
-  });
+  };
+  return new FlashReadError(problem, range, cause && { cause });
 }
 
 async function within<T>(ms: number, what: string, promise: Promise<T>): Promise<T> {

@@ -11,6 +11,8 @@ export interface WorkerFailure {
   name: string;
   message: string;
   stack?: string;
+  /** What the system said, such as code EIO, if the error has such a cause. */
+  cause?: { message: string; code?: string };
   /** Fields of our error classes, such as a read's path and offset. */
   data: Record<string, string | number>;
 }
@@ -57,5 +59,17 @@ export function failureOf(error: unknown): WorkerFailure {
   for (const [key, value] of Object.entries(error)) {
     if (typeof value === "string" || typeof value === "number") data[key] = value;
   }
-  return { name: error.name, message: error.message, stack: error.stack, data };
+  return {
+    name: error.name,
+    message: error.message,
+    stack: error.stack,
+    cause: causeOf(error),
+    data,
+  };
+}
+
+function causeOf({ cause }: Error): WorkerFailure["cause"] {
+  if (!(cause instanceof Error)) return undefined;
+  const { code } = cause as { code?: unknown };
+  return { message: cause.message, code: typeof code === "string" ? code : undefined };
 }

@@ -8,6 +8,8 @@ import {
   STATICS_BYTE_LENGTH,
 } from "../kernels.ts";
 import type { KernelBuild, Kernels } from "../kernels.ts";
+import { lookLowRank } from "./low_rank_look.ts";
+import type { LookScratch } from "./low_rank_look.ts";
 
 /** Counts of one layer over all positions that were measured. */
 export interface LayerRecall {
@@ -44,13 +46,9 @@ export class RecallMeter {
   readonly #activations: Float32Array;
   readonly #activeMask: Uint32Array;
   readonly #predictedMask: Uint32Array;
-  readonly #scratch: {
+  readonly #scratch: LookScratch & {
     input: number;
-    prepared: number;
-    lowRank: number;
-    lowRankPrepared: number;
     activations: number;
-    scores: number;
     activeMask: number;
     predictedMask: number;
   };
@@ -141,25 +139,13 @@ export class RecallMeter {
     kernels.prepare[quantization](scratch.input, scratch.prepared, d);
     kernels.matvec[quantization](up, scratch.prepared, upBias, scratch.activations, 0, n, d);
     const active = kernels.reluMask(scratch.activations, scratch.activeMask, 0, n);
-    kernels.prepare.q8(scratch.input, scratch.prepared, d);
-    kernels.matvec.q8(predictor.a, scratch.prepared, 0, scratch.lowRank, 0, predictor.rank, d);
-    kernels.prepare.q8(scratch.lowRank, scratch.lowRankPrepared, predictor.rank);
-    kernels.matvec.q8(
-      predictor.b,
-      scratch.lowRankPrepared,
-      0,
-      scratch.scores,
-      0,
+    const predicted = lookLowRank(kernels, predictor, scratch, {
+      d,
       n,
-      predictor.rank,
-    );
-    const predicted = kernels.thresholdMask(
-      scratch.scores,
-      predictor.bias,
-      scratch.predictedMask,
-      0,
-      n,
-    );
+      input: scratch.input,
+      bias: predictor.bias,
+      mask: scratch.predictedMask,
+    });
     const counts = this.layers[layer];
     counts.positions++;
     counts.active += active;

@@ -1,0 +1,85 @@
+/**
+ * The benches with small values, so that they do not rot. Nothing is measured here. Two have tests of their own: kernels
+ * (kernels_bench_test.ts) and fuzz (fuzz_test.ts).
+ */
+import assert from "node:assert/strict";
+import { copyFileSync, readdirSync, readFileSync } from "node:fs";
+import { after, test } from "node:test";
+import { benchQuality } from "../bench/quality.ts";
+import { benchReaders } from "../bench/readers.ts";
+import { benchTokens } from "../bench/tokens.ts";
+import { READER_BACKENDS } from "../src/flash/reader.ts";
+import { canUseUring } from "../src/flash/uring_reader.ts";
+import { PackedModels } from "./packed_models.ts";
+import { addPredictors } from "./tiny_flash.ts";
+
+const models = new PackedModels();
+after(() => models[Symbol.dispose]());
+
+for (const backend of READER_BACKENDS) {
+  const isMissing = backend === "io_uring" && !canUseUring();
+  const skip = isMissing && "io_uring needs Linux, FFI and permission";
+  test(`benchReaders() reads with ${backend} and leaves no file behind`, { skip }, async () => {
+    const before = readdirSync(models.path);
+    const { rows } = await benchReaders({
+      fileBytes: 4 << 20,
+      seconds: 0.1,
+      repeat: 1,
+      depth: 2,
+      sizes: [16384],
+      backend,
+      folder: models.path,
+    });
+    assert.deepEqual(rows.map(({ readBytes, depth }) => ({ readBytes, depth })), [
+      { readBytes: 16384, depth: 2 },
+    ]);
+    for (const { readers, fio, cpuUsPerRead } of rows) {
+      assert.ok(readers > 0 && cpuUsPerRead > 0);
+      assert.ok(fio === null || fio > 0, `fio read ${fio} bytes a second`);
+    }
+    assert.deepEqual(readdirSync(models.path), before);
+  });
+}
+
+test("benchTokens() runs options in turn, which change no token", async () => {
+  const modelPath = await models.flashOf("tales", "q8");
+  const results = await benchTokens({
+    modelPath,
+    options: [{ ffn: "exact", ffnCache: "20%", lanes: 1 }, {
+      ffn: "dense",
+      ffnCache: "100%",
+      lanes: 1,
+    }],
+    tokens: 6,
+    repeat: 1,
+    prompt: "Once upon a time",
+    temperature: 0.7,
+    topP: 0.9,
+  });
+  assert.deepEqual(results.map(({ runs }) => runs.map(({ tokens }) => tokens)), [[5], [5]]);
+  assert.ok(results[0].runs.every((cost) => cost.readsPerToken > 0 && cost.tokensPerSecond > 0));
+  assert.notEqual(results[0].checksum, 0);
+  assert.equal(results[1].checksum, results[0].checksum);
+});
+
+test("benchQuality() scores a text in each mode, and measures the predictor", async () => {
+  const modelPath = models.file("predicted.flash");
+  copyFileSync(await models.flashOf("tales", "q8"), modelPath);
+  addPredictors(modelPath);
+  const calibration = new URL("../models/tales/calibration.txt", import.meta.url);
+  const text = readFileSync(calibration, "utf8").slice(0, 2000);
+  const options = { modelPath, text, tokensMax: 40, ffnCache: "20%" };
+  const dense = await benchQuality({ ...options, mode: "dense" });
+  const exact = await benchQuality({ ...options, mode: "exact" });
+  assert.ok(dense.nats > 0 && dense.perplexity > 1 && dense.tokensScored > 0);
+  assert.equal(exact.nats, dense.nats);
+  assert.ok(exact.bytesPerToken > 0 && exact.bytesPerToken < dense.bytesPerToken);
+  assert.deepEqual(exact.layers, []);
+  const { layers } = await benchQuality({ ...options, mode: "predicted" });
+  assert.ok(layers.length > 0);
+  for (const { positions, active, predicted, found, mass, lostMass } of layers) {
+    assert.equal(positions, 40);
+    assert.ok(found <= active && found <= predicted && active > 0);
+    assert.ok(lostMass >= 0 && lostMass <= mass);
+  }
+});
