@@ -21,7 +21,7 @@ import type { WaitStyle } from "./pipeline/sequence.ts";
 import { createTraceBuffer } from "./pipeline/trace.ts";
 import { BOUNCE_BYTES, makePlan } from "./plan.ts";
 import type { Plan } from "./plan.ts";
-import { coreCount, freeBytes, residentBytes, workerByteLength } from "./runtime.ts";
+import { coreCount, freeBytes, runtimeBytes } from "./runtime.ts";
 
 /** How to open a model. All are optional; sizes may be written as `"3.5GiB"`, shares as `"20%"`. */
 export interface OpenOptions {
@@ -169,7 +169,7 @@ function settle(header: FlashHeader, path: string, options: OpenOptions) {
       depth: backend === "io_uring" ? URING_DEPTH : 1,
       logitsRows: LOGITS_ROWS,
       observationRows: options.observations ? OBSERVATION_ROWS : 0,
-      runtimeBytes: residentBytes() + workers * workerByteLength(),
+      runtimeBytes: runtimeBytes(workers),
       freeBytes: freeBytes(),
     },
   };

@@ -13,16 +13,22 @@ export function runtimeName(): string {
   return `Node ${node}`;
 }
 
-/** Bytes that one more worker costs, by runtime (docs/decisions.md: measured with idle workers). */
-export function workerByteLength(): number {
-  const versions = process.versions as Record<string, string | undefined>;
-  const MIB = 1 << 20;
-  if (versions.deno) return 9 * MIB;
-  return versions.bun ? 4 * MIB : 8 * MIB;
+/** MiB that a worker costs, and that the main thread will still grow by when it generates: measured with 1, 8 and 16 readers. */
+const MEMORY_MIB = {
+  deno: { worker: 15, growth: 24 },
+  bun: { worker: 5, growth: 20 },
+  node: { worker: 22, growth: 8 },
+};
+
+/** Bytes that the process will have beside the arena when it runs `workerCount` workers: what it has now, and what comes. */
+export function runtimeBytes(workerCount: number): number {
+  const { deno, bun } = process.versions as Record<string, string | undefined>;
+  const { worker, growth } = MEMORY_MIB[deno ? "deno" : bun ? "bun" : "node"];
+  return residentBytes() + (growth + workerCount * worker) * (1 << 20);
 }
 
 /** Memory of the process now, in bytes. */
-export function residentBytes(): number {
+function residentBytes(): number {
   return process.memoryUsage().rss;
 }
 
