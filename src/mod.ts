@@ -2,6 +2,29 @@
  * flashpipe runs language models larger than memory: attention and predictors stay in RAM, FFN neurons are read from flash
  * when a predictor names them.
  *
+ * A Hugging Face folder is packed into one file, its predictors are fitted to text, and then it is opened as often as you like:
+ *
+ * ```ts
+ * import { calibrate, open, pack } from "flashpipe";
+ * import { mkdtempSync, readFileSync, rmSync } from "node:fs";
+ * import { tmpdir } from "node:os";
+ * import { join } from "node:path";
+ *
+ * const folder = mkdtempSync(join(tmpdir(), "flashpipe-"));
+ * const path = join(folder, "tales.flash");
+ * await pack({ source: "models/tales", target: path, quant: "q8" });
+ * const text = readFileSync("models/tales/calibration.txt", "utf8");
+ * await calibrate({ path, text, tokensMax: 500 });
+ * {
+ *   await using model = await open(path, { ffnCache: "20%" });
+ *   let tale = "Once upon a time";
+ *   for await (const token of model.generate(tale, { maxTokens: 16 })) tale += token.text;
+ *   console.assert(tale.length > 30);
+ *   console.assert(model.stats().decode.hitRate > 0);
+ * }
+ * rmSync(folder, { recursive: true });
+ * ```
+ *
  * @module
  */
 export { open } from "./open.ts";
@@ -9,6 +32,9 @@ export type { OpenOptions } from "./open.ts";
 export type { GenerateOptions, Model, Token } from "./model.ts";
 export type { Cost, Statistics } from "./statistics.ts";
 export { pack } from "./format/pack.ts";
+export { calibrate } from "./calibrate.ts";
+export type { CalibrateOptions, CalibrateProgress } from "./calibrate.ts";
+export { WorkerError } from "./pipeline/crew.ts";
 export {
   FlashReadError,
   MemoryBudgetError,

@@ -87,10 +87,12 @@ const OBSERVATION_ROWS = 8;
 /**
  * Opens a `.flash` file: plans the memory, loads what is resident, starts the workers.
  *
- * ```ts no-run
+ * ```ts
  * import { open } from "flashpipe";
- * await using model = await open("opt-6.7b.flash", { memory: "3.5GiB" });
- * for await (const token of model.generate("Once upon a time")) console.log(token.text);
+ * async function tell(path: string): Promise<void> {
+ *   await using model = await open(path, { memory: "3.5GiB" });
+ *   for await (const token of model.generate("Once upon a time")) console.log(token.text);
+ * }
  * ```
  *
  * @throws {RangeError} an option that makes no sense, or `predicted` without predictors
