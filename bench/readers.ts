@@ -132,8 +132,8 @@ async function runReaders(
     seed: number;
   },
 ): Promise<{ bytesPerSecond: number; cpuUsPerRead: number; readCount: number; checksum: number }> {
-  // Four targets a reader: one being filled, others waiting in its ring.
-  const slots = depth * 4;
+  // Targets in flight, and others waiting in rings, which must not fill up: this thread would be woken for each read.
+  const slots = depth * (backend === "io_uring" ? 3 : 4);
   const pages = Math.ceil((slots * readBytes) / 65536) + 2;
   const arena = new WebAssembly.Memory({ initial: pages, maximum: pages, shared: true });
   const style = { spins: 100, flashSpins: 100, waitMsMax: 30_000 };

@@ -71,9 +71,7 @@ export class UringReader implements Reader {
       while (this.#begin());
       const inFlight = this.#options.depth - this.#free.length;
       if (inFlight === 0) return;
-      // A quarter at a time, so that a list of many misses does not wake this thread for each; but early
-      // reads alone must not hold up the late tickets that may come.
-      this.#ring.enter(this.#earlyCount === inFlight ? 1 : Math.max(1, inFlight >> 2));
+      this.#ring.enter(this.#completionsWorthWaking(inFlight));
       this.#ring.reap(this.#reap);
       this.#seat.checkRunning();
     }
@@ -83,6 +81,15 @@ export class UringReader implements Reader {
     this.#ring.close();
     this.#libc.close(this.#descriptor);
     this.#disk.close();
+  }
+
+  /**
+   * A quarter at a time, so that a list of many misses does not wake this thread for each. But where more tickets wait, a
+   * place that is free is a read not begun; and early reads alone must not hold up late tickets that may come.
+   */
+  #completionsWorthWaking(inFlight: number): number {
+    if (this.#free.length === 0 || this.#earlyCount === inFlight) return 1;
+    return Math.max(1, inFlight >> 2);
   }
 
   /** Queues the next ticket's read; false if there is no ticket or no place. */
