@@ -43,6 +43,7 @@ export interface ModelParts extends ClientParts {
   traces: { name: string; buffer: SharedArrayBuffer }[];
   build: KernelBuild;
   backend: ReaderBackend;
+  damaged: string | null;
   earlyLook: boolean;
 }
 
@@ -54,6 +55,8 @@ export class Model {
   readonly disk: DiskFacts;
   /** Which kernels run here. */
   readonly build: KernelBuild;
+  /** What is wrong with the newer header, if the one before it had to be used; else null. */
+  readonly damaged: string | null;
   /** How readers ask the kernel. */
   readonly backend: ReaderBackend;
   /** Whether reads are started by an early look. */
@@ -74,6 +77,7 @@ export class Model {
     this.disk = disk;
     this.build = build;
     this.backend = parts.backend;
+    this.damaged = parts.damaged;
     this.earlyLook = earlyLook;
     this.#parts = parts;
     this.#client = new Client(parts);

@@ -100,7 +100,7 @@ const OBSERVATION_ROWS = 8;
  * @throws {ModelFileError} the file is damaged
  */
 export async function open(path: string, options: OpenOptions = {}): Promise<Model> {
-  const { header } = readHeaderOf(path);
+  const { header, damaged } = readHeaderOf(path);
   const disk = examineDisk(path);
   const settings = settle(header, path, options);
   const plan = makePlan(header, disk, settings.wishes);
@@ -113,7 +113,7 @@ export async function open(path: string, options: OpenOptions = {}): Promise<Mod
   await crew.start(pipeline.members);
   try {
     signal?.throwIfAborted();
-    return new Model({ path, header, plan, disk, arena, crew, ...pipeline });
+    return new Model({ path, header, damaged, plan, disk, arena, crew, ...pipeline });
   } catch (error) {
     // A tokenizer that cannot be used, or a signal: no worker stays behind.
     await crew.close();
@@ -121,9 +121,9 @@ export async function open(path: string, options: OpenOptions = {}): Promise<Mod
   }
 }
 
-function readHeaderOf(path: string): { header: FlashHeader } {
+function readHeaderOf(path: string): Pick<FlashFile, "header" | "damaged"> {
   using file = FlashFile.open(path);
-  return { header: file.header };
+  return { header: file.header, damaged: file.damaged };
 }
 
 /** Options with every default in place. */

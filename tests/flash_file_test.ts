@@ -1,5 +1,5 @@
 import assert from "node:assert/strict";
-import { existsSync, readdirSync, readFileSync } from "node:fs";
+import { existsSync, readdirSync, readFileSync, writeFileSync } from "node:fs";
 import { test } from "node:test";
 import { crc32 } from "node:zlib";
 import { decode, encode } from "@msgpack/msgpack";
@@ -315,4 +315,24 @@ test("FlashWriter keeps right checksums whatever the pieces it is given", async 
   }
   writer.finish();
   assert.ok(readFileSync(target).equals(readFileSync(path)));
+});
+
+test("FlashFile.damaged tells of a newer header that could not be used", async () => {
+  using folder = new TemporaryFolder();
+  const path = await packTiny(folder, "f16");
+  {
+    using fresh = FlashFile.open(path);
+    assert.equal(fresh.damaged, null);
+  }
+  addPredictors(path);
+  const bytes = new Uint8Array(readFileSync(path));
+  {
+    using updated = FlashFile.open(path);
+    assert.equal(updated.damaged, null);
+    bytes[updated.slot.byteOffset + 9] ^= 1;
+  }
+  writeFileSync(path, bytes);
+  using damaged = FlashFile.open(path);
+  assert.equal(damaged.header.predictors, null);
+  assert.match(damaged.damaged ?? "", /slot 1: wrong checksum of the header/);
 });

@@ -42,6 +42,12 @@ async function run(prompt: string | undefined, options: RunOptions): Promise<voi
       progress.update("loading", { done, total }),
   });
   progress.stop();
+  if (model.damaged) {
+    note(
+      `warning: ${model.path}: ${model.damaged}; the other header is used, without what was added ` +
+        "later, such as predictors (flashpipe inspect --verify tells more)\n",
+    );
+  }
   note(renderPlan(model.plan));
   const sampling: Sampling = {
     maxTokens: options.maxTokens,

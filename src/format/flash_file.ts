@@ -23,16 +23,19 @@ export class FlashFile {
   /** The header slot that counts; its generation grows by one with each update. */
   readonly slot: HeaderSlot;
   readonly slotIndex: 0 | 1;
+  /** What is wrong with the other header slot: an update that was cut off, or a damaged file; else null. */
+  readonly damaged: string | null;
   #source: ByteSource;
   #tensors: ReadonlyMap<string, NamedTensor>;
 
-  constructor(source: ByteSource, { header, slot, slotIndex }: FoundHeader) {
+  constructor(source: ByteSource, { header, slot, slotIndex, damaged }: FoundHeader) {
     this.#source = source;
     this.path = source.path;
     this.byteLength = source.byteLength;
     this.header = header;
     this.slot = slot;
     this.slotIndex = slotIndex;
+    this.damaged = damaged;
     this.#tensors = new Map(header.tensors.map((tensor) => [tensor.name, tensor]));
   }
 

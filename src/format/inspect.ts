@@ -42,6 +42,8 @@ export interface Inspection {
   readonly provenance: Provenance;
   /** How often the header was written. */
   readonly generation: number;
+  /** What is wrong with the other header slot, or null. */
+  readonly damagedHeader: string | null;
   /** `null`: not asked for. */
   readonly checksums: VerifyResult | null;
 }
@@ -76,6 +78,7 @@ export async function inspect(
     predictors: summarize(header.predictors),
     provenance: header.provenance,
     generation: file.slot.generation,
+    damagedHeader: file.damaged,
     checksums: options.verify ? await file.verify(options) : null,
   };
 }
@@ -111,6 +114,9 @@ export function renderInspection(
     ["predictors", renderPredictors(inspection)],
     ["checksums", renderChecksums(inspection.checksums)],
   );
+  if (inspection.damagedHeader !== null) {
+    lines.push(["DAMAGED", `header ${inspection.damagedHeader}: the one before it is used`]);
+  }
   if (provenance.synthetic) {
     lines.push(["synthetic", "random weights: for measuring, not for text"]);
   }

@@ -29,6 +29,8 @@ export interface FoundHeader {
   readonly header: FlashHeader;
   readonly slot: HeaderSlot;
   readonly slotIndex: 0 | 1;
+  /** What is wrong with the other slot, or null if it is whole or was never written. */
+  readonly damaged: string | null;
 }
 
 export const FORMAT_VERSION = 1;
@@ -36,6 +38,9 @@ export const FORMAT_VERSION = 1;
 export const HEADER_BYTES_MAX = 64 * 2 ** 20;
 
 const MAGIC = "FLASHPIP";
+
+/** What is said of a slot that has only zeros, as in a file that was never updated. */
+const UNUSED = "unused";
 const SLOT_BYTES = 32;
 const SLOT_OFFSETS = [512, 1024] as const;
 
@@ -85,7 +90,8 @@ export function readHeader(source: ByteSource): FoundHeader {
   }
   found.sort((one, other) => other.slot.generation - one.slot.generation);
   const [{ bytes, slot, slotIndex }] = found;
-  return { header: decodeHeader(bytes, slot, source), slot, slotIndex };
+  const damaged = problems.find((problem) => !problem.endsWith(UNUSED)) ?? null;
+  return { header: decodeHeader(bytes, slot, source), slot, slotIndex, damaged };
 }
 
 function checkMagic(source: ByteSource): void {
@@ -114,6 +120,7 @@ function readSlot(
   const range = { byteOffset: SLOT_OFFSETS[slotIndex], byteLength: SLOT_BYTES };
   const slotBytes = readRange(source, range);
   const view = new DataView(slotBytes.buffer);
+  if (slotBytes.every((byte) => byte === 0)) return UNUSED;
   if (crc32(slotBytes.subarray(0, 28)) !== view.getUint32(28, true)) return "wrong checksum";
   const [generation, byteOffset, byteLength] = [0, 8, 16].map((at) =>
     Number(view.getBigUint64(at, true))
