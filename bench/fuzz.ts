@@ -9,14 +9,22 @@
  *
  * Mutant i of a run depends on `seed + i` alone, so a failure is repeated with count 1.
  */
-import { readFileSync } from "node:fs";
+import { readFileSync, rmSync, writeFileSync } from "node:fs";
+import { tmpdir } from "node:os";
+import { join } from "node:path";
 import process from "node:process";
 import { crc32 } from "node:zlib";
 import { decode, encode } from "@msgpack/msgpack";
-import { FlashReadError, ModelFileError, UnsupportedModelError } from "../src/errors.ts";
+import {
+  FlashReadError,
+  MemoryBudgetError,
+  ModelFileError,
+  UnsupportedModelError,
+} from "../src/errors.ts";
 import { type ByteSource, MemorySource, readRange } from "../src/format/byte_source.ts";
 import { FlashFile } from "../src/format/flash_file.ts";
 import { readSafetensorsHeader } from "../src/format/safetensors_header.ts";
+import { open } from "../src/open.ts";
 import { seededRandom } from "../src/random.ts";
 import { addPredictors, packTiny, withHeader } from "../tests/tiny_flash.ts";
 import { TemporaryFolder } from "../tests/tiny_model.ts";
@@ -263,13 +271,57 @@ function pick<T>(random: Random, values: readonly T[]): T {
   return values[below(random, values.length)];
 }
 
+/**
+ * Runs the engine on mutants that opened: a few logits must come, or a clear refusal, and no worker may fail. Returns
+ * what is to be handed to `fuzz` as `onAccepted`, and the counts of outcomes.
+ */
+export function engineRunner(folder: string): {
+  onAccepted: NonNullable<FuzzOptions["onAccepted"]>;
+  outcomes: Record<string, number>;
+} {
+  const outcomes: Record<string, number> = {};
+  const path = join(folder, `mutant-${process.pid}.flash`);
+  const run = async (ids: number[]): Promise<string> => {
+    try {
+      await using model = await open(path, { ffnCache: "50%", lanes: 1, readers: 1 });
+      await model.logits(ids);
+      return "ran";
+    } catch (error) {
+      const clear = [
+        ModelFileError,
+        FlashReadError,
+        UnsupportedModelError,
+        MemoryBudgetError,
+        RangeError,
+      ]
+        .find((Class) => error instanceof Class);
+      if (clear === undefined) throw error;
+      return clear.name;
+    }
+  };
+  const onAccepted: FuzzOptions["onAccepted"] = async ({ bytes, file }) => {
+    writeFileSync(path, bytes);
+    try {
+      const outcome = await run([0, Math.min(1, file.header.config.vocabSize - 1)]);
+      outcomes[outcome] = (outcomes[outcome] ?? 0) + 1;
+    } finally {
+      rmSync(path, { force: true });
+    }
+  };
+  return { onAccepted, outcomes };
+}
+
+/** usage: fuzz [COUNT] [SEED] [--run]; `--run` also generates from every mutant that opens. */
 export async function main(args: string[]): Promise<void> {
-  const count = Number(args[0] ?? 10_000);
-  const seed = Number(args[1] ?? 1);
+  const numbers = args.filter((argument) => !argument.startsWith("--"));
+  const count = Number(numbers[0] ?? 10_000);
+  const seed = Number(numbers[1] ?? 1);
+  const engine = args.includes("--run") ? engineRunner(tmpdir()) : undefined;
   const start = performance.now();
-  const counts = await fuzz({ count, seed });
+  const counts = await fuzz({ count, seed, onAccepted: engine?.onAccepted });
   const peakMiB = Math.round(process.resourceUsage().maxRSS / 1024);
-  console.log({ ...counts, seconds: (performance.now() - start) / 1000, peakMiB });
+  const seconds = (performance.now() - start) / 1000;
+  console.log({ ...counts, engine: engine?.outcomes, seconds, peakMiB });
 }
 
 if (import.meta.main) await main(process.argv.slice(2));
