@@ -5,12 +5,18 @@ import process from "node:process";
  * The small door behind which runtimes differ: who we are, and what the process has used.
  */
 
+const VERSIONS = process.versions as Record<string, string | undefined>;
+
+/** Which runtime this is. Deno and Bun call themselves Node, too. */
+export const RUNTIME: "deno" | "bun" | "node" = VERSIONS.deno
+  ? "deno"
+  : VERSIONS.bun
+  ? "bun"
+  : "node";
+
 /** Name and version of the runtime: "Deno 2.9.6", "Bun 1.4.5" or "Node 26.10.0". */
 export function runtimeName(): string {
-  const { deno, bun, node } = process.versions as Record<string, string | undefined>;
-  if (deno) return `Deno ${deno}`;
-  if (bun) return `Bun ${bun}`;
-  return `Node ${node}`;
+  return `${{ deno: "Deno", bun: "Bun", node: "Node" }[RUNTIME]} ${VERSIONS[RUNTIME]}`;
 }
 
 /** MiB that a worker costs, and that the main thread will still grow by when it generates: measured with 1, 8 and 16 readers. */
@@ -22,8 +28,7 @@ const MEMORY_MIB = {
 
 /** Bytes that the process will have beside the arena when it runs `workerCount` workers: what it has now, and what comes. */
 export function runtimeBytes(workerCount: number): number {
-  const { deno, bun } = process.versions as Record<string, string | undefined>;
-  const { worker, growth } = MEMORY_MIB[deno ? "deno" : bun ? "bun" : "node"];
+  const { worker, growth } = MEMORY_MIB[RUNTIME];
   return residentBytes() + (growth + workerCount * worker) * (1 << 20);
 }
 

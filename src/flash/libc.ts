@@ -1,5 +1,6 @@
 import { createRequire } from "node:module";
 import process from "node:process";
+import { RUNTIME } from "../runtime.ts";
 
 /**
  * The small door to the C library, for what runtimes do not offer: raw system calls. Deno needs `--allow-ffi`; Bun has `bun:ffi`; Node has
@@ -32,9 +33,8 @@ const MAP_SHARED_POPULATE = 0x8001;
 export function openLibc(): Libc | null {
   if (process.platform !== "linux" || !["x64", "arm64"].includes(process.arch)) return null;
   try {
-    const versions = process.versions as Record<string, string | undefined>;
-    if (versions.deno) return openInDeno();
-    if (versions.bun) return openInBun();
+    if (RUNTIME === "deno") return openInDeno();
+    if (RUNTIME === "bun") return openInBun();
   } catch {
     // No such library, or not allowed: readers go on with pread.
   }

@@ -1,0 +1,158 @@
+import { parseByteSize, parseShare } from "./byte_size.ts";
+import type { DiskSimulation } from "./flash/disk.ts";
+import { READER_BACKENDS } from "./flash/reader.ts";
+import type { ReaderBackend } from "./flash/reader.ts";
+import { canUseUring } from "./flash/uring_reader.ts";
+import type { FlashHeader } from "./format/header.ts";
+import type { KernelBuild } from "./kernels.ts";
+import type { LoadProgress } from "./load.ts";
+import { FFN_MODES } from "./pipeline/options.ts";
+import type { FfnMode } from "./pipeline/options.ts";
+import type { WaitStyle } from "./pipeline/sequence.ts";
+import type { PlanWishes } from "./plan.ts";
+import { coreCount, freeBytes, runtimeBytes } from "./runtime.ts";
+
+/** How to open a model. All are optional; sizes may be written as `"3.5GiB"`, shares as `"20%"`. */
+export interface OpenOptions {
+  /** Ceiling of the whole process's memory. Default: a part of what is free. */
+  memory?: string | number;
+  /** Share of the FFN's neurons that may lie in memory; the other way to set the cache. */
+  ffnCache?: string | number;
+  /**
+   * `predicted`: compute the neurons that the predictor names; `exact`: the true active set, with the up projection in memory;
+   * `dense`: all neurons, streamed. Default: `predicted` if the file has predictors, else `exact`.
+   */
+  ffn?: FfnMode;
+  /** Tokens whose neurons stay in the cache; default: as many as its slots hold. */
+  window?: number;
+  /** Flash readers. Default 8 with `pread`, where each has one read in flight, and 1 with `io_uring`. */
+  readers?: number;
+  /**
+   * How readers ask the kernel. Default: `io_uring` where system, runtime and permission allow it (in Deno: `--allow-ffi`), else
+   * `pread`.
+   */
+  backend?: ReaderBackend;
+  /** Compute lanes. Default: one less than there are cores, at least 1. */
+  lanes?: number;
+  /** Positions of prompt and answer together; default (and most): what the model was trained for. */
+  context?: number;
+  /** Start reads by the early look. Default true; changes no result. */
+  prefetch?: boolean;
+  /** Kernel build; default: relaxed SIMD where the runtime has it. */
+  kernels?: KernelBuild;
+  /** Record spans for `model.traceJson()`. */
+  trace?: boolean;
+  /** A worker that waits longer than this for another gives up, in ms. Default 30 000. */
+  waitMsMax?: number;
+  /** Polls of a waiting thread before it sleeps. */
+  spins?: number;
+  /** Polls of a lane that waits for reads before it sleeps. */
+  flashSpins?: number;
+  /** Reads whose gap is at most this many bytes are merged into one. */
+  gapBytes?: number;
+  /** For tests: make the disk slow, short or faulty. */
+  simulation?: DiskSimulation;
+  /** Stops opening. */
+  signal?: AbortSignal;
+  onProgress?: LoadProgress;
+  /** Rows for `Model.observe`: what calibration needs. */
+  observations?: boolean;
+}
+
+/**
+ * Reading over 8 KiB takes the disk about 7 us and the processor 1 us; another read takes 15 us of each (bench/readers.ts).
+ */
+export const GAP_BYTES = 8192;
+const READERS_MAX = 64;
+/** Readers with one read in flight each: more wake each other more than they gain (bench/tokens.ts). */
+const PREAD_READERS = 8;
+const URING_DEPTH = 32;
+const LANES_MAX = 64;
+const INT32_MAX = 2 ** 31 - 1;
+/** Rows of logits and of observations that may wait for the main thread. */
+export const LOGITS_ROWS = 4;
+const OBSERVATION_ROWS = 8;
+
+/** Options with every default in place. */
+export interface Settings {
+  options: OpenOptions;
+  /** Steps of the sliding window; Infinity: as many as the slots hold. */
+  window: number;
+  wishes: PlanWishes;
+}
+
+/** Checks the options and fills in what they leave open. Throws `RangeError` for what makes no sense. */
+export function settle(header: FlashHeader, path: string, options: OpenOptions): Settings {
+  const { config, predictors } = header;
+  const mode = options.ffn ?? (predictors ? "predicted" : "exact");
+  if (!FFN_MODES.includes(mode)) {
+    throw new RangeError(`Cannot compute the FFN as "${mode}": one of ${FFN_MODES.join(", ")}`);
+  }
+  if (mode === "predicted" && !predictors) {
+    throw new RangeError(
+      `Cannot predict as ${path} has no predictors: run \`flashpipe calibrate\`, or use exact or dense`,
+    );
+  }
+  const integer = (name: string, value: number, most: number, least = 1) => {
+    if (Number.isInteger(value) && value >= least && value <= most) return value;
+    const range = `a whole number from ${least} to ${most}`;
+    throw new RangeError(`Cannot open with ${name} ${value}: ${range}`);
+  };
+  const laneCount = integer("lanes", options.lanes ?? Math.max(1, coreCount() - 1), LANES_MAX);
+  const backend = chooseBackend(options);
+  const readersDefault = backend === "io_uring" ? 1 : PREAD_READERS;
+  const readerCount = integer("readers", options.readers ?? readersDefault, READERS_MAX);
+  const contextMax = config.maxPositionEmbeddings;
+  const contextLength = integer("context", options.context ?? contextMax, contextMax);
+  const window = options.window ?? Infinity;
+  if (window !== Infinity) integer("window", window, 1e6);
+  if (options.waitMsMax !== undefined) integer("waitMsMax", options.waitMsMax, INT32_MAX);
+  for (const name of ["spins", "flashSpins", "gapBytes"] as const) {
+    const value = options[name];
+    if (value !== undefined) integer(name, value, INT32_MAX, 0);
+  }
+  const workers = laneCount + readerCount + 1;
+  return {
+    options,
+    window,
+    wishes: {
+      mode,
+      memoryBytes: options.memory === undefined ? undefined : parseByteSize(options.memory),
+      ffnCache: options.ffnCache === undefined ? undefined : parseShare(options.ffnCache),
+      contextLength,
+      laneCount,
+      readerCount,
+      backend,
+      depth: backend === "io_uring" ? URING_DEPTH : 1,
+      logitsRows: LOGITS_ROWS,
+      observationRows: options.observations ? OBSERVATION_ROWS : 0,
+      runtimeBytes: runtimeBytes(workers),
+      freeBytes: freeBytes(),
+    },
+  };
+}
+
+function chooseBackend({ backend, simulation }: OpenOptions): ReaderBackend {
+  if (backend !== undefined && !READER_BACKENDS.includes(backend)) {
+    throw new RangeError(`Cannot read by "${backend}": one of ${READER_BACKENDS.join(", ")}`);
+  }
+  // The simulated disk stands behind the portable door.
+  if (backend === "pread" || simulation) return "pread";
+  if (canUseUring()) return "io_uring";
+  if (backend === undefined) return "pread";
+  throw new RangeError(
+    "Cannot read by io_uring: it needs Linux, a kernel that allows it, and FFI (Deno: --allow-ffi; Bun)",
+  );
+}
+
+/**
+ * How long threads poll before they sleep. A wake-up costs 40 us on a virtual machine, so with a core for each thread they
+ * poll through all of a token; where reader workers need the cores, only as long as an answer takes (bench/tokens.ts).
+ */
+export function waitStyleOf(options: OpenOptions, hasCoreEach: boolean): WaitStyle {
+  return {
+    spins: options.spins ?? (hasCoreEach ? 40_000 : 2000),
+    flashSpins: options.flashSpins ?? (hasCoreEach ? 40_000 : 100),
+    waitMsMax: options.waitMsMax ?? 30_000,
+  };
+}
