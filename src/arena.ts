@@ -1,3 +1,5 @@
+import { alignUp } from "./format/align.ts";
+import { SECTION_ALIGNMENT } from "./format/header.ts";
 import { matrixByteLength, TILE_ROWS, vectorByteLength } from "./format/layout.ts";
 import type { Quantization } from "./format/layout.ts";
 import { preparedByteLength, STATICS_BYTE_LENGTH } from "./kernels.ts";
@@ -16,7 +18,6 @@ export interface ArenaShape {
   vocabSize: number;
   hiddenSize: number;
   intermediateSize: number;
-  numAttentionHeads: number;
   numLayers: number;
   /** Positions of the KV cache. */
   contextLength: number;
@@ -102,19 +103,16 @@ export interface ArenaPlan {
   slots: number[];
 }
 
-/** Sections keep their place within a page of this size, so that they can be read without a cache in between. */
-export const SECTION_ALIGNMENT = 4096;
-
 /** Rows padded to whole tiles. */
 export function paddedRows(rows: number): number {
-  return Math.ceil(rows / TILE_ROWS) * TILE_ROWS;
+  return alignUp(rows, TILE_ROWS);
 }
 
 /** Lays the arena out; pure arithmetic. */
 export function planArena(shape: ArenaShape): ArenaPlan {
   let next = STATICS_BYTE_LENGTH;
   const take = (byteLength: number, alignment = 64): number => {
-    const at = Math.ceil(next / alignment) * alignment;
+    const at = alignUp(next, alignment);
     next = at + byteLength;
     return at;
   };
@@ -132,7 +130,7 @@ export function planArena(shape: ArenaShape): ArenaPlan {
   const plan = {
     sections: shape.sections.map(({ byteOffset, byteLength }) => {
       const phase = byteOffset % SECTION_ALIGNMENT;
-      const covering = Math.ceil((phase + byteLength) / SECTION_ALIGNMENT) * SECTION_ALIGNMENT;
+      const covering = alignUp(phase + byteLength, SECTION_ALIGNMENT);
       return take(covering, SECTION_ALIGNMENT) + phase;
     }),
     residentUp: shape.hasResidentUp
@@ -171,7 +169,7 @@ export function planArena(shape: ArenaShape): ArenaPlan {
     staging: take(shape.stagingChunkCount * shape.stagingChunkByteLength, 4096),
     slots: shape.slotCounts.map((count) => take(count * shape.slotByteLength, 4096)),
   };
-  return { ...plan, byteLength: Math.ceil(next / 65536) * 65536 };
+  return { ...plan, byteLength: alignUp(next, 65536) };
 }
 
 /** What is observed of a token: per layer its input and the normed FFN input, f32[hiddenSize] each. */
@@ -190,7 +188,7 @@ export function slotByteLength(
   const { strideBytes, offset, byteLength } = record;
   const step = greatestCommonDivisor(greatestCommonDivisor(strideBytes, offset), blockByteLength);
   const worstPhase = blockByteLength - step;
-  return Math.ceil((worstPhase + byteLength) / blockByteLength) * blockByteLength;
+  return alignUp(worstPhase + byteLength, blockByteLength);
 }
 
 function greatestCommonDivisor(a: number, b: number): number {

@@ -2,10 +2,10 @@ import { crc32 } from "node:zlib";
 import { openDisk, readFully } from "./flash/disk.ts";
 import type { DiskFacts } from "./flash/bypass.ts";
 import type { FlashDisk } from "./flash/disk.ts";
-import { SECTION_ALIGNMENT } from "./arena.ts";
 import { ModelFileError } from "./errors.ts";
+import { alignUp } from "./format/align.ts";
 import type { FlashHeader, TensorRef } from "./format/header.ts";
-import { predictorTensors } from "./format/header.ts";
+import { predictorTensors, SECTION_ALIGNMENT } from "./format/header.ts";
 import { matrixByteLength, vectorByteLength } from "./format/layout.ts";
 import { tileRows } from "./format/quantize.ts";
 import type { LayerWeights, ModelWeights } from "./pipeline/options.ts";
@@ -80,7 +80,7 @@ class Loader {
   async loadSection(section: Range, address: number, step: Step): Promise<void> {
     const phase = section.byteOffset % SECTION_ALIGNMENT;
     const begin = section.byteOffset - phase;
-    const end = alignUp(section.byteOffset + section.byteLength);
+    const end = alignUp(section.byteOffset + section.byteLength, SECTION_ALIGNMENT);
     for (let at = begin; at < end; at += LOAD_BYTES) {
       const byteLength = Math.min(LOAD_BYTES, end - at);
       const target = address - phase + (at - begin);
@@ -102,7 +102,7 @@ class Loader {
       const neurons = Math.min(perRun, count - first);
       const from = byteOffset + first * bundleByteLength;
       const begin = Math.floor(from / SECTION_ALIGNMENT) * SECTION_ALIGNMENT;
-      const end = alignUp(from + neurons * bundleByteLength);
+      const end = alignUp(from + neurons * bundleByteLength, SECTION_ALIGNMENT);
       const target = this.#bufferOf(end - begin);
       readFully(this.#disk, this.#path, target, begin);
       use(target.subarray(from - begin, from - begin + neurons * bundleByteLength), first, neurons);
@@ -157,10 +157,6 @@ class Loader {
 interface Range {
   byteOffset: number;
   byteLength: number;
-}
-
-function alignUp(value: number): number {
-  return Math.ceil(value / SECTION_ALIGNMENT) * SECTION_ALIGNMENT;
 }
 
 /** Compares every resident tensor with its checksum; throws `ModelFileError` naming the first that differs. */

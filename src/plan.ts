@@ -150,7 +150,6 @@ function planWith(
     vocabSize: config.vocabSize,
     hiddenSize,
     intermediateSize: n,
-    numAttentionHeads: config.numAttentionHeads,
     numLayers,
     contextLength: wishes.contextLength,
     laneCount: wishes.laneCount,

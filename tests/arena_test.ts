@@ -81,7 +81,6 @@ const shapes: fc.Arbitrary<ArenaShape> = fc.integer({ min: 1, max: 5 }).chain((n
     vocabSize: fc.integer({ min: 1, max: 5000 }),
     hiddenSize: fc.integer({ min: 1, max: 40 }).map((x) => 32 * x),
     intermediateSize: fc.integer({ min: 1, max: 40 }).map((x) => 32 * x),
-    numAttentionHeads: fc.constantFrom(1, 2, 4),
     numLayers: fc.constant(numLayers),
     contextLength: fc.integer({ min: 1, max: 300 }),
     laneCount: fc.integer({ min: 1, max: 5 }),

@@ -1,15 +1,4 @@
-import {
-  EARLY_RING,
-  LATE_RING,
-  PART_WORDS,
-  TICKET_BYTE_LENGTH,
-  TICKET_FLAG,
-  TICKET_OFFSET_HIGH,
-  TICKET_OFFSET_LOW,
-  TICKET_PART_COUNT,
-  TICKET_PARTS,
-  TICKET_TARGET,
-} from "../src/flash/ticket.ts";
+import { EARLY_RING, emptyTicket, LATE_RING, PART_WORDS, readTicket } from "../src/flash/ticket.ts";
 import type { Control } from "../src/pipeline/control.ts";
 
 /** A ticket in plain words. */
@@ -31,7 +20,7 @@ export function takeTickets(control: Control, priority: "late" | "early"): Ticke
     const ring = control.ring(index, shape);
     const tickets: Ticket[] = [];
     for (let at; (at = ring.peek()) >= 0;) {
-      tickets.push(readTicket(control.words, at, reader));
+      tickets.push(plainTicket(control.words, at, reader));
       ring.release();
       control.sequenceAt(control.layout.readerDone[reader]).advance();
       control.sequence("landed").advance();
@@ -40,18 +29,16 @@ export function takeTickets(control: Control, priority: "late" | "early"): Ticke
   });
 }
 
-function readTicket(words: Int32Array, at: number, reader: number): Ticket {
-  const low = words[at + TICKET_OFFSET_LOW] >>> 0;
-  const target = words[at + TICKET_TARGET] >>> 0;
-  const byteLength = words[at + TICKET_BYTE_LENGTH];
-  const count = words[at + TICKET_PART_COUNT];
+function plainTicket(words: Int32Array, at: number, reader: number): Ticket {
+  const ticket = emptyTicket();
+  readTicket(words, at, ticket);
+  const { byteOffset, byteLength, target, flag } = ticket;
   const parts = target !== 0
-    ? [{ offset: 0, byteLength, target, flag: words[at + TICKET_FLAG] }]
-    : Array.from({ length: count }, (_, part) => {
-      const from = at + TICKET_PARTS + part * PART_WORDS;
-      const [offset, byteLength, target, flag] = words.subarray(from, from + PART_WORDS);
+    ? [{ offset: 0, byteLength, target, flag }]
+    : Array.from({ length: ticket.partCount }, (_, part) => {
+      const from = part * PART_WORDS;
+      const [offset, byteLength, target, flag] = ticket.parts.subarray(from, from + PART_WORDS);
       return { offset, byteLength, target: target >>> 0, flag };
     });
-  const byteOffset = words[at + TICKET_OFFSET_HIGH] * 2 ** 32 + low;
   return { reader, byteOffset, byteLength, target, parts };
 }

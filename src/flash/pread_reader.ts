@@ -1,7 +1,8 @@
 import { openDisk, readFully } from "./disk.ts";
 import type { FlashDisk } from "./disk.ts";
 import type { Reader, ReaderOptions } from "./reader.ts";
-import { emptyTicket, ReaderSeat } from "./reader_seat.ts";
+import { ReaderSeat } from "./reader_seat.ts";
+import { emptyTicket } from "./ticket.ts";
 
 /** The portable backend: one `pread` in flight, so there are many such readers. */
 export class PreadReader implements Reader {

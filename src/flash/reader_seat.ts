@@ -7,18 +7,8 @@ import { READER } from "../pipeline/statistics.ts";
 import { sharedClock, Trace } from "../pipeline/trace.ts";
 import type { Clock } from "../pipeline/trace.ts";
 import type { ReaderOptions } from "./reader.ts";
-import {
-  EARLY_RING,
-  LATE_RING,
-  PART_WORDS,
-  TICKET_BYTE_LENGTH,
-  TICKET_FLAG,
-  TICKET_OFFSET_HIGH,
-  TICKET_OFFSET_LOW,
-  TICKET_PART_COUNT,
-  TICKET_PARTS,
-  TICKET_TARGET,
-} from "./ticket.ts";
+import { EARLY_RING, LATE_RING, PART_WORDS, readTicket } from "./ticket.ts";
+import type { Ticket } from "./ticket.ts";
 
 /**
  * A reader's place in the pipeline, whatever its backend: where tickets come from, and what is to be done when a read is done.
@@ -82,20 +72,8 @@ export class ReaderSeat {
   #takeFrom(ring: Ring, ticket: Ticket, isEarly: boolean): boolean {
     const at = ring.peek();
     if (at < 0) return false;
-    const words = this.#words;
+    readTicket(this.#words, at, ticket);
     ticket.isEarly = isEarly;
-    ticket.byteOffset = words[at + TICKET_OFFSET_HIGH] * 4294967296 +
-      (words[at + TICKET_OFFSET_LOW] >>> 0);
-    ticket.byteLength = words[at + TICKET_BYTE_LENGTH];
-    ticket.target = words[at + TICKET_TARGET] >>> 0;
-    ticket.flag = words[at + TICKET_FLAG];
-    ticket.partCount = words[at + TICKET_PART_COUNT];
-    if (ticket.target === 0) {
-      const from = at + TICKET_PARTS;
-      for (let word = 0; word < ticket.partCount * PART_WORDS; word++) {
-        ticket.parts[word] = words[from + word];
-      }
-    }
     ring.release();
     return true;
   }
@@ -147,31 +125,4 @@ export class ReaderSeat {
   #land(flag: number): void {
     Atomics.store(this.#words, this.#control.layout.flags + flag, 1);
   }
-}
-
-/** A ticket taken out of its ring; reused, so that a read allocates nothing. */
-export interface Ticket {
-  isEarly: boolean;
-  byteOffset: number;
-  byteLength: number;
-  /** Where the read goes; 0: to a bounce buffer, then to its parts. */
-  target: number;
-  flag: number;
-  partCount: number;
-  parts: Int32Array;
-  beganMs: number;
-}
-
-/** A ticket to be filled by `ReaderSeat.take`. */
-export function emptyTicket(): Ticket {
-  return {
-    isEarly: false,
-    byteOffset: 0,
-    byteLength: 0,
-    target: 0,
-    flag: 0,
-    partCount: 0,
-    parts: new Int32Array(LATE_RING.recordWords - TICKET_PARTS),
-    beganMs: 0,
-  };
 }

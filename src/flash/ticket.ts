@@ -32,3 +32,45 @@ export const LATE_RING: RingShape = { capacity: 32, recordWords: TICKET_WORDS };
 
 /** Early reads are bounded by the size of their ring; what does not fit is dropped. */
 export const EARLY_RING: RingShape = { capacity: 8, recordWords: TICKET_WORDS };
+
+/** A ticket taken out of its ring; reused, so that a read allocates nothing. */
+export interface Ticket {
+  isEarly: boolean;
+  byteOffset: number;
+  byteLength: number;
+  /** Where the read goes; 0: to a bounce buffer, then to its parts. */
+  target: number;
+  flag: number;
+  partCount: number;
+  parts: Int32Array;
+  beganMs: number;
+}
+
+/** A ticket to be filled by `readTicket`. */
+export function emptyTicket(): Ticket {
+  return {
+    isEarly: false,
+    byteOffset: 0,
+    byteLength: 0,
+    target: 0,
+    flag: 0,
+    partCount: 0,
+    parts: new Int32Array(TICKET_PARTS_MAX * PART_WORDS),
+    beganMs: 0,
+  };
+}
+
+/** Reads the ticket at word `at` of its ring into `ticket`; `isEarly` and `beganMs` are for the reader to set. */
+export function readTicket(words: Int32Array, at: number, ticket: Ticket): void {
+  ticket.byteOffset = words[at + TICKET_OFFSET_HIGH] * 4294967296 +
+    (words[at + TICKET_OFFSET_LOW] >>> 0);
+  ticket.byteLength = words[at + TICKET_BYTE_LENGTH];
+  ticket.target = words[at + TICKET_TARGET] >>> 0;
+  ticket.flag = words[at + TICKET_FLAG];
+  ticket.partCount = words[at + TICKET_PART_COUNT];
+  if (ticket.target !== 0) return;
+  const from = at + TICKET_PARTS;
+  for (let word = 0; word < ticket.partCount * PART_WORDS; word++) {
+    ticket.parts[word] = words[from + word];
+  }
+}

@@ -5,7 +5,8 @@ import { IoUring, IoUringRefusedError } from "./io_uring.ts";
 import { openLibc } from "./libc.ts";
 import type { Libc } from "./libc.ts";
 import type { Reader, ReaderOptions } from "./reader.ts";
-import { emptyTicket, ReaderSeat } from "./reader_seat.ts";
+import { ReaderSeat } from "./reader_seat.ts";
+import { emptyTicket } from "./ticket.ts";
 
 /**
  * Many reads in flight in one worker. Early reads take at most half of the places, so that late

@@ -25,8 +25,6 @@ export const SPAN_NAMES = [
   "wait: lanes' scores",
   "wait: slots",
   "read",
-  "scatter",
-  "wait: ticket",
 ] as const;
 
 export type SpanName = (typeof SPAN_NAMES)[number];
