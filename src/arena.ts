@@ -42,6 +42,8 @@ export interface ArenaShape {
   /** Rows of logits and of observations that may wait for the main thread. */
   logitsRows: number;
   observationRows: number;
+  /** What the audit needs, if it is on. */
+  audit?: { windowByteLength: number; neuronsMax: number };
 }
 
 /** Scratch that one lane (or the predictor) has for itself. */
@@ -72,6 +74,19 @@ export interface PassPlan {
   activations: number;
 }
 
+/** What the audit has for itself: a window of bundles, and lists of what is sampled of a layer. */
+export interface AuditPlan {
+  neuronsMax: number;
+  /** u32[neuronsMax] */
+  addresses: number;
+  neurons: number;
+  /** f32[neuronsMax] */
+  activations: number;
+  /** The FFN's input, prepared. */
+  prepared: number;
+  window: number;
+}
+
 export interface ArenaPlan {
   byteLength: number;
   /** Address of each section of the shape. */
@@ -100,6 +115,7 @@ export interface ArenaPlan {
   predictor: ScratchPlan & { lowRank: number; scores: number; mask: number };
   bounce: number[];
   staging: number;
+  audit?: AuditPlan;
   slots: number[];
 }
 
@@ -167,6 +183,14 @@ export function planArena(shape: ArenaShape): ArenaPlan {
     },
     bounce: each(shape.readerCount, () => take(shape.bounceByteLength, 4096)),
     staging: take(shape.stagingChunkCount * shape.stagingChunkByteLength, 4096),
+    audit: shape.audit && {
+      neuronsMax: shape.audit.neuronsMax,
+      addresses: take(4 * shape.audit.neuronsMax),
+      neurons: take(4 * shape.audit.neuronsMax),
+      activations: take(4 * shape.audit.neuronsMax),
+      prepared: take(preparedByteLength(d)),
+      window: take(shape.audit.windowByteLength, 4096),
+    },
     slots: shape.slotCounts.map((count) => take(count * shape.slotByteLength, 4096)),
   };
   return { ...plan, byteLength: alignUp(next, 65536) };

@@ -31,6 +31,7 @@ export { open } from "./open.ts";
 export type { OpenOptions } from "./open.ts";
 export type { GenerateOptions, Model, Token } from "./model.ts";
 export type { Cost, Statistics } from "./statistics.ts";
+export type { AuditReport, Interval, LayerAudit } from "./audit/estimate.ts";
 export { pack } from "./format/pack.ts";
 export { calibrate } from "./calibrate.ts";
 export type { CalibrateOptions, CalibrateProgress } from "./calibrate.ts";

@@ -1,3 +1,4 @@
+import type { AuditBoardShare } from "./audit/board.ts";
 import type { DiskFacts } from "./flash/bypass.ts";
 import type { ReaderBackend } from "./flash/reader.ts";
 import type { FlashHeader } from "./format/header.ts";
@@ -45,6 +46,7 @@ export interface ModelParts extends ClientParts {
   backend: ReaderBackend;
   damaged: string | null;
   earlyLook: boolean;
+  audit?: AuditBoardShare;
 }
 
 /** An open model with its pipeline running. Made by `open`; ended by `close` or `await using`. */
@@ -199,7 +201,7 @@ export class Model {
 
   /** What the last (or the running) request cost; see `Statistics`. */
   stats(): Statistics {
-    return summarize(this.#parts.control, this.plan, this);
+    return summarize(this.#parts.control, this.plan, this.#parts);
   }
 
   /** The recorded spans as Chrome/Perfetto JSON; opened with `trace: true` only. */

@@ -1,3 +1,5 @@
+import { AuditBoard } from "./audit/board.ts";
+import type { AuditBoardShare } from "./audit/board.ts";
 import { examineDisk } from "./flash/bypass.ts";
 import type { DiskFacts } from "./flash/bypass.ts";
 import type { ReaderOptions } from "./flash/reader.ts";
@@ -20,6 +22,9 @@ import { coreCount } from "./runtime.ts";
 export type { OpenOptions } from "./open_options.ts";
 
 const TRACE_SPANS = 200_000;
+
+/** The audit looks at the same sample whenever the same tokens run in the same order. */
+const AUDIT_SEED = 1;
 
 /**
  * Opens a `.flash` file: plans the memory, loads what is resident, starts the workers.
@@ -80,7 +85,8 @@ function connect(
   const isInline = wishes.backend === "io_uring" && readerCount === 1 &&
     (plan.mode !== "dense" || plan.isResident);
   const style = waitStyleOf(options, isInline && laneCount < coreCount());
-  const flagCount = slotTotal + shape.stagingChunkCount;
+  const stagingFlag = slotTotal, auditFlag = stagingFlag + shape.stagingChunkCount;
+  const flagCount = auditFlag + (plan.auditSample ? 1 : 0);
   const share = Control.create({ laneCount, readerCount, flagCount }, style);
   const control = new Control(share);
   const timeOrigin = performance.timeOrigin;
@@ -118,7 +124,7 @@ function connect(
         chunkCount: shape.stagingChunkCount,
         chunkByteLength: shape.stagingChunkByteLength,
         neuronsPerChunk: plan.neuronsPerChunk,
-        flag: slotTotal,
+        flag: stagingFlag,
       },
     },
     window,
@@ -149,8 +155,16 @@ function connect(
       timeOrigin,
     };
   };
+  const audit: AuditBoardShare | undefined = plan.auditSample
+    ? AuditBoard.create(wishes.contextLength, header.config.numLayers)
+    : undefined;
   const inlineReader = isInline ? readerOptions(0) : undefined;
-  const predictorOptions = { ...common, inlineReader, trace: trace("predictor") };
+  const predictorOptions: PipelineOptions = {
+    ...common,
+    inlineReader,
+    audit: audit && { sample: plan.auditSample!, seed: AUDIT_SEED, board: audit, flag: auditFlag },
+    trace: trace("predictor"),
+  };
   members.push({ name: "predictor", file: "predictor", options: predictorOptions });
   for (let readerIndex = 0; readerIndex < readerCount && !isInline; readerIndex++) {
     const options = readerOptions(readerIndex);
@@ -158,6 +172,7 @@ function connect(
   }
   return {
     control,
+    audit,
     members,
     backend: wishes.backend,
     ids,

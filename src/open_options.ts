@@ -55,6 +55,11 @@ export interface OpenOptions {
   /** Stops opening. */
   signal?: AbortSignal;
   onProgress?: LoadProgress;
+  /**
+   * Look at a random sample of the neurons that were not predicted, and tell what prediction misses: `stats().audit`.
+   * Changes no result. Only with `predicted`.
+   */
+  audit?: boolean;
   /** Rows for `Model.observe`: what calibration needs. */
   observations?: boolean;
 }
@@ -93,6 +98,11 @@ export function settle(header: FlashHeader, path: string, options: OpenOptions):
       `Cannot predict as ${path} has no predictors: run \`flashpipe calibrate\`, or use exact or dense`,
     );
   }
+  if (options.audit && mode !== "predicted") {
+    throw new RangeError(
+      `Cannot audit as the FFN is computed as "${mode}", which misses nothing: use predicted`,
+    );
+  }
   const integer = (name: string, value: number, most: number, least = 1) => {
     if (Number.isInteger(value) && value >= least && value <= most) return value;
     const range = `a whole number from ${least} to ${most}`;
@@ -126,6 +136,7 @@ export function settle(header: FlashHeader, path: string, options: OpenOptions):
       depth: backend === "io_uring" ? URING_DEPTH : 1,
       logitsRows: LOGITS_ROWS,
       observationRows: options.observations ? OBSERVATION_ROWS : 0,
+      audit: options.audit ?? false,
       runtimeBytes: runtimeBytes(workers),
       freeBytes: freeBytes(),
     },

@@ -1,5 +1,7 @@
 import { planArena, recordOf, slotByteLength } from "./arena.ts";
 import type { ArenaPlan, ArenaShape } from "./arena.ts";
+import { planSample, sampleNeuronsMax } from "./audit/sample.ts";
+import type { AuditSample } from "./audit/sample.ts";
 import { formatBytes } from "./byte_size.ts";
 import { divideSlots, fewestSlots } from "./cache/divide_slots.ts";
 import { MemoryBudgetError } from "./errors.ts";
@@ -25,6 +27,8 @@ export interface PlanWishes {
   depth: number;
   logitsRows: number;
   observationRows: number;
+  /** Look at neurons outside the predicted set. */
+  audit: boolean;
   /** Memory of runtime and workers, in bytes. */
   runtimeBytes: number;
   /** Memory that is free, for when the user sets no bound. */
@@ -42,6 +46,8 @@ export interface Plan {
   /** All neurons have their slots: nothing is read while running. */
   isResident: boolean;
   neuronsPerChunk: number;
+  /** What the audit looks at, if it is on. */
+  auditSample: AuditSample | null;
   /** Bytes of a block of the disk. */
   blockByteLength: number;
   bytes: {
@@ -145,6 +151,7 @@ function planWith(
   const isStreaming = wishes.mode === "dense" && !isResident;
   const neuronsPerChunk = Math.min(n, Math.max(1, Math.floor(STAGING_CHUNK_BYTES / strideBytes)));
   const chunk = { strideBytes, offset: 0, byteLength: neuronsPerChunk * strideBytes };
+  const auditSample = wishes.audit ? planSample(n, strideBytes) : null;
   const shape: ArenaShape = {
     quantization,
     vocabSize: config.vocabSize,
@@ -165,6 +172,7 @@ function planWith(
     hasResidentUp: isExact,
     logitsRows: wishes.logitsRows,
     observationRows: wishes.observationRows,
+    audit: auditSample ? auditShape(auditSample, strideBytes) : undefined,
   };
   const arena = planArena(shape);
   const predictors = predictorBytes(header);
@@ -184,8 +192,17 @@ function planWith(
     slotCounts,
     isResident,
     neuronsPerChunk,
+    auditSample,
     blockByteLength: disk.blockByteLength,
     bytes,
+  };
+}
+
+function auditShape(sample: AuditSample, strideBytes: number): ArenaShape["audit"] {
+  const window = { strideBytes, offset: 0, byteLength: sample.windowNeurons * strideBytes };
+  return {
+    windowByteLength: slotByteLength(window, 4096),
+    neuronsMax: sampleNeuronsMax(sample),
   };
 }
 

@@ -1,3 +1,8 @@
+import { AuditBoard } from "./audit/board.ts";
+import type { AuditBoardShare } from "./audit/board.ts";
+import { reportAudit } from "./audit/estimate.ts";
+import type { AuditReport } from "./audit/estimate.ts";
+import { largestWeight } from "./audit/sample.ts";
 import type { ReaderBackend } from "./flash/reader.ts";
 import type { KernelBuild } from "./kernels.ts";
 import type { Control, Snapshot } from "./pipeline/control.ts";
@@ -52,6 +57,8 @@ export interface Statistics {
   prompt: Cost;
   /** The tokens after it: steady. */
   decode: Cost;
+  /** What prediction missed in this request, prompt included; null without `audit`. */
+  audit: AuditReport | null;
   /** Largest memory of the process so far, in bytes. */
   peakBytes: number;
   /** What the process has read from disks so far, in bytes, as counted by the system. */
@@ -62,7 +69,11 @@ export interface Statistics {
 export function summarize(
   control: Control,
   plan: Plan,
-  { build, backend }: { build: KernelBuild; backend: ReaderBackend },
+  { build, backend, audit }: {
+    build: KernelBuild;
+    backend: ReaderBackend;
+    audit?: AuditBoardShare;
+  },
 ): Statistics {
   const stage = control.statistics(0)[LANE.stage];
   const prompt: Snapshot = stage >= 1 ? "prompt" : "live";
@@ -80,9 +91,22 @@ export function summarize(
     backend,
     prompt: costOf(control, "begin", isAllPrompt ? "end" : prompt),
     decode: costOf(control, isAllPrompt ? "end" : prompt, end),
+    audit: audit && plan.auditSample ? auditOf(control, plan, audit) : null,
     peakBytes,
     diskBytes,
   };
+}
+
+/** The report of the steps that the last request has taken so far. */
+function auditOf(control: Control, plan: Plan, share: AuditBoardShare): AuditReport {
+  const board = new AuditBoard(share);
+  const { numLayers } = share;
+  const first = control.statistics(0, "begin")[LANE.steps];
+  const count = (board.completeCount - first) | 0;
+  const rows = board.rows(first, Math.max(0, Math.min(count, share.stepCount)));
+  const slotCountMax = Math.max(...plan.slotCounts);
+  const weight = largestWeight(plan.auditSample!, slotCountMax);
+  return reportAudit(rows, { numLayers, largestWeight: weight });
 }
 
 function costOf(control: Control, from: Snapshot, to: Snapshot): Cost {

@@ -81,6 +81,7 @@ const WISHES: PlanWishes = {
   depth: 1,
   logitsRows: 4,
   observationRows: 0,
+  audit: false,
   runtimeBytes: 100 * MIB,
   freeBytes: 8 * GIB,
 };

@@ -52,6 +52,13 @@ const WAYS: [string, OpenOptions][] = [
   ["reads over large gaps", { gapBytes: 40_000 }],
   ["a slow, short disk", { simulation: { seed: 7, delayMsMax: 0.3, shortRate: 0.5 } }],
   ["another slow disk, 3 lanes", { simulation: { seed: 8, delayMsMax: 1 }, lanes: 3 }],
+  ["audited", { audit: true }],
+  ["audited, several passes, 2 lanes", { audit: true, ffnCache: 0.004, lanes: 2 }],
+  ["audited, no prefetch, a slow disk", {
+    audit: true,
+    prefetch: false,
+    simulation: { seed: 9, delayMsMax: 0.5 },
+  }],
   ["waiters that sleep at once", { spins: 0, flashSpins: 0 }],
 ];
 

@@ -51,6 +51,21 @@ export class LayerSlots {
     this.#readPlan.add(this.#record, address, this.flag + slot);
   }
 
+  /** Adds one read of the bundles of `count` neurons that lie side by side, to a block-aligned `target` of its own. */
+  readRun(run: { first: number; count: number }, target: number, flag: number): void {
+    const record = {
+      byteOffset: this.#byteOffset + run.first * this.#strideBytes,
+      byteLength: run.count * this.#strideBytes,
+    };
+    this.#readPlan.add(record, target, flag);
+  }
+
+  /** Address of the record that lies `place` behind the `first` of a run that was read to `target`. */
+  addressInRun(first: number, place: number, target: number): number {
+    const phase = (this.#byteOffset + first * this.#strideBytes) % this.#blockByteLength;
+    return target + phase + place * this.#strideBytes;
+  }
+
   /** Address of the neuron's record in its slot. In a resident layer neurons lie side by side, as in the file. */
   addressOf(neuron: number, slot: number): number {
     const phase = (this.#byteOffset + neuron * this.#strideBytes) % this.#blockByteLength;

@@ -70,6 +70,11 @@ export class NeuronCache {
     return this.#slotOf[neuron];
   }
 
+  /** Neuron of `slot`, or -1. */
+  neuronIn(slot: number): number {
+    return this.#neuronOf[slot];
+  }
+
   hasLanded(slot: number): boolean {
     return Atomics.load(this.#words, this.#flagWord + slot) !== 0;
   }

@@ -20,6 +20,7 @@ export interface RunOptions {
   context?: number;
   prefetch: boolean;
   kernels?: KernelBuild;
+  audit?: boolean;
   maxTokens: number;
   temperature: number;
   topP: number;
@@ -81,6 +82,7 @@ export function addRunOptions(command: Command): Command {
       wholeNumber({ min: 1, max: 2 ** 20 }),
     )
     .option("--no-prefetch", "do not start reads by an early look (changes no result)")
+    .option("--audit", "look at neurons that were not predicted too, and tell what is missed")
     .addOption(new Option("--kernels <build>", "kernels to use").choices(["relaxed", "plain"]))
     .option(
       "-n, --max-tokens <count>",

@@ -1,4 +1,5 @@
 import type { ArenaPlan } from "../arena.ts";
+import type { AuditOptions } from "../audit/auditor.ts";
 import type { ReadPlanOptions } from "../cache/read_plan.ts";
 import type { ReaderOptions } from "../flash/reader.ts";
 import type { Quantization } from "../format/layout.ts";
@@ -90,6 +91,8 @@ export interface PipelineOptions {
   passNeuronsMax: number;
   logitsRows: number;
   observationRows: number;
+  /** For the predictor: look at neurons outside the predicted set. */
+  audit?: AuditOptions;
   /** The predictor reads by itself, with io_uring; there is no reader worker. */
   inlineReader?: ReaderOptions;
   trace?: SharedArrayBuffer;

@@ -1,4 +1,5 @@
 import type { LayerSlots } from "../cache/layer_slots.ts";
+import type { Auditor } from "../audit/auditor.ts";
 import type { NeuronCache } from "../cache/neuron_cache.ts";
 import type { Sequence } from "../pipeline/sequence.ts";
 import { PREDICTOR } from "../pipeline/statistics.ts";
@@ -11,6 +12,7 @@ import type { PredictorSeat } from "./predictor_seat.ts";
  */
 export class PassBuilder {
   readonly #seat: PredictorSeat;
+  readonly #audit?: Auditor;
   readonly #landed: Sequence;
   /** The list at hand, in neuron order, and how much of it has gone out. */
   readonly #list: Int32Array;
@@ -24,9 +26,11 @@ export class PassBuilder {
   /** `list` is the number of the list at hand. */
   readonly #eviction = { passesDone: 0, list: 0, desperate: false };
 
-  constructor(seat: PredictorSeat) {
+  /** @param audit counts what lanes made of the passes, if it is on */
+  constructor(seat: PredictorSeat, audit?: Auditor) {
     const { sizes, passNeuronsMax } = seat.options;
     this.#seat = seat;
+    this.#audit = audit;
     this.#landed = seat.control.sequence("landed");
     this.#list = new Int32Array(sizes.intermediateSize);
     this.#misses = new Int32Array(passNeuronsMax);
@@ -43,6 +47,7 @@ export class PassBuilder {
     this.#want(slots.cache, list);
     do {
       passes.awaitArrays();
+      this.#audit?.countPasses(passes.done);
       this.#publishPass(slots, step);
       statistics[PREDICTOR.passes]++;
       // Lanes get their list before readers are woken.
@@ -88,6 +93,7 @@ export class PassBuilder {
       flags[hitCount + miss] = missFlags[miss];
     }
     this.#at = at;
+    this.#audit?.published(passes.number, slots.layer, count);
     const isLast = at === listCount;
     passes.publish({ count, hitCount, isLast, tickets: readPlan.ticketCount });
   }

@@ -1,3 +1,4 @@
+import { Auditor } from "../audit/auditor.ts";
 import { LayerSlots } from "../cache/layer_slots.ts";
 import type { PipelineOptions } from "../pipeline/options.ts";
 import type { Sequence } from "../pipeline/sequence.ts";
@@ -16,6 +17,7 @@ export class PredictorLoop {
   readonly #seat: PredictorSeat;
   readonly #layers: LayerSlots[];
   readonly #earlyLook?: EarlyLook;
+  readonly #audit?: Auditor;
   readonly #passBuilder: PassBuilder;
   readonly #layerReady: Sequence;
   readonly #maskReady: Sequence;
@@ -30,7 +32,8 @@ export class PredictorLoop {
       new LayerSlots(control, options, readPlan, layer)
     );
     if (options.earlyLook) this.#earlyLook = new EarlyLook(seat);
-    this.#passBuilder = new PassBuilder(seat);
+    if (options.audit) this.#audit = new Auditor(seat, options.audit);
+    this.#passBuilder = new PassBuilder(seat, this.#audit);
     this.#layerReady = control.sequence("layerReady");
     this.#maskReady = control.sequence("maskReady");
     const maskWords = Math.ceil(sizes.intermediateSize / 32);
@@ -53,7 +56,9 @@ export class PredictorLoop {
       this.#lateMask.fill(0xffffffff);
     }
     for (let step = 0;; step = (step + 1) | 0) {
+      this.#audit?.beginStep(step);
       for (const slots of this.#layers) this.#serveLayer(step, slots);
+      this.#audit?.endStep();
       if (!flash.isResident) this.#endStep(step);
     }
   }
@@ -66,13 +71,16 @@ export class PredictorLoop {
     if (layer === 0) this.#layerReady.waitIdle(count);
     else this.#layerReady.waitFor(count, `the input of layer ${layer}`);
     const early = clock();
+    this.#audit?.complete();
     this.#earlyLook?.look(step, slots);
     const waiting = clock();
     if (options.mode !== "dense") this.#maskReady.waitFor(count, `the late look at layer ${layer}`);
     const late = clock();
+    this.#audit?.sample(slots);
     const neuronCount = this.#passBuilder.publish(this.#lateMask, slots, step, count);
     // What the predictor reads by itself is not its own work.
     const done = clock() - this.#passBuilder.readMs;
+    this.#audit?.read();
     statistics[PREDICTOR.listed] += neuronCount;
     statistics[PREDICTOR.earlyMs] += waiting - early;
     statistics[PREDICTOR.lateMs] += done - late;

@@ -1,3 +1,4 @@
+import type { AuditReport, Interval } from "../../audit/estimate.ts";
 import { formatBytes } from "../../byte_size.ts";
 import type { DiskFacts } from "../../flash/bypass.ts";
 import type { Plan } from "../../plan.ts";
@@ -37,6 +38,7 @@ export function renderClosing(closing: Closing): string {
       `hidden ${percent(decode.hidden)} of flash time`,
     ]);
   }
+  if (statistics.audit) lines.push(["audit", renderAudit(statistics.audit)]);
   lines.push(
     ["memory", `peak ${formatBytes(peakBytes)}; ${formatBytes(diskBytes)} read from disks in all`],
     ["with", renderSetup(closing)],
@@ -98,6 +100,13 @@ function renderFlash({ statistics: { decode }, disk, isResident }: Closing): str
   } reads per token; ${bypass}`;
 }
 
+function renderAudit({ tokens, recall, precision, lostMass }: AuditReport): string {
+  const interval = ({ value, low, high }: Interval) =>
+    `${precise(value)} (95 %: ${precise(low)} to ${precise(high)})`;
+  return `recall ${interval(recall)}, lost activation ${interval(lostMass)}, precision ` +
+    `${percent(precision)}, over ${tokens} tokens`;
+}
+
 function renderSetup({ statistics, seed, temperature }: Closing): string {
   const { runtime, kernels, ffn, lanes, readers, backend } = statistics;
   const sampling = temperature > 0 ? `seed ${seed} (--seed ${seed} repeats it)` : "greedy";
@@ -107,6 +116,10 @@ function renderSetup({ statistics, seed, temperature }: Closing): string {
 /** Three digits or so. */
 function number(value: number): string {
   return value.toFixed(value >= 100 ? 0 : value >= 10 ? 1 : 2);
+}
+
+function precise(share: number): string {
+  return `${(100 * share).toFixed(2)} %`;
 }
 
 function percent(share: number): string {

@@ -1,0 +1,232 @@
+import type { LayerSlots } from "../cache/layer_slots.ts";
+import { instantiateKernels, preparedByteLength } from "../kernels.ts";
+import type { Kernels } from "../kernels.ts";
+import { PASS_COUNT, passIndex } from "../pipeline/control.ts";
+import type { PredictorSeat } from "../predict/predictor_seat.ts";
+import { AUDIT, AuditBoard } from "./board.ts";
+import type { AuditBoardShare } from "./board.ts";
+import { SampleDraw, slotStride, windowWeight } from "./sample.ts";
+import type { AuditSample } from "./sample.ts";
+
+/** What the audit is started with. */
+export interface AuditOptions {
+  sample: AuditSample;
+  seed: number;
+  board: AuditBoardShare;
+  /** Landing flag of the window's read, counted from the first flag. */
+  flag: number;
+}
+
+/**
+ * Looks, in every layer of every token, at a few neurons that the late look did not name, and writes down how many of them would have
+ * been active. Nothing of it reaches a result. It lives in the predictor worker, between that worker's own tasks:
+ *
+ *   lanes have their mask, and wait       `sample`: dots of slots, at once; picks a window
+ *   lanes compute the list                `read`: the window's read goes out, behind those of the list
+ *   lanes are through with the layer      `complete`: dots of the window
+ *   the step's end                        `endStep`: what is left, and the step's row is final
+ */
+export class Auditor {
+  readonly #seat: PredictorSeat;
+  readonly #kernels: Kernels;
+  readonly #sample: AuditSample;
+  readonly #draw: SampleDraw;
+  readonly #board: AuditBoard;
+  readonly #flag: number;
+  readonly #flagWord: number;
+  readonly #mask: Uint32Array;
+  /** Sampled records and their neurons: those of slots first, then those of the window. */
+  readonly #addresses: Uint32Array;
+  readonly #neurons: Uint32Array;
+  readonly #activations: Float32Array;
+  /** Activations of the two sets of pass arrays. */
+  readonly #passActivations: Float32Array[];
+  /** Of each pass that is not counted yet: how many neurons of which layer. */
+  readonly #passCounts = new Int32Array(PASS_COUNT);
+  readonly #passLayers = new Int32Array(PASS_COUNT);
+  #countedPasses = 0;
+  #step = 0;
+  /** The window that is read: its layer, its first neuron, and how many of its neurons are looked at. */
+  #slots: LayerSlots | undefined;
+  #windowFirst = 0;
+  #windowCount = 0;
+  #isReading = false;
+
+  constructor(seat: PredictorSeat, { sample, seed, board, flag }: AuditOptions) {
+    const { kernels, arena, plan, sizes, passNeuronsMax } = seat.options;
+    const scratch = plan.audit!, { buffer } = arena;
+    const most = scratch.neuronsMax;
+    this.#seat = seat;
+    this.#kernels = instantiateKernels(kernels, arena);
+    this.#sample = sample;
+    this.#draw = new SampleDraw(sample, seed);
+    this.#board = new AuditBoard(board);
+    this.#flag = flag;
+    this.#flagWord = seat.control.layout.flags + flag;
+    this.#mask = new Uint32Array(buffer, plan.mask, Math.ceil(sizes.intermediateSize / 32));
+    this.#addresses = new Uint32Array(buffer, scratch.addresses, most);
+    this.#neurons = new Uint32Array(buffer, scratch.neurons, most);
+    this.#activations = new Float32Array(buffer, scratch.activations, most);
+    this.#passActivations = plan.passes.map(({ activations }) =>
+      new Float32Array(buffer, activations, passNeuronsMax)
+    );
+  }
+
+  beginStep(step: number): void {
+    this.#step = step;
+    this.#board.begin(step);
+  }
+
+  /** The late look's mask is there, and no lane goes on before the list is published: its input stands still. */
+  sample(slots: LayerSlots): void {
+    const { plan } = this.#seat.options;
+    this.complete();
+    this.#sampleSlots(slots, plan.lanes[0].prepared);
+    this.#chooseWindow(slots);
+    if (this.#windowCount === 0) return;
+    const { hiddenSize } = this.#seat.options.sizes;
+    this.#kernels.copy(
+      plan.audit!.prepared,
+      plan.lanes[0].prepared,
+      preparedByteLength(hiddenSize),
+    );
+  }
+
+  /** Neurons that lie in slots and are not predicted: every k-th slot. */
+  #sampleSlots(slots: LayerSlots, prepared: number): void {
+    const { cache } = slots;
+    const stride = slotStride(this.#sample, cache.slotCount);
+    let count = 0;
+    for (let slot = this.#draw.firstSlot(stride); slot < cache.slotCount; slot += stride) {
+      const neuron = cache.neuronIn(slot);
+      if (neuron < 0 || this.#isPredicted(neuron) || !cache.hasLanded(slot)) continue;
+      this.#neurons[count] = neuron;
+      this.#addresses[count++] = slots.addressOf(neuron, slot);
+    }
+    this.#compute(slots.layer, count, { weight: stride, prepared });
+  }
+
+  /** Picks a window, and of it the neurons that are neither predicted nor in a slot. */
+  #chooseWindow(slots: LayerSlots): void {
+    const { cache } = slots, { intermediateSize } = this.#seat.options.sizes;
+    const { windowNeurons } = this.#sample;
+    const window = this.#draw.window();
+    this.#windowCount = 0;
+    if (window < 0) return;
+    const first = window * windowNeurons;
+    const end = Math.min(intermediateSize, first + windowNeurons);
+    let count = 0;
+    for (let neuron = first; neuron < end; neuron++) {
+      const slot = cache.find(neuron);
+      if (this.#isPredicted(neuron) || (slot >= 0 && cache.hasLanded(slot))) continue;
+      this.#neurons[count++] = neuron;
+    }
+    this.#slots = slots;
+    this.#windowFirst = first;
+    this.#windowCount = count;
+  }
+
+  /** The list is out: reads the window that was picked. */
+  read(): void {
+    if (this.#windowCount === 0) return;
+    const { readPlan, control, options: { sizes } } = this.#seat;
+    const first = this.#windowFirst;
+    const count = Math.min(this.#sample.windowNeurons, sizes.intermediateSize - first);
+    Atomics.store(control.words, this.#flagWord, 0);
+    readPlan.begin("late");
+    this.#slots!.readRun({ first, count }, this.#window, this.#flag);
+    readPlan.finish();
+    readPlan.ring();
+    this.#isReading = true;
+  }
+
+  /** Looks at the window that was read, waiting for it if need be. */
+  complete(): void {
+    if (!this.#isReading) return;
+    this.#awaitWindow();
+    this.#isReading = false;
+    const slots = this.#slots!, count = this.#windowCount;
+    for (let i = 0; i < count; i++) {
+      const place = this.#neurons[i] - this.#windowFirst;
+      this.#addresses[i] = slots.addressInRun(this.#windowFirst, place, this.#window);
+    }
+    this.#windowCount = 0;
+    const { prepared } = this.#seat.options.plan.audit!;
+    this.#compute(slots.layer, count, { weight: windowWeight(this.#sample), prepared });
+  }
+
+  #awaitWindow(): void {
+    const { readPlan, control } = this.#seat;
+    const hasLanded = () => Atomics.load(control.words, this.#flagWord) !== 0;
+    if (hasLanded() || readPlan.settle()) return;
+    const landed = control.sequence("landed");
+    for (;;) {
+      const seen = landed.value;
+      if (hasLanded()) return;
+      landed.waitFor((seen + 1) | 0, "the audit's read to land");
+    }
+  }
+
+  /** Activations of `count` sampled neurons, each of which stands for `weight` of its kind. */
+  #compute(layer: number, count: number, { weight, prepared }: SampleWeight): void {
+    if (count === 0) return;
+    const { sizes, weights, quantization, plan } = this.#seat.options;
+    const { addresses, neurons, activations } = plan.audit!;
+    const { upBias } = weights.layers[layer];
+    const up = this.#kernels.up[quantization];
+    up(addresses, neurons, 0, 0, count, 0, prepared, upBias, activations, sizes.hiddenSize);
+    let active = 0, mass = 0;
+    for (let i = 0; i < count; i++) {
+      if (this.#activations[i] !== 0) active++;
+      mass += this.#activations[i];
+    }
+    this.#board.add(this.#step, layer, AUDIT.missed, weight * active);
+    this.#board.add(this.#step, layer, AUDIT.missedMass, weight * mass);
+  }
+
+  /** A pass of `count` neurons was published, number `pass`. */
+  published(pass: number, layer: number, count: number): void {
+    this.#passLayers[passIndex(pass)] = layer;
+    this.#passCounts[passIndex(pass)] = count;
+  }
+
+  /** Lanes are done with all passes up to number `done`: their activations stand until the arrays are filled again. */
+  countPasses(done: number): void {
+    for (; ((done - this.#countedPasses) | 0) >= 0; this.#countedPasses++) {
+      const index = passIndex(this.#countedPasses);
+      const layer = this.#passLayers[index], count = this.#passCounts[index];
+      const activations = this.#passActivations[index];
+      let active = 0, mass = 0;
+      for (let i = 0; i < count; i++) {
+        if (activations[i] !== 0) active++;
+        mass += activations[i];
+      }
+      this.#board.add(this.#step, layer, AUDIT.predicted, count);
+      this.#board.add(this.#step, layer, AUDIT.found, active);
+      this.#board.add(this.#step, layer, AUDIT.foundMass, mass);
+    }
+  }
+
+  /** All layers have their lists. Waits until the lanes are through, which is when the step's row is final. */
+  endStep(): void {
+    const { passes } = this.#seat, last = (passes.number - 1) | 0;
+    this.complete();
+    passes.awaitDone(last);
+    this.countPasses(last);
+    this.#board.complete(this.#step);
+  }
+
+  get #window(): number {
+    return this.#seat.options.plan.audit!.window;
+  }
+
+  #isPredicted(neuron: number): boolean {
+    return (this.#mask[neuron >>> 5] & (1 << (neuron & 31))) !== 0;
+  }
+}
+
+interface SampleWeight {
+  weight: number;
+  /** Address of the FFN's input, prepared. */
+  prepared: number;
+}
