@@ -7,6 +7,7 @@ import { alignUp } from "./format/align.ts";
 import type { FlashHeader, TensorRef } from "./format/header.ts";
 import { predictorTensors, SECTION_ALIGNMENT } from "./format/header.ts";
 import { matrixByteLength, vectorByteLength } from "./format/layout.ts";
+import { NeuronOrder } from "./format/neuron_order.ts";
 import { tileRows } from "./format/quantize.ts";
 import type { LayerWeights, ModelWeights } from "./pipeline/options.ts";
 import type { Plan } from "./plan.ts";
@@ -89,14 +90,15 @@ class Loader {
     }
   }
 
-  /** Hands bundles of a layer out in runs: `use(bytes of the run, first neuron, count)`. */
+  /** Hands bundles of a layer out in runs, as they lie in the file, with the neurons of each. */
   async #eachRun(
     header: FlashHeader,
     layer: number,
     step: Step,
-    use: (run: Uint8Array, first: number, count: number) => void,
+    use: (run: Uint8Array, neurons: Int32Array, first: number) => void,
   ): Promise<void> {
-    const { byteOffset, bundleByteLength, count } = header.layers[layer].bundles;
+    const { bundles } = header.layers[layer], { neuronAt } = NeuronOrder.of(bundles);
+    const { byteOffset, bundleByteLength, count } = bundles;
     const perRun = Math.max(8, Math.floor(LOAD_BYTES / bundleByteLength / 8) * 8);
     for (let first = 0; first < count; first += perRun) {
       const neurons = Math.min(perRun, count - first);
@@ -105,7 +107,8 @@ class Loader {
       const end = alignUp(from + neurons * bundleByteLength, SECTION_ALIGNMENT);
       const target = this.#bufferOf(end - begin);
       readFully(this.#disk, this.#path, target, begin);
-      use(target.subarray(from - begin, from - begin + neurons * bundleByteLength), first, neurons);
+      const run = target.subarray(from - begin, from - begin + neurons * bundleByteLength);
+      use(run, neuronAt.subarray(first, first + neurons), first);
       await step(neurons * bundleByteLength);
     }
   }
@@ -127,14 +130,16 @@ class Loader {
     const cols = config.hiddenSize;
     const rowBytes = vectorByteLength(quantization, cols);
     const stride = header.layers[layer].bundles.bundleByteLength;
-    await this.#eachRun(header, layer, step, (run, first, count) => {
+    const at = plan.arena.residentUp[layer];
+    const matrixBytes = matrixByteLength(quantization, config.intermediateSize, cols);
+    const tiles = this.#bytes.subarray(at, at + matrixBytes);
+    await this.#eachRun(header, layer, step, (run, neurons) => {
+      const count = neurons.length;
       const rows = new Uint8Array(count * rowBytes);
       for (let i = 0; i < count; i++) {
         rows.set(run.subarray(i * stride, i * stride + rowBytes), i * rowBytes);
       }
-      const at = plan.arena.residentUp[layer] + matrixByteLength(quantization, first, cols);
-      const tiles = this.#bytes.subarray(at, at + matrixByteLength(quantization, count, cols));
-      tileRows(quantization, rows, { rows: count, cols }, tiles);
+      tileRows(quantization, rows, { rows: count, cols }, tiles, neurons);
     });
   }
 
@@ -142,12 +147,11 @@ class Loader {
   async loadBundles(header: FlashHeader, plan: Plan, layer: number, step: Step): Promise<void> {
     const { byteOffset, bundleByteLength: stride } = header.layers[layer].bundles;
     const { record } = plan, slotBytes = plan.shape.slotByteLength;
-    await this.#eachRun(header, layer, step, (run, first, count) => {
-      for (let i = 0; i < count; i++) {
-        const neuron = first + i;
-        const phase = (byteOffset + neuron * stride + record.offset) % plan.blockByteLength;
+    await this.#eachRun(header, layer, step, (run, neurons, first) => {
+      for (let i = 0; i < neurons.length; i++) {
+        const phase = (byteOffset + (first + i) * stride + record.offset) % plan.blockByteLength;
         const from = i * stride + record.offset;
-        const target = plan.arena.slots[layer] + neuron * slotBytes + phase;
+        const target = plan.arena.slots[layer] + neurons[i] * slotBytes + phase;
         this.#bytes.set(run.subarray(from, from + record.byteLength), target);
       }
     });

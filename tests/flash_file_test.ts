@@ -188,7 +188,17 @@ const BAD_HEADERS: [string, (header: Loose) => void, RegExp][] = [
   ["bundles of another size", (h) => h.layers[0].bundles.bundleByteLength = 4, /bundleByteLength/],
   ["unaligned bundles", (h) => h.layers[0].bundles.byteOffset += 64, /bundles\.byteOffset/],
   ["too few checksums", (h) => h.layers[1].bundles.groupCount = 1, /layers\.1\.bundles\.checksums/],
-  ["an order, which we do not have yet", (h) => h.layers[0].bundles.order = "x", /bundles\.order/],
+  ["an order that is no bytes", (h) => h.layers[0].bundles.order = "x", /bundles\.order/],
+  [
+    "an order of too few neurons",
+    (h) => h.layers[0].bundles.order = new Uint8Array(8),
+    /expected 384, found 8/,
+  ],
+  [
+    "an order with a neuron twice",
+    (h) => h.layers[1].bundles.order = new Uint8Array(4 * 96),
+    /neuron 0 stands at position 1/,
+  ],
   ["a rank that is no multiple of 32", (h) => h.predictors.layers[0].rank = 33, /rank/],
   ["predictors of too few layers", (h) => h.predictors.layers.pop(), /predictors\.layers/],
   [

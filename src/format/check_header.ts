@@ -14,6 +14,7 @@ import {
   type TensorRef,
 } from "./header.ts";
 import { bundleByteLength } from "./layout.ts";
+import { NeuronOrder } from "./neuron_order.ts";
 
 /** Where the header itself lies, for messages and for the check of overlaps. */
 export interface HeaderPlace {
@@ -126,6 +127,13 @@ function checkLayers({ config, quantization, layers }: FlashHeader, place: Heade
     expect("byteOffset", bundles.byteOffset % SECTION_ALIGNMENT, 0);
     const groups = Math.ceil(bundles.count / bundles.groupCount);
     expect("checksums", bundles.checksums.byteLength, 4 * groups);
+    if (bundles.order === null) return;
+    expect("order", bundles.order.byteLength, 4 * bundles.count);
+    try {
+      NeuronOrder.of(bundles);
+    } catch (error) {
+      throw headerError(place, `layers.${index}.bundles.order`, (error as Error).message);
+    }
   });
 }
 

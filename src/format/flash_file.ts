@@ -2,6 +2,7 @@ import { crc32 } from "node:zlib";
 import { setImmediate } from "node:timers/promises";
 import { type ByteSource, FileSource, readRange } from "./byte_source.ts";
 import { extentsOf, type FlashHeader, type NamedTensor, predictorTensors } from "./header.ts";
+import { NeuronOrder } from "./neuron_order.ts";
 import { type FoundHeader, type HeaderSlot, readHeader } from "./prelude.ts";
 
 /**
@@ -88,7 +89,31 @@ export class FlashFile {
       throw new RangeError(`Cannot read bundle ${neuronIndex} of layer ${layerIndex}`);
     }
     const { byteOffset, bundleByteLength: byteLength } = layer.bundles;
-    return this.readRange({ byteOffset: byteOffset + neuronIndex * byteLength, byteLength });
+    const position = NeuronOrder.of(layer.bundles).positionOf[neuronIndex];
+    return this.readRange({ byteOffset: byteOffset + position * byteLength, byteLength });
+  }
+
+  /**
+   * Reads all bundles of a layer in runs of at most `byteLengthMax` bytes (but one at least), as they lie: `use` gets the run's bytes
+   * and the neurons in it.
+   */
+  eachBundleRun(
+    layerIndex: number,
+    byteLengthMax: number,
+    use: (run: Uint8Array<ArrayBuffer>, neurons: Int32Array) => void,
+  ): void {
+    const { bundles } = this.header.layers[layerIndex];
+    const { byteOffset, bundleByteLength: stride, count } = bundles;
+    const { neuronAt } = NeuronOrder.of(bundles);
+    const perRun = Math.max(1, Math.floor(byteLengthMax / stride));
+    for (let first = 0; first < count; first += perRun) {
+      const neurons = neuronAt.subarray(first, first + perRun);
+      const range = {
+        byteOffset: byteOffset + first * stride,
+        byteLength: neurons.length * stride,
+      };
+      use(this.readRange(range), neurons);
+    }
   }
 
   /** Reads every section and compares checksums; never throws for a wrong one, but lists it. */

@@ -35,8 +35,8 @@ const bundlesSchema = z.strictObject({
   byteOffset: offset,
   bundleByteLength: z.int().min(1).max(2 ** 32),
   count: z.int().min(1).max(2 ** 32),
-  /** `null`: neuron i is record i. A tensor name is kept free for an order by co-activation. */
-  order: z.null(),
+  /** `null`: neuron i is bundle i. Else the neuron of each bundle, u32 little-endian: see neuron_order.ts. */
+  order: z.instanceof(Uint8Array).nullable(),
   groupCount: z.int().min(1).max(2 ** 32),
   checksums: z.instanceof(Uint8Array),
 });

@@ -90,14 +90,19 @@ export function loadRows(
 /**
  * Rearranges row bytes (as `storeRows` makes them, without gaps) into tiles of 8 x 32. When `rows` is no multiple of
  * 8, the last tiles are filled up with zeros. Both arrays begin at a multiple of 2 bytes.
+ *
+ * With `rowAt`, row i of the source becomes row `rowAt[i]` of a matrix whose tiles all lie in `target`; nothing else of
+ * it is written.
  */
 export function tileRows(
   quantization: Quantization,
   source: Uint8Array,
   { rows, cols }: { rows: number; cols: number },
   target: Uint8Array,
+  rowAt?: Int32Array,
 ): void {
-  moveTiles(quantization, { rows, cols }, { rowBytes: source, tiles: target, toTiles: true });
+  const move = { rowBytes: source, tiles: target, toTiles: true, rowAt };
+  moveTiles(quantization, { rows, cols }, move);
 }
 
 /** Rearranges tiles into row bytes: the twin of `tileRows`. */
@@ -143,7 +148,12 @@ function storeRowQ8(
 function moveTiles(
   quantization: Quantization,
   { rows, cols }: { rows: number; cols: number },
-  { rowBytes, tiles, toTiles }: { rowBytes: Uint8Array; tiles: Uint8Array; toTiles: boolean },
+  { rowBytes, tiles, toTiles, rowAt }: {
+    rowBytes: Uint8Array;
+    tiles: Uint8Array;
+    toTiles: boolean;
+    rowAt?: Int32Array;
+  },
 ): void {
   const rowWords = new Uint16Array(
     rowBytes.buffer,
@@ -155,15 +165,15 @@ function moveTiles(
   const tileWords = new Uint16Array(
     tiles.buffer,
     tiles.byteOffset,
-    Math.ceil(rows / TILE_ROWS) * blocks * tileWordCount,
+    rowAt ? tiles.byteLength / 2 : Math.ceil(rows / TILE_ROWS) * blocks * tileWordCount,
   );
-  if (toTiles && rows % TILE_ROWS !== 0) tileWords.fill(0);
+  if (toTiles && !rowAt && rows % TILE_ROWS !== 0) tileWords.fill(0);
   const scaleWordCount = quantization === "q8" ? 1 : 0;
   const runWordCount = tileWordCount / TILE_ROWS - scaleWordCount; // One row of one tile.
   const rowWordCount = blocks * (runWordCount + scaleWordCount);
   for (let row = 0; row < rows; row++) {
-    const line = row % TILE_ROWS;
-    let tile = (row - line) / TILE_ROWS * blocks * tileWordCount;
+    const matrixRow = rowAt ? rowAt[row] : row, line = matrixRow % TILE_ROWS;
+    let tile = (matrixRow - line) / TILE_ROWS * blocks * tileWordCount;
     let inRow = row * rowWordCount + blocks * scaleWordCount;
     for (let block = 0; block < blocks; block++) {
       const inTile = tile + TILE_ROWS * scaleWordCount + line * runWordCount;
