@@ -70,7 +70,7 @@ function connect(
   plan: Plan,
   disk: DiskFacts,
   arena: WebAssembly.Memory,
-  { options, window, wishes }: Settings,
+  { options, policy, wishes }: Settings,
 ) {
   const { laneCount, readerCount } = wishes;
   const { slotCounts, shape } = plan;
@@ -121,7 +121,7 @@ function connect(
         flag: slotTotal,
       },
     },
-    window,
+    policy,
     earlyLook: (options.prefetch ?? true) && plan.mode !== "dense" && !plan.isResident &&
       header.predictors !== null,
     passNeuronsMax: shape.passNeuronsMax,
