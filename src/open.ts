@@ -75,7 +75,7 @@ function connect(
   plan: Plan,
   disk: DiskFacts,
   arena: WebAssembly.Memory,
-  { options, window, wishes }: Settings,
+  { options, policy, wishes }: Settings,
 ) {
   const { laneCount, readerCount } = wishes;
   const { slotCounts, shape } = plan;
@@ -127,7 +127,7 @@ function connect(
         flag: stagingFlag,
       },
     },
-    window,
+    policy,
     earlyLook: (options.prefetch ?? true) && plan.mode !== "dense" && !plan.isResident &&
       header.predictors !== null,
     passNeuronsMax: shape.passNeuronsMax,

@@ -1,4 +1,6 @@
 import { parseByteSize, parseShare } from "./byte_size.ts";
+import { DEFAULT_POLICY, POLICY_NAMES } from "./cache/policies.ts";
+import type { PolicyChoice, PolicyName } from "./cache/policies.ts";
 import type { DiskSimulation } from "./flash/disk.ts";
 import { READER_BACKENDS } from "./flash/reader.ts";
 import type { ReaderBackend } from "./flash/reader.ts";
@@ -23,7 +25,12 @@ export interface OpenOptions {
    * `dense`: all neurons, streamed. Default: `predicted` if the file has predictors, else `exact`.
    */
   ffn?: FfnMode;
-  /** Tokens whose neurons stay in the cache; default: as many as its slots hold. */
+  /**
+   * Which neurons make room for others: those used least often of late (`frequency`, the default), those not used for longest
+   * (`lru`), or all that were not used in the last `window` tokens. Changes no result.
+   */
+  policy?: PolicyName;
+  /** Tokens whose neurons stay in the cache, with the policy `window`, which needs not be named then. */
   window?: number;
   /** Flash readers. Default 8 with `pread`, where each has one read in flight, and 1 with `io_uring`. */
   readers?: number;
@@ -81,8 +88,7 @@ const OBSERVATION_ROWS = 8;
 /** Options with every default in place. */
 export interface Settings {
   options: OpenOptions;
-  /** Steps of the sliding window; Infinity: as many as the slots hold. */
-  window: number;
+  policy: PolicyChoice;
   wishes: PlanWishes;
 }
 
@@ -114,8 +120,7 @@ export function settle(header: FlashHeader, path: string, options: OpenOptions):
   const readerCount = integer("readers", options.readers ?? readersDefault, READERS_MAX);
   const contextMax = config.maxPositionEmbeddings;
   const contextLength = integer("context", options.context ?? contextMax, contextMax);
-  const window = options.window ?? Infinity;
-  if (window !== Infinity) integer("window", window, 1e6);
+  if (options.window !== undefined) integer("window", options.window, 1e6);
   if (options.waitMsMax !== undefined) integer("waitMsMax", options.waitMsMax, INT32_MAX);
   for (const name of ["spins", "flashSpins", "gapBytes"] as const) {
     const value = options[name];
@@ -124,7 +129,7 @@ export function settle(header: FlashHeader, path: string, options: OpenOptions):
   const workers = laneCount + readerCount + 1;
   return {
     options,
-    window,
+    policy: choosePolicy(options),
     wishes: {
       mode,
       memoryBytes: options.memory === undefined ? undefined : parseByteSize(options.memory),
@@ -141,6 +146,20 @@ export function settle(header: FlashHeader, path: string, options: OpenOptions):
       freeBytes: freeBytes(),
     },
   };
+}
+
+function choosePolicy({ policy, window }: OpenOptions): PolicyChoice {
+  const name = policy ?? (window === undefined ? DEFAULT_POLICY : "window");
+  if (!POLICY_NAMES.includes(name)) {
+    throw new RangeError(`Cannot cache by "${name}": one of ${POLICY_NAMES.join(", ")}`);
+  }
+  if (name === "window" && window === undefined) {
+    throw new RangeError("Cannot cache by window as its tokens were not told: set `window` too");
+  }
+  if (name !== "window" && window !== undefined) {
+    throw new RangeError(`Cannot cache by ${name} with a window: that is for the policy window`);
+  }
+  return { name, window: window ?? Infinity };
 }
 
 function chooseBackend({ backend, simulation }: OpenOptions): ReaderBackend {

@@ -62,7 +62,9 @@ test("flashpipe helps", TIMEOUT, async () => {
     assert.equal(exitCode, 0);
     assert.match(stdout, /Examples?:\n {2}flashpipe /);
   }
-  for (const option of ["memory", "ffn-cache", "window", "readers", "lanes", "seed", "json"]) {
+  for (
+    const option of ["memory", "ffn-cache", "policy", "window", "readers", "lanes", "seed", "json"]
+  ) {
     assert.match(run.stdout, new RegExp(`--${option}`));
   }
 });

@@ -7,6 +7,7 @@ import { readFileSync } from "node:fs";
 import { after, before, test } from "node:test";
 import { crc32 } from "node:zlib";
 import { calibrate } from "../src/calibrate.ts";
+import { POLICY_NAMES } from "../src/cache/policies.ts";
 import { open } from "../src/open.ts";
 import type { OpenOptions } from "../src/open.ts";
 import { goldenOf, PackedModels } from "./packed_models.ts";
@@ -37,6 +38,10 @@ before(async () => {
 }, { timeout: 120_000 });
 
 const WAYS: [string, OpenOptions][] = [
+  ...POLICY_NAMES.filter((name) => name !== "window").map(
+    (policy): [string, OpenOptions] => [`the policy ${policy}`, { policy }],
+  ),
+  ["the policy frequency, a cache of 3 %", { policy: "frequency", ffnCache: "3%" }],
   ["window 1", { window: 1 }],
   ["window 5", { window: 5 }],
   ["a cache smaller than a layer's list", { ffnCache: 0.004 }],
@@ -62,7 +67,7 @@ const WAYS: [string, OpenOptions][] = [
   ["waiters that sleep at once", { spins: 0, flashSpins: 0 }],
 ];
 
-test("Model.logits() in predicted does not depend on cache, window, lanes, readers or timing", async (t) => {
+test("Model.logits() in predicted does not depend on cache, policy, lanes, readers or timing", async (t) => {
   const expected = await hashOf(calibrated, { ffn: "predicted" });
   for (const [name, options] of WAYS) {
     await t.test(name, async () => {

@@ -1,8 +1,8 @@
 import type { Control } from "../pipeline/control.ts";
 import type { PipelineOptions } from "../pipeline/options.ts";
 import { NeuronCache } from "./neuron_cache.ts";
+import { makePolicy } from "./policies.ts";
 import type { ReadPlan } from "./read_plan.ts";
-import { SlidingWindow } from "./sliding_window.ts";
 
 /**
  * One layer's neurons: which are in its slots (`cache`), where a slot's bytes lie, and where they come from. A slot takes
@@ -27,12 +27,12 @@ export class LayerSlots {
   readonly #record: { byteOffset: number; byteLength: number };
 
   constructor(control: Control, options: PipelineOptions, readPlan: ReadPlan, layer: number) {
-    const { flash, plan, sizes, window } = options;
+    const { flash, plan, sizes } = options, neuronCount = sizes.intermediateSize;
     const { byteOffset, slotCount, flag } = flash.layers[layer];
     const range = { count: slotCount, flagWord: control.layout.flags + flag };
-    const policy = new SlidingWindow(slotCount, window);
+    const policy = makePolicy(options.policy, { slotCount, neuronCount });
     this.layer = layer;
-    this.cache = new NeuronCache(sizes.intermediateSize, range, policy, control.words);
+    this.cache = new NeuronCache(neuronCount, range, policy, control.words);
     if (flash.isResident) this.cache.fillCompletely();
     this.flag = flag;
     this.#readPlan = readPlan;

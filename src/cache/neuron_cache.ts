@@ -83,8 +83,9 @@ export class NeuronCache {
     return this.#admittedStep[slot];
   }
 
-  /** The list numbered `list` will come to the neuron in `slot`. */
-  want(slot: number, list: number): void {
+  /** The list numbered `list`, of step `step`, will come to the neuron in `slot`. */
+  want(slot: number, step: number, list: number): void {
+    this.#policy.expect(slot, step);
     this.#wantedBy[slot] = list;
   }
 
@@ -97,7 +98,7 @@ export class NeuronCache {
 
   /** The neuron in `slot` will probably be used in `step`: it should not make room for others. */
   refresh(slot: number, step: number): void {
-    this.#policy.use(slot, step);
+    this.#policy.expect(slot, step);
   }
 
   /**
@@ -123,13 +124,19 @@ export class NeuronCache {
     this.#slotOf[neuron] = slot;
     this.#neuronOf[slot] = neuron;
     this.#admittedStep[slot] = step;
-    this.#policy.use(slot, step);
+    this.#policy.admit(slot, neuron, step);
     Atomics.store(this.#words, this.#flagWord + slot, 0);
     return slot;
   }
 
-  /** The step is over: neurons that left the window free their slots. */
+  /** A pass is over, but not its list: what it used may make room for the rest, once it is done. */
+  endPass(): void {
+    this.#policy.endPass();
+  }
+
+  /** The step is over: neurons that are out of the policy's reach free their slots. */
   endStep(step: number, passesDone: number): void {
+    this.#policy.endStep(step);
     for (;;) {
       const slot = this.#policy.expired(step);
       // In flight or in use: it goes at the end of a later step.

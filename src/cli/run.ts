@@ -76,8 +76,8 @@ async function answerOnce(
 }
 
 function openOptionsOf(options: RunOptions, note: (text: string) => void): OpenOptions {
-  const { memory, ffn, window, backend, readers, lanes, context, prefetch, kernels, audit } =
-    options;
+  const { memory, ffn, policy, window, context, prefetch, audit } = options;
+  const { backend, readers, lanes, kernels } = options;
   let { ffnCache } = options;
   if (options.model === undefined && memory === undefined && ffnCache === undefined) {
     ffnCache = DEMO_FFN_CACHE;
@@ -88,7 +88,7 @@ function openOptionsOf(options: RunOptions, note: (text: string) => void): OpenO
   }
   const trace = options.trace !== undefined;
   const threads = { backend, readers, lanes, kernels };
-  return { memory, ffnCache, ffn, window, ...threads, context, prefetch, audit, trace };
+  return { memory, ffnCache, ffn, policy, window, ...threads, context, prefetch, audit, trace };
 }
 
 /** What `--json` writes. */

@@ -1,3 +1,5 @@
+import { POLICY_NAMES } from "../cache/policies.ts";
+import type { PolicyName } from "../cache/policies.ts";
 import { READER_BACKENDS } from "../flash/reader.ts";
 import type { ReaderBackend } from "../flash/reader.ts";
 import { Option } from "commander";
@@ -13,6 +15,7 @@ export interface RunOptions {
   memory?: number;
   ffnCache?: number;
   ffn?: FfnMode;
+  policy?: PolicyName;
   window?: number;
   backend?: ReaderBackend;
   readers?: number;
@@ -57,9 +60,16 @@ export function addRunOptions(command: Command): Command {
       )
         .choices([...FFN_MODES]),
     )
+    .addOption(
+      new Option(
+        "--policy <name>",
+        "which neurons make room: used least often of late (frequency), longest unused (lru), out of the window",
+      )
+        .choices([...POLICY_NAMES]),
+    )
     .option(
       "--window <tokens>",
-      "tokens whose neurons stay in the cache",
+      "tokens whose neurons stay in the cache (means --policy window)",
       wholeNumber({ min: 1, max: 1e6 }),
     )
     .addOption(

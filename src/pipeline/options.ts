@@ -1,5 +1,6 @@
 import type { ArenaPlan } from "../arena.ts";
 import type { AuditOptions } from "../audit/auditor.ts";
+import type { PolicyChoice } from "../cache/policies.ts";
 import type { ReadPlanOptions } from "../cache/read_plan.ts";
 import type { ReaderOptions } from "../flash/reader.ts";
 import type { Quantization } from "../format/layout.ts";
@@ -85,8 +86,8 @@ export interface PipelineOptions {
     isResident: boolean;
     staging: { chunkCount: number; chunkByteLength: number; neuronsPerChunk: number; flag: number };
   };
-  /** Steps of the sliding window. */
-  window: number;
+  /** Which neurons make room for others. */
+  policy: PolicyChoice;
   earlyLook: boolean;
   passNeuronsMax: number;
   logitsRows: number;

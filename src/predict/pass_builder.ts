@@ -44,12 +44,13 @@ export class PassBuilder {
     this.#listCount = bitsOf(mask, this.#list);
     this.#at = 0;
     this.#eviction.list = list;
-    this.#want(slots.cache, list);
+    this.#want(slots.cache, step, list);
     do {
       passes.awaitArrays();
       this.#audit?.countPasses(passes.done);
       this.#publishPass(slots, step);
       statistics[PREDICTOR.passes]++;
+      if (this.#at < this.#listCount) slots.cache.endPass();
       // Lanes get their list before readers are woken.
       readPlan.ring();
       const began = clock();
@@ -59,10 +60,10 @@ export class PassBuilder {
   }
 
   /** What is there and wanted should not make room for what is not there. */
-  #want(cache: NeuronCache, list: number): void {
+  #want(cache: NeuronCache, step: number, list: number): void {
     for (let i = 0; i < this.#listCount; i++) {
       const slot = cache.find(this.#list[i]);
-      if (slot >= 0) cache.want(slot, list);
+      if (slot >= 0) cache.want(slot, step, list);
     }
   }
 

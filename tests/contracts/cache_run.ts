@@ -2,6 +2,7 @@ import assert from "node:assert/strict";
 import { NeuronCache, NO_LIST } from "../../src/cache/neuron_cache.ts";
 import type { PolicyFactory } from "../../src/cache/policy.ts";
 import { seededRandom } from "../../src/random.ts";
+import type { PolicyTwin } from "./policy_twins.ts";
 
 /** What a plain `Map` knows of a neuron that is in memory. */
 interface Entry {
@@ -10,14 +11,6 @@ interface Entry {
   /** The pass that used it last. */
   pass: number;
   wantedBy: number;
-  lastStep: number;
-}
-
-/** An exact twin of a policy: the order in which neurons would go, and which leave at the end of a step. */
-export interface PolicyTwin {
-  /** Neurons, the first to go first. */
-  order(entries: Map<number, Entry>): number[];
-  isExpired(entry: Entry, step: number): boolean;
 }
 
 /**
@@ -51,7 +44,8 @@ export class CacheRun {
     this.#words = new Int32Array(new SharedArrayBuffer(4 * (flagWord + slotCount + 1)));
     this.#words.fill(77);
     const slots = { count: slotCount, flagWord };
-    this.#cache = new NeuronCache(neuronCount, slots, makePolicy(slotCount), this.#words);
+    const policy = makePolicy({ slotCount, neuronCount });
+    this.#cache = new NeuronCache(neuronCount, slots, policy, this.#words);
     this.#random = seededRandom(seed);
     this.#neuronCount = neuronCount;
     this.#slotCount = slotCount;
@@ -68,10 +62,16 @@ export class CacheRun {
     for (const neuron of list) {
       const entry = this.#entries.get(neuron);
       if (!entry) continue;
-      this.#cache.want(entry.slot, this.#list);
+      this.#cache.want(entry.slot, this.#step, this.#list);
+      this.#twin?.expect(neuron, this.#step);
       entry.wantedBy = this.#list;
     }
-    for (let at = 0; at < list.length;) at = this.#servePass(list, at);
+    for (let at = 0; at < list.length;) {
+      at = this.#servePass(list, at);
+      if (at === list.length) break;
+      this.#cache.endPass();
+      this.#twin?.endPass();
+    }
     this.#land(0.7);
     this.#advancePasses();
     this.#endStep();
@@ -90,8 +90,7 @@ export class CacheRun {
     const entry = this.#entries.get(neuron);
     if (!entry) return void this.#admit(neuron, NO_LIST, false);
     this.#cache.refresh(entry.slot, this.#step);
-    entry.lastStep = this.#step;
-    this.#touch(neuron, entry);
+    this.#twin?.expect(neuron, this.#step);
   }
 
   /** As many neurons as find slots; the first must find one in the end. */
@@ -111,18 +110,12 @@ export class CacheRun {
       }
       const entry = this.#entries.get(neuron)!;
       this.#cache.use(entry.slot, this.#step, this.#pass);
-      Object.assign(entry, { pass: this.#pass, wantedBy: -1, lastStep: this.#step });
-      this.#touch(neuron, entry);
+      this.#twin?.use(neuron, this.#step);
+      Object.assign(entry, { pass: this.#pass, wantedBy: -1 });
       if (this.#random() < 0.3) this.#land(0.3);
     }
     this.#pass++;
     return at;
-  }
-
-  /** Keeps the `Map` in order of use. */
-  #touch(neuron: number, entry: Entry): void {
-    this.#entries.delete(neuron);
-    this.#entries.set(neuron, entry);
   }
 
   #mayGo(entry: Entry, list: number): boolean {
@@ -132,7 +125,7 @@ export class CacheRun {
   #admit(neuron: number, list: number, desperate: boolean): boolean {
     const before = this.#entries;
     const mayGo = (wanted: number) =>
-      (this.#twin?.order(before) ?? [...before.keys()]).filter((other) => {
+      (this.#twin?.order() ?? [...before.keys()]).filter((other) => {
         return this.#mayGo(before.get(other)!, wanted);
       });
     const isFull = before.size === this.#slotCount;
@@ -155,6 +148,7 @@ export class CacheRun {
       );
       if (this.#twin) assert.equal(evicted, victims[0], `${where}: who goes first`);
       before.delete(evicted);
+      this.#twin?.remove(evicted);
     } else assert.equal(evicted, undefined, `${where}: free slots come first`);
     assert.equal(this.#cache.hasLanded(slot), false, `${where}: its flag is down`);
     assert.equal(this.#cache.admittedStep(slot), this.#step);
@@ -163,8 +157,8 @@ export class CacheRun {
       isInFlight: true,
       pass: -1,
       wantedBy: -1,
-      lastStep: this.#step,
     });
+    this.#twin?.admit(neuron, this.#step);
     this.admissions++;
     return true;
   }
@@ -190,21 +184,28 @@ export class CacheRun {
   }
 
   #endStep(): void {
+    this.#twin?.endStep(this.#step);
+    const expired = this.#twin && this.#expired(this.#twin);
     this.#cache.endStep(this.#step, this.#passesDone);
-    const gone = [...this.#entries].filter(([neuron]) => this.#cache.find(neuron) < 0);
-    for (const [neuron, entry] of gone) {
+    const gone = [...this.#entries.keys()].filter((neuron) => this.#cache.find(neuron) < 0);
+    for (const neuron of gone) {
+      const entry = this.#entries.get(neuron)!;
       assert.ok(this.#mayGo(entry, NO_LIST), `${this.#where}: neuron ${neuron} left too early`);
     }
-    if (this.#twin) assert.deepEqual(gone.map(([neuron]) => neuron), this.#expired(this.#twin));
-    for (const [neuron] of gone) this.#entries.delete(neuron);
+    const ascending = (a: number, b: number) => a - b;
+    if (expired) assert.deepEqual(gone.toSorted(ascending), expired.toSorted(ascending));
+    for (const neuron of gone) {
+      this.#entries.delete(neuron);
+      this.#twin?.remove(neuron);
+    }
   }
 
   /** In the twin's order, up to the first that must stay. */
   #expired(twin: PolicyTwin): number[] {
     const expired: number[] = [];
-    for (const neuron of twin.order(this.#entries)) {
-      const entry = this.#entries.get(neuron)!;
-      if (!twin.isExpired(entry, this.#step) || !this.#mayGo(entry, NO_LIST)) break;
+    for (const neuron of twin.order()) {
+      if (!twin.isExpired(neuron, this.#step)) break;
+      if (!this.#mayGo(this.#entries.get(neuron)!, NO_LIST)) break;
       expired.push(neuron);
     }
     return expired;
