@@ -5,6 +5,8 @@ import type { DiskFacts } from "./flash/bypass.ts";
 import type { ReaderOptions } from "./flash/reader.ts";
 import { FlashFile } from "./format/flash_file.ts";
 import type { FlashHeader } from "./format/header.ts";
+import { isReordered } from "./format/header.ts";
+import { NeuronOrder } from "./format/neuron_order.ts";
 import { loadKernelModule } from "./kernels.ts";
 import { loadArena, locateWeights } from "./load.ts";
 import { Model } from "./model.ts";
@@ -85,7 +87,9 @@ function connect(
   const isInline = wishes.backend === "io_uring" && readerCount === 1 &&
     (plan.mode !== "dense" || plan.isResident);
   const style = waitStyleOf(options, isInline && laneCount < coreCount());
-  const stagingFlag = slotTotal, auditFlag = stagingFlag + shape.stagingChunkCount;
+  const flagsPerChunk = isReordered(header) ? plan.neuronsPerChunk : 1;
+  const stagingFlag = slotTotal;
+  const auditFlag = stagingFlag + shape.stagingChunkCount * flagsPerChunk;
   const flagCount = auditFlag + (plan.auditSample ? 1 : 0);
   const share = Control.create({ laneCount, readerCount, flagCount }, style);
   const control = new Control(share);
@@ -125,6 +129,7 @@ function connect(
         chunkByteLength: shape.stagingChunkByteLength,
         neuronsPerChunk: plan.neuronsPerChunk,
         flag: stagingFlag,
+        flagsPerChunk,
       },
     },
     policy,
@@ -208,6 +213,7 @@ function layersOf(header: FlashHeader, slotCounts: number[]): LayerFlash[] {
     const slotCount = slotCounts[layer];
     const at = flag;
     flag += slotCount;
-    return { byteOffset: bundles.byteOffset, slotCount, flag: at };
+    const positionOf = bundles.order === null ? undefined : NeuronOrder.of(bundles).share();
+    return { byteOffset: bundles.byteOffset, slotCount, flag: at, positionOf };
   });
 }

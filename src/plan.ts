@@ -8,7 +8,7 @@ import { MemoryBudgetError } from "./errors.ts";
 import type { ReaderBackend } from "./flash/reader.ts";
 import type { DiskFacts } from "./flash/bypass.ts";
 import type { FlashHeader } from "./format/header.ts";
-import { extentsOf, predictorTensors } from "./format/header.ts";
+import { extentsOf, isReordered, predictorTensors } from "./format/header.ts";
 import { MEMORY_PAGES_MAX } from "./kernels.ts";
 import type { FfnMode } from "./pipeline/options.ts";
 
@@ -152,6 +152,7 @@ function planWith(
   const neuronsPerChunk = Math.min(n, Math.max(1, Math.floor(STAGING_CHUNK_BYTES / strideBytes)));
   const chunk = { strideBytes, offset: 0, byteLength: neuronsPerChunk * strideBytes };
   const auditSample = wishes.audit ? planSample(n, strideBytes) : null;
+  const slotBytes = slotByteLength({ strideBytes, ...record }, disk.blockByteLength);
   const shape: ArenaShape = {
     quantization,
     vocabSize: config.vocabSize,
@@ -162,9 +163,12 @@ function planWith(
     laneCount: wishes.laneCount,
     readerCount: wishes.readerCount,
     slotCounts,
-    slotByteLength: slotByteLength({ strideBytes, ...record }, disk.blockByteLength),
+    slotByteLength: slotBytes,
     stagingChunkCount: isStreaming ? STAGING_CHUNKS : 0,
-    stagingChunkByteLength: slotByteLength(chunk, 4096),
+    // Neurons in another order are read one by one, each to a place of whole blocks.
+    stagingChunkByteLength: isReordered(header)
+      ? neuronsPerChunk * slotBytes
+      : slotByteLength(chunk, 4096),
     passNeuronsMax: isStreaming ? neuronsPerChunk : n,
     rankMax: Math.max(0, ...(header.predictors?.layers.map(({ rank }) => rank) ?? [])),
     bounceByteLength: wishes.depth * BOUNCE_BYTES,

@@ -46,7 +46,7 @@ export class Auditor {
   readonly #passLayers = new Int32Array(PASS_COUNT);
   #countedPasses = 0;
   #step = 0;
-  /** The window that is read: its layer, its first neuron, and how many of its neurons are looked at. */
+  /** The window that is read: its layer, its first position, and how many of its neurons are looked at. */
   #slots: LayerSlots | undefined;
   #windowFirst = 0;
   #windowCount = 0;
@@ -116,7 +116,8 @@ export class Auditor {
     const first = window * windowNeurons;
     const end = Math.min(intermediateSize, first + windowNeurons);
     let count = 0;
-    for (let neuron = first; neuron < end; neuron++) {
+    for (let position = first; position < end; position++) {
+      const neuron = slots.neuronAt(position);
       const slot = cache.find(neuron);
       if (this.#isPredicted(neuron) || (slot >= 0 && cache.hasLanded(slot))) continue;
       this.#neurons[count++] = neuron;
@@ -147,8 +148,11 @@ export class Auditor {
     this.#isReading = false;
     const slots = this.#slots!, count = this.#windowCount;
     for (let i = 0; i < count; i++) {
-      const place = this.#neurons[i] - this.#windowFirst;
-      this.#addresses[i] = slots.addressInRun(this.#windowFirst, place, this.#window);
+      this.#addresses[i] = slots.addressInRun(
+        this.#windowFirst,
+        this.#neurons[i],
+        this.#window,
+      );
     }
     this.#windowCount = 0;
     const { prepared } = this.#seat.options.plan.audit!;

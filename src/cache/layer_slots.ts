@@ -1,8 +1,12 @@
 import type { Control } from "../pipeline/control.ts";
 import type { PipelineOptions } from "../pipeline/options.ts";
+import { NeuronOrder } from "../format/neuron_order.ts";
 import { NeuronCache } from "./neuron_cache.ts";
 import { makePolicy } from "./policies.ts";
 import type { ReadPlan } from "./read_plan.ts";
+
+/** Slots of a layer, at most: with a position in front it stays a whole number. */
+const SLOTS_MAX = 2 ** 26;
 
 /**
  * One layer's neurons: which are in its slots (`cache`), where a slot's bytes lie, and where they come from. A slot takes
@@ -23,12 +27,18 @@ export class LayerSlots {
   readonly #byteOffset: number;
   readonly #strideBytes: number;
   readonly #blockByteLength: number;
+  /** Where each neuron's record lies among those of the layer, if that is not the order of the neurons. */
+  readonly #positionOf?: Int32Array;
+  readonly #neuronAt?: Int32Array;
+  /** Reads that wait for their turn in the order of the file: position and slot in one number. */
+  readonly #waiting: Float64Array;
+  #waitingCount = 0;
   /** What is read next: reused, so that a read allocates nothing. */
   readonly #record: { byteOffset: number; byteLength: number };
 
   constructor(control: Control, options: PipelineOptions, readPlan: ReadPlan, layer: number) {
     const { flash, plan, sizes } = options, neuronCount = sizes.intermediateSize;
-    const { byteOffset, slotCount, flag } = flash.layers[layer];
+    const { byteOffset, slotCount, flag, positionOf } = flash.layers[layer];
     const range = { count: slotCount, flagWord: control.layout.flags + flag };
     const policy = makePolicy(options.policy, { slotCount, neuronCount });
     this.layer = layer;
@@ -41,17 +51,38 @@ export class LayerSlots {
     this.#byteOffset = byteOffset + flash.record.offset;
     this.#strideBytes = flash.strideBytes;
     this.#blockByteLength = flash.readPlan.blockByteLength;
+    this.#positionOf = positionOf;
+    if (positionOf) this.#neuronAt = new NeuronOrder(positionOf).positionOf;
+    this.#waiting = new Float64Array(positionOf ? slotCount : 0);
     this.#record = { byteOffset: 0, byteLength: flash.record.byteLength };
   }
 
-  /** Adds the neuron's record to the read plan's batch. */
+  /** Adds the neuron's record to the read plan's batch, neuron after neuron; `finishReads` ends the batch. */
   read(neuron: number, slot: number): void {
-    this.#record.byteOffset = this.#byteOffset + neuron * this.#strideBytes;
+    if (this.#positionOf === undefined) return this.#readPosition(neuron, slot);
+    this.#waiting[this.#waitingCount++] = this.#positionOf[neuron] * SLOTS_MAX + slot;
+  }
+
+  /** Hands the batch over: in the order of the file, as the read plan merges neighbours. */
+  finishReads(): void {
+    if (this.#waitingCount > 0) {
+      const waiting = this.#waiting.subarray(0, this.#waitingCount).sort();
+      for (let i = 0; i < waiting.length; i++) {
+        const position = Math.floor(waiting[i] / SLOTS_MAX);
+        this.#readPosition(position, waiting[i] - position * SLOTS_MAX);
+      }
+      this.#waitingCount = 0;
+    }
+    this.#readPlan.finish();
+  }
+
+  #readPosition(position: number, slot: number): void {
+    this.#record.byteOffset = this.#byteOffset + position * this.#strideBytes;
     const address = this.#address + slot * this.#slotByteLength;
     this.#readPlan.add(this.#record, address, this.flag + slot);
   }
 
-  /** Adds one read of the bundles of `count` neurons that lie side by side, to a block-aligned `target` of its own. */
+  /** Adds one read of `count` bundles that lie side by side, to a block-aligned `target` of its own. */
   readRun(run: { first: number; count: number }, target: number, flag: number): void {
     const record = {
       byteOffset: this.#byteOffset + run.first * this.#strideBytes,
@@ -60,15 +91,24 @@ export class LayerSlots {
     this.#readPlan.add(record, target, flag);
   }
 
-  /** Address of the record that lies `place` behind the `first` of a run that was read to `target`. */
-  addressInRun(first: number, place: number, target: number): number {
-    const phase = (this.#byteOffset + first * this.#strideBytes) % this.#blockByteLength;
-    return target + phase + place * this.#strideBytes;
+  /** The neuron whose record lies at `position`. */
+  neuronAt(position: number): number {
+    return this.#neuronAt === undefined ? position : this.#neuronAt[position];
   }
 
-  /** Address of the neuron's record in its slot. In a resident layer neurons lie side by side, as in the file. */
+  /** Address of the neuron's record in a run that was read to `target` from position `first` on. */
+  addressInRun(first: number, neuron: number, target: number): number {
+    const phase = (this.#byteOffset + first * this.#strideBytes) % this.#blockByteLength;
+    return target + phase + (this.#at(neuron) - first) * this.#strideBytes;
+  }
+
+  /** Address of the neuron's record in its slot. In a resident layer every neuron has the slot of its number. */
   addressOf(neuron: number, slot: number): number {
-    const phase = (this.#byteOffset + neuron * this.#strideBytes) % this.#blockByteLength;
+    const phase = (this.#byteOffset + this.#at(neuron) * this.#strideBytes) % this.#blockByteLength;
     return this.#address + slot * this.#slotByteLength + phase;
+  }
+
+  #at(neuron: number): number {
+    return this.#positionOf === undefined ? neuron : this.#positionOf[neuron];
   }
 }

@@ -128,6 +128,11 @@ export function extentsOf(header: FlashHeader): Extent[] {
   return extents;
 }
 
+/** Whether bundles lie in another order than that of the neurons. */
+export function isReordered({ layers }: FlashHeader): boolean {
+  return layers.some(({ bundles }) => bundles.order !== null);
+}
+
 /** The tensors of a layer's predictor, with their field names. */
 export function predictorTensors(layer: PredictorLayer): [string, TensorRef][] {
   const { a, b, bias, earlyBias } = layer;

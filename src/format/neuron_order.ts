@@ -48,6 +48,13 @@ export class NeuronOrder {
     return bytes;
   }
 
+  /** `positionOf` in memory that threads can share. */
+  share(): Int32Array {
+    const shared = new Int32Array(new SharedArrayBuffer(4 * this.positionOf.length));
+    shared.set(this.positionOf);
+    return shared;
+  }
+
   get isPlain(): boolean {
     return this.neuronAt.every((neuron, position) => neuron === position);
   }

@@ -62,6 +62,8 @@ export interface LayerFlash {
   slotCount: number;
   /** Landing flag of slot 0, counted from the first flag. */
   flag: number;
+  /** Where each neuron's bundle lies among those of the layer (shared); undefined: in the order of the neurons. */
+  positionOf?: Int32Array;
 }
 
 /** All that lanes and the predictor are started with; the same for each, but for `thread`. */
@@ -84,7 +86,14 @@ export interface PipelineOptions {
     readPlan: ReadPlanOptions;
     /** All neurons lie in their slots from the start. */
     isResident: boolean;
-    staging: { chunkCount: number; chunkByteLength: number; neuronsPerChunk: number; flag: number };
+    staging: {
+      chunkCount: number;
+      chunkByteLength: number;
+      neuronsPerChunk: number;
+      flag: number;
+      /** Landing flags of a chunk: one, or one a neuron where neurons are read one by one. */
+      flagsPerChunk: number;
+    };
   };
   /** Which neurons make room for others. */
   policy: PolicyChoice;

@@ -74,7 +74,7 @@ export class EarlyLook {
       slots.read(list[issued], slot);
       issued++;
     }
-    readPlan.finish();
+    slots.finishReads();
     readPlan.ring();
     statistics[PREDICTOR.earlyIssued] += issued;
     statistics[PREDICTOR.earlyDropped] += missCount - issued;

@@ -88,7 +88,7 @@ export class PassBuilder {
       neurons[count] = neuron;
       addresses[count] = slots.addressOf(neuron, slot);
     }
-    readPlan.finish();
+    slots.finishReads();
     for (let miss = 0; miss < missCount; miss++) {
       order[hitCount + miss] = misses[miss];
       flags[hitCount + miss] = missFlags[miss];

@@ -11,6 +11,9 @@ import type { KernelBuild, Kernels } from "../kernels.ts";
 import { lookLowRank } from "./low_rank_look.ts";
 import type { LookScratch } from "./low_rank_look.ts";
 
+/** Bundles read at a time, in bytes. */
+const RUN_BYTES = 1 << 22;
+
 /** Counts of one layer over all positions that were measured. */
 export interface LayerRecall {
   positions: number;
@@ -112,14 +115,14 @@ export class RecallMeter {
   #load(file: FlashFile, layer: number, bytes: Uint8Array): void {
     const { header } = file, { d, n } = this.#sizes;
     const at = this.#addresses[layer];
-    const { byteOffset, bundleByteLength } = header.layers[layer].bundles;
+    const stride = header.layers[layer].bundles.bundleByteLength;
     const rowBytes = vectorByteLength(this.#quantization, d);
     const rows = new Uint8Array(n * rowBytes);
-    const bundles = file.readRange({ byteOffset, byteLength: n * bundleByteLength });
-    for (let i = 0; i < n; i++) {
-      const from = i * bundleByteLength;
-      rows.set(bundles.subarray(from, from + rowBytes), i * rowBytes);
-    }
+    file.eachBundleRun(layer, RUN_BYTES, (run, neurons) => {
+      neurons.forEach((neuron, i) => {
+        rows.set(run.subarray(i * stride, i * stride + rowBytes), neuron * rowBytes);
+      });
+    });
     const tiles = new Uint8Array(matrixByteLength(this.#quantization, n, d));
     tileRows(this.#quantization, rows, { rows: n, cols: d }, tiles);
     bytes.set(tiles, at.up);
