@@ -28,6 +28,7 @@ import { open } from "../src/open.ts";
 import { seededRandom } from "../src/random.ts";
 import { addPredictors, packTiny, withHeader } from "../tests/tiny_flash.ts";
 import { TemporaryFolder } from "../tests/tiny_model.ts";
+import { parseBenchArgs } from "./bench_args.ts";
 
 export interface FuzzOptions {
   /** How many mutants. */
@@ -312,11 +313,18 @@ export function engineRunner(folder: string): {
 }
 
 /** usage: fuzz [COUNT] [SEED] [--run]; `--run` also generates from every mutant that opens. */
+const HELP =
+  `Does any damage to a model file do worse than a clear refusal? Mutates tiny files at random.
+
+  fuzz [COUNT] [SEED]   mutants (default 10000), and the first one's seed (default 1)
+  --run                 runs the engine on each mutant that opens`;
+
 export async function main(args: string[]): Promise<void> {
-  const numbers = args.filter((argument) => !argument.startsWith("--"));
-  const count = Number(numbers[0] ?? 10_000);
-  const seed = Number(numbers[1] ?? 1);
-  const engine = args.includes("--run") ? engineRunner(tmpdir()) : undefined;
+  const options = { run: { type: "boolean" } } as const;
+  const parsed = parseBenchArgs(args, HELP, { options, positionals: 2 });
+  if (!parsed) return;
+  const [count = 10_000, seed = 1] = parsed.positionals.map(Number);
+  const engine = parsed.values.run ? engineRunner(tmpdir()) : undefined;
   const start = performance.now();
   const counts = await fuzz({ count, seed, onAccepted: engine?.onAccepted });
   const peakMiB = Math.round(process.resourceUsage().maxRSS / 1024);

@@ -26,6 +26,7 @@ import {
 } from "../src/kernels.ts";
 import { runtimeName } from "../src/runtime.ts";
 import { median } from "./median.ts";
+import { parseBenchArgs } from "./bench_args.ts";
 
 export interface KernelBenchOptions {
   /** Bytes of weights that each kernel cycles through; small by default, so that tests can run the bench. */
@@ -330,20 +331,37 @@ function report(result: KernelBenchResult): string {
   ].join(" ");
 }
 
+const HELP =
+  `How near do the kernels come to the speed of memory? Each in turn with a plain read, on one core; medians.
+
+  --only TEXT        kernels whose name has TEXT in it
+  --plain            the build without relaxed SIMD
+  --cols LIST        lengths of rows (default 256,2048,4096)
+  --megabytes N      of weights, more than the caches hold (default 128)
+  --rounds N         default 21
+  --json             print the results as JSON`;
+
 export function main(args: string[]): void {
-  const value = (name: string) => {
-    const at = args.indexOf(name);
-    return at < 0 ? undefined : args[at + 1];
-  };
+  const values = parseBenchArgs(args, HELP, {
+    options: {
+      only: { type: "string" },
+      plain: { type: "boolean" },
+      cols: { type: "string", default: "256,2048,4096" },
+      megabytes: { type: "string", default: "128" },
+      rounds: { type: "string", default: "21" },
+      json: { type: "boolean" },
+    },
+  })?.values;
+  if (!values) return;
   const results = benchKernels({
-    byteLength: Number(value("--megabytes") ?? 128) * 2 ** 20,
-    rounds: Number(value("--rounds") ?? 21),
-    cols: (value("--cols") ?? "256,2048,4096").split(",").map(Number),
+    byteLength: Number(values.megabytes) * 2 ** 20,
+    rounds: Number(values.rounds),
+    cols: values.cols.split(",").map(Number),
     hiddenSizes: [256, 768, 2048, 4096],
-    build: args.includes("--plain") ? "plain" : undefined,
-    only: value("--only"),
+    build: values.plain ? "plain" : undefined,
+    only: values.only,
   });
-  if (args.includes("--json")) console.log(JSON.stringify(results, null, 2));
+  if (values.json) console.log(JSON.stringify(results, null, 2));
   else {
     console.log(`${runtimeName()}, weights from DRAM, one core, medians`);
     console.log("kernel               GB/s  of read   table  ns/bundle   checksum");

@@ -7,7 +7,6 @@
  */
 import fs from "node:fs";
 import process from "node:process";
-import { parseArgs } from "node:util";
 import { chunksOf, documentsOf, negativeLogLikelihood } from "../src/documents.ts";
 import { FlashFile } from "../src/format/flash_file.ts";
 import { open } from "../src/open.ts";
@@ -15,6 +14,7 @@ import type { FfnMode } from "../src/pipeline/options.ts";
 import { ffnByteLength } from "../src/plan.ts";
 import { RecallMeter } from "../src/predict/recall_meter.ts";
 import type { LayerRecall } from "../src/predict/recall_meter.ts";
+import { parseBenchArgs } from "./bench_args.ts";
 
 export interface QualityBench {
   modelPath: string;
@@ -77,10 +77,17 @@ export async function benchQuality(options: QualityBench): Promise<QualityResult
   };
 }
 
+const HELP = `What does prediction cost in quality? Perplexity on a text, and recall by layer.
+
+  quality MODEL.flash TEXT
+  --modes LIST       dense, predicted, exact (default dense,predicted); the second is compared with the first
+  --tokens N         stop after so many (default: all)
+  --ffn-cache SHARE  of the neurons that may lie in memory (default 20%; dense: all)
+  --json             print the results as JSON`;
+
 export async function main(args: string[]): Promise<void> {
-  const { values, positionals } = parseArgs({
-    args,
-    allowPositionals: true,
+  const parsed = parseBenchArgs(args, HELP, {
+    positionals: 2,
     options: {
       json: { type: "boolean" },
       tokens: { type: "string", default: "1e9" },
@@ -88,7 +95,8 @@ export async function main(args: string[]): Promise<void> {
       "ffn-cache": { type: "string", default: "20%" },
     },
   });
-  const [modelPath, textPath] = positionals;
+  if (!parsed) return;
+  const { values, positionals: [modelPath, textPath] } = parsed;
   if (!modelPath || !textPath) throw new RangeError("usage: quality MODEL.flash TEXT");
   const text = fs.readFileSync(textPath, "utf8");
   const results: QualityResult[] = [];

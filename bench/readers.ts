@@ -2,24 +2,25 @@
  * How fast do the flash readers read? The real reader workers with real tickets, against fio on the same file with the
  * same size of read, depth and O_DIRECT. Alternating, medians; the page cache must not grow.
  *
- *   deno run -A bench/readers.ts [--json] [--size 1GiB] [--seconds 2] [--repeat 3] [--depth 16]
+ *   deno run -A bench/readers.ts [--help]
  */
 import { execFileSync } from "node:child_process";
 import fs from "node:fs";
 import os from "node:os";
 import path from "node:path";
 import process from "node:process";
-import { parseArgs } from "node:util";
 import { formatBytes, parseByteSize } from "../src/byte_size.ts";
 import { ReadPlan } from "../src/cache/read_plan.ts";
 import { examineDisk } from "../src/flash/bypass.ts";
 import type { ReaderBackend, ReaderOptions } from "../src/flash/reader.ts";
-import { canUseUring } from "../src/flash/uring_reader.ts";
+import { canUseUring, UringReader } from "../src/flash/uring_reader.ts";
 import { Control } from "../src/pipeline/control.ts";
+import type { ControlShare } from "../src/pipeline/control.ts";
 import { Crew } from "../src/pipeline/crew.ts";
 import { LandingBell } from "../src/pipeline/landing.ts";
 import { seededRandom } from "../src/random.ts";
 import { resourceUse, runtimeName } from "../src/runtime.ts";
+import { parseBenchArgs } from "./bench_args.ts";
 import { median } from "./median.ts";
 
 export interface ReadersBench {
@@ -27,23 +28,29 @@ export interface ReadersBench {
   fileBytes: number;
   seconds: number;
   repeat: number;
-  /** Reads in flight: reader workers, and fio's jobs. */
+  /** Reads in flight, of the readers and of fio: so many `pread` workers, or so many reads of one io_uring. */
   depth: number;
-  /** One `io_uring` worker with so many reads in flight, or so many `pread` workers. */
-  backend: ReaderBackend;
+  backends: ReaderBackend[];
   sizes: number[];
   /** Where the file is made; it is removed afterwards. */
   folder: string;
 }
 
+/** What one backend reached at one size; medians. */
+export interface ReadersRate {
+  backend: ReaderBackend;
+  bytesPerSecond: number;
+  /** CPU time of the whole process a read, in us: user and system. */
+  cpuUsPerRead: number;
+}
+
 export interface ReadersRow {
   readBytes: number;
   depth: number;
-  /** Medians, in bytes a second; fio is null where it is not installed. */
-  readers: number;
+  /** Bytes a second by fio, median; null where it is not installed. */
   fio: number | null;
-  /** CPU time of the process a read, in us. */
-  cpuUsPerRead: number;
+  /** The fastest backend first. */
+  readers: ReadersRate[];
 }
 
 export interface ReadersResult {
@@ -71,27 +78,12 @@ export async function benchReaders(options: ReadersBench): Promise<ReadersResult
     const diskBefore = resourceUse().diskBytes;
     let checksum = 0, readTotal = 0;
     for (const readBytes of options.sizes) {
-      const readers: number[] = [], fio: number[] = [], cpu: number[] = [];
-      for (let round = 0; round < options.repeat; round++) {
-        const run = await runReaders(file, readBytes, {
-          ...options,
-          direct: disk.direct,
-          seed: round,
-        });
-        readers.push(run.bytesPerSecond);
-        cpu.push(run.cpuUsPerRead);
+      const runs = await runInTurn({ ...options, file, readBytes, direct: disk.direct, seed: 0 });
+      for (const run of [...runs.readers.values()].flat()) {
         checksum = (checksum + run.checksum) >>> 0;
         readTotal += run.readCount * readBytes;
-        const rate = runFio(file, readBytes, options);
-        if (rate !== null) fio.push(rate);
       }
-      rows.push({
-        readBytes,
-        depth: options.depth,
-        readers: median(readers),
-        fio: fio.length > 0 ? median(fio) : null,
-        cpuUsPerRead: median(cpu),
-      });
+      rows.push(rowOf(readBytes, options.depth, runs));
     }
     const cacheAfter = cachedBytes();
     const cacheGrowth = cacheBefore === null || cacheAfter === null
@@ -111,12 +103,47 @@ export async function benchReaders(options: ReadersBench): Promise<ReadersResult
   }
 }
 
+interface Runs {
+  fio: number[];
+  readers: Map<ReaderBackend, Run[]>;
+}
+
+/** Everybody once a round, each round beginning with another, as what a shared disk gives comes and goes. */
+async function runInTurn(options: RunOptions): Promise<Runs> {
+  const { repeat, backends } = options;
+  const runs: Runs = { fio: [], readers: new Map(backends.map((backend) => [backend, []])) };
+  const turns = ["fio" as const, ...backends];
+  for (let round = 0; round < repeat; round++) {
+    for (let turn = 0; turn < turns.length; turn++) {
+      const who = turns[(round + turn) % turns.length];
+      if (who === "fio") {
+        const rate = runFio(options);
+        if (rate !== null) runs.fio.push(rate);
+      } else {
+        const how = { ...options, seed: round };
+        runs.readers.get(who)!.push(who === "pread" ? await runPread(how) : runUring(how));
+      }
+    }
+  }
+  return runs;
+}
+
+function rowOf(readBytes: number, depth: number, { fio, readers }: Runs): ReadersRow {
+  const rates = [...readers].map(([backend, runs]) => ({
+    backend,
+    bytesPerSecond: median(runs.map((run) => run.bytesPerSecond)),
+    cpuUsPerRead: median(runs.map((run) => run.cpuUsPerRead)),
+  }));
+  rates.sort((one, other) => other.bytesPerSecond - one.bytesPerSecond);
+  return { readBytes, depth, fio: fio.length > 0 ? median(fio) : null, readers: rates };
+}
+
 /** A file of pseudo-random bytes, on the disk and out of the page cache as far as we can have it. */
 function makeFile(file: string, byteLength: number): void {
-  const block = new Uint8Array(1 << 20);
+  const block = new Uint8Array(new WebAssembly.Memory({ initial: 16 }).buffer);
   const random = seededRandom(1);
   for (let i = 0; i < block.length; i++) block[i] = random() * 256;
-  const descriptor = fs.openSync(file, "w");
+  const descriptor = openUncached(file);
   for (let at = 0; at < byteLength; at += block.length) {
     fs.writeSync(descriptor, block, 0, Math.min(block.length, byteLength - at));
   }
@@ -124,82 +151,148 @@ function makeFile(file: string, byteLength: number): void {
   fs.closeSync(descriptor);
 }
 
-async function runReaders(
-  file: string,
-  readBytes: number,
-  { depth, backend, seconds, fileBytes, direct, seed }: ReadersBench & {
-    direct: boolean;
-    seed: number;
-  },
-): Promise<{ bytesPerSecond: number; cpuUsPerRead: number; readCount: number; checksum: number }> {
-  // Targets in flight, and others waiting in rings, which must not fill up: this thread would be woken for each read.
-  const slots = depth * (backend === "io_uring" ? 3 : 4);
-  const pages = Math.ceil((slots * readBytes) / 65536) + 2;
-  const arena = new WebAssembly.Memory({ initial: pages, maximum: pages, shared: true });
-  const style = { spins: 100, flashSpins: 100, waitMsMax: 30_000 };
-  const readerCount = backend === "io_uring" ? 1 : depth;
-  const share = Control.create({ laneCount: 1, readerCount, flagCount: slots }, style);
-  const control = new Control(share);
-  const crew = new Crew(control);
-  const readerOptions = (readerIndex: number): ReaderOptions => ({
-    readerIndex,
-    backend,
-    depth: backend === "io_uring" ? depth : 1,
-    control: share,
-    arena,
-    disk: { path: file, direct },
-    bounce: { address: 65536, byteLength: readBytes },
-    timeOrigin: performance.timeOrigin,
-  });
-  await crew.start(Array.from({ length: readerCount }, (_, index) => ({
+/** Opens for writing past the page cache where that can be: else its growth could not be told from this file's. */
+function openUncached(file: string): number {
+  const { O_WRONLY, O_CREAT, O_TRUNC, O_DIRECT = 0 } = fs.constants;
+  try {
+    return fs.openSync(file, O_WRONLY | O_CREAT | O_TRUNC | O_DIRECT, 0o600);
+  } catch {
+    return fs.openSync(file, "w");
+  }
+}
+
+interface Run {
+  bytesPerSecond: number;
+  cpuUsPerRead: number;
+  readCount: number;
+  checksum: number;
+}
+
+interface RunOptions extends ReadersBench {
+  file: string;
+  readBytes: number;
+  direct: boolean;
+  seed: number;
+}
+
+/** Where the slots begin in the arena. */
+const SLOTS_AT = 65536;
+
+/** Random reads of one size, as tickets to readers; what has landed is looked at and its slot used again. */
+class RandomReads {
+  readonly control: Control;
+  readonly arena: WebAssembly.Memory;
+  readonly #share: ControlShare;
+  readonly #options: RunOptions;
+  readonly #slotCount: number;
+  readonly #bytes: Uint8Array;
+  readonly #random: () => number;
+  issued = 0;
+  checksum = 0;
+
+  constructor(options: RunOptions, readerCount: number, slotCount: number) {
+    const pages = Math.ceil((slotCount * options.readBytes) / 65536) + 2;
+    this.arena = new WebAssembly.Memory({ initial: pages, maximum: pages, shared: true });
+    const style = { spins: 100, flashSpins: 100, waitMsMax: 30_000 };
+    const shape = { laneCount: 1, readerCount, flagCount: slotCount };
+    this.#share = Control.create(shape, style);
+    this.control = new Control(this.#share);
+    this.#options = options;
+    this.#slotCount = slotCount;
+    this.#bytes = new Uint8Array(this.arena.buffer);
+    this.#random = seededRandom(options.seed);
+  }
+
+  readerOptions(backend: ReaderBackend, readerIndex: number, depth: number): ReaderOptions {
+    const { file: path, direct, readBytes } = this.#options;
+    return {
+      readerIndex,
+      backend,
+      depth,
+      control: this.#share,
+      arena: this.arena,
+      disk: { path, direct },
+      bounce: { address: SLOTS_AT, byteLength: readBytes },
+      registered: { address: SLOTS_AT, byteLength: this.#bytes.length - SLOTS_AT },
+      timeOrigin: performance.timeOrigin,
+    };
+  }
+
+  /** Adds reads until `target` have been issued, at most one for each slot, so that the clock is looked at now and then. */
+  issue(plan: ReadPlan, target: number): void {
+    const { readBytes, fileBytes } = this.#options, blocks = Math.floor(fileBytes / readBytes);
+    for (let room = this.#slotCount; room > 0 && this.issued < target; room--) {
+      const slot = this.issued++ % this.#slotCount, address = SLOTS_AT + slot * readBytes;
+      this.checksum = (this.checksum + this.#bytes[address]) >>> 0;
+      const byteOffset = Math.floor(this.#random() * blocks) * readBytes;
+      plan.add({ byteOffset, byteLength: readBytes }, address, slot);
+    }
+    plan.finish();
+  }
+}
+
+/** Nothing is merged: each block is a read. */
+const PLAIN_READS = { blockByteLength: 512, gapBytesMax: -1, mergedBytesMax: 0 };
+
+/** So many `pread` workers, each with one read in flight. */
+async function runPread(options: RunOptions): Promise<Run> {
+  const { depth } = options;
+  // Targets in flight, and others waiting in rings, which must not run dry: this thread would be woken for each read.
+  const slotCount = 4 * depth, reads = new RandomReads(options, depth, slotCount);
+  const crew = new Crew(reads.control);
+  await crew.start(Array.from({ length: depth }, (_, index) => ({
     name: `reader ${index}`,
     file: "reader" as const,
-    options: readerOptions(index),
+    options: reads.readerOptions("pread", index, 1),
   })));
-  const plan = new ReadPlan(control, { blockByteLength: 512, gapBytesMax: -1, mergedBytesMax: 0 });
-  const bell = new LandingBell(control, 0);
-  const bytes = new Uint8Array(arena.buffer);
-  const random = seededRandom(seed);
-  const count = Math.floor(fileBytes / readBytes);
-  let issued = 0, checksum = 0;
-  const cpuBefore = process.cpuUsage();
-  const began = performance.now();
-  const until = began + seconds * 1000;
+  const plan = new ReadPlan(reads.control, PLAIN_READS);
+  const bell = new LandingBell(reads.control, 0);
   try {
-    plan.begin("late");
-    while (performance.now() < until) {
-      bell.waitFor((issued - slots + depth) | 0, "reads to land");
-      // At most a round of slots between two looks at the clock, however fast reads land.
-      for (let room = slots; room > 0 && issued - bell.landed < slots; room--) {
-        const address = 65536 + (issued % slots) * readBytes;
-        checksum = (checksum + bytes[address]) >>> 0;
-        const byteOffset = Math.floor(random() * count) * readBytes;
-        plan.add({ byteOffset, byteLength: readBytes }, address, issued % slots);
-        issued++;
-      }
-      plan.finish();
+    return measure(options, reads, () => {
+      bell.waitFor((reads.issued - slotCount + depth) | 0, "reads to land");
+      reads.issue(plan, bell.landed + slotCount);
       plan.ring();
-    }
-    bell.waitFor(issued, "the last reads to land");
-    const elapsed = (performance.now() - began) / 1000;
-    const { user, system } = process.cpuUsage(cpuBefore);
-    return {
-      bytesPerSecond: issued * readBytes / elapsed,
-      cpuUsPerRead: (user + system) / issued,
-      readCount: issued,
-      checksum,
-    };
+    }, () => bell.waitFor(reads.issued, "the last reads to land"));
   } finally {
     await crew.close();
   }
 }
 
+/** One io_uring in this thread, as the predictor has it. */
+function runUring(options: RunOptions): Run {
+  const { depth } = options, slotCount = depth + Math.ceil(depth / 2);
+  const reads = new RandomReads(options, 1, slotCount);
+  const reader = new UringReader(reads.readerOptions("io_uring", 0, depth));
+  const plan = new ReadPlan(reads.control, PLAIN_READS, reader);
+  const bell = new LandingBell(reads.control, 0);
+  try {
+    return measure(options, reads, () => {
+      reads.issue(plan, bell.landed + slotCount);
+      reader.turn();
+    }, () => reader.drain());
+  } finally {
+    reader.close();
+  }
+}
+
+/** Turns until the time is over, and waits for the rest. */
+function measure(options: RunOptions, reads: RandomReads, turn: () => void, end: () => void): Run {
+  const cpuBefore = process.cpuUsage(), began = performance.now();
+  const until = began + options.seconds * 1000;
+  while (performance.now() < until) turn();
+  end();
+  const elapsed = (performance.now() - began) / 1000;
+  const { user, system } = process.cpuUsage(cpuBefore);
+  return {
+    bytesPerSecond: reads.issued * options.readBytes / elapsed,
+    cpuUsPerRead: (user + system) / reads.issued,
+    readCount: reads.issued,
+    checksum: reads.checksum,
+  };
+}
+
 /** The same reads by fio; null where it is not installed. */
-function runFio(
-  file: string,
-  readBytes: number,
-  { depth, seconds, fileBytes }: ReadersBench,
-): number | null {
+function runFio({ file, readBytes, depth, seconds, fileBytes }: RunOptions): number | null {
   try {
     const output = execFileSync("fio", [
       "--name=readers",
@@ -230,9 +323,19 @@ function cachedBytes(): number | null {
   }
 }
 
+const HELP =
+  `How fast do the flash readers read, and how does fio read the same? Random direct reads, alternating, medians.
+
+  --size SIZE        of the file that is made, read and removed (default 1GiB)
+  --folder FOLDER    where it is made; must be on the disk that is meant (default: the system's for temporary files)
+  --depth N          reads in flight (default 16)
+  --backend LIST     pread, io_uring, or both with a comma (default: what can be used here)
+  --seconds N        of each run (default 2)
+  --repeat N         runs of each (default 3)
+  --json             print the result as JSON`;
+
 export async function main(args: string[]): Promise<void> {
-  const { values } = parseArgs({
-    args,
+  const values = parseBenchArgs(args, HELP, {
     options: {
       json: { type: "boolean" },
       size: { type: "string", default: "1GiB" },
@@ -242,34 +345,34 @@ export async function main(args: string[]): Promise<void> {
       backend: { type: "string", default: canUseUring() ? "io_uring,pread" : "pread" },
       folder: { type: "string", default: os.tmpdir() },
     },
+  })?.values;
+  if (!values) return;
+  const result = await benchReaders({
+    fileBytes: parseByteSize(values.size),
+    seconds: Number(values.seconds),
+    repeat: Number(values.repeat),
+    depth: Number(values.depth),
+    backends: values.backend.split(",") as ReaderBackend[],
+    sizes: [4096, 16384, 65536, 1 << 20],
+    folder: values.folder,
   });
-  for (const backend of values.backend.split(",") as ReaderBackend[]) {
-    const result = await benchReaders({
-      fileBytes: parseByteSize(values.size),
-      seconds: Number(values.seconds),
-      repeat: Number(values.repeat),
-      depth: Number(values.depth),
-      backend,
-      sizes: [4096, 16384, 65536, 1 << 20],
-      folder: values.folder,
-    });
-    if (values.json) console.log(JSON.stringify(result));
-    else print(result, backend);
-  }
+  if (values.json) console.log(JSON.stringify(result));
+  else print(result);
 }
 
-function print(result: ReadersResult, backend: ReaderBackend): void {
-  console.log(`${result.runtime}, ${backend}, OS cache bypassed: ${result.bypassed}`);
-  for (const { readBytes, depth, readers, fio, cpuUsPerRead } of result.rows) {
-    const mine = `${(readers / 1e6).toFixed(0)} MB/s (${Math.round(readers / readBytes)} reads/s)`;
-    const theirs = fio
-      ? `fio ${(fio / 1e6).toFixed(0)} MB/s: ${(100 * readers / fio).toFixed(0)} %`
-      : "no fio";
-    console.log(
-      `${formatBytes(readBytes).padStart(8)} x ${depth}: ${mine}, ${theirs}, ${
-        cpuUsPerRead.toFixed(1)
-      } us CPU a read`,
-    );
+function print(result: ReadersResult): void {
+  console.log(`${result.runtime}, OS cache bypassed: ${result.bypassed}`);
+  for (const { readBytes, depth, readers, fio } of result.rows) {
+    const theirs = fio === null ? "no fio here" : `fio ${(fio / 1e6).toFixed(0)} MB/s`;
+    console.log(`${formatBytes(readBytes)} x ${depth}: ${theirs}`);
+    for (const { backend, bytesPerSecond, cpuUsPerRead } of readers) {
+      const share = fio === null ? "" : `${(100 * bytesPerSecond / fio).toFixed(0)} % of fio, `;
+      const reads = Math.round(bytesPerSecond / readBytes);
+      console.log(
+        `  ${backend.padEnd(8)} ${(bytesPerSecond / 1e6).toFixed(0).padStart(5)} MB/s, ${share}` +
+          `${reads} reads/s, ${cpuUsPerRead.toFixed(1)} us CPU a read`,
+      );
+    }
   }
   const fromDisk = (100 * result.diskBytes / result.readBytes).toFixed(1);
   const growth = result.cacheGrowth === null ? "unknown" : formatBytes(result.cacheGrowth);

@@ -5,11 +5,11 @@
  *   deno run -A bench/tokens.ts MODEL.flash [--options '{"readers":8}'] [--vs '{"readers":16}'] [--tokens 256] [--repeat 5] [--json]
  */
 import process from "node:process";
-import { parseArgs } from "node:util";
 import type { OpenOptions } from "../src/mod.ts";
 import { open } from "../src/mod.ts";
 import type { Cost } from "../src/statistics.ts";
 import { resourceUse, runtimeName } from "../src/runtime.ts";
+import { parseBenchArgs } from "./bench_args.ts";
 import { median } from "./median.ts";
 
 export interface TokensBench {
@@ -53,10 +53,21 @@ export async function benchTokens(bench: TokensBench): Promise<TokensResult[]> {
   return results;
 }
 
+const HELP = `How many tokens a second, and where does a token's time go? Medians.
+
+  tokens MODEL.flash
+  --options JSON     how to open the model (default '{"ffnCache":"20%"}')
+  --vs JSON          a second way, run in turn with the first
+  --tokens N         of each run (default 256)
+  --repeat N         runs of each way (default 5)
+  --prompt TEXT      default "Once upon a time"
+  --temperature N    default 0.7
+  --top-p N          default 0.9
+  --json             print the results as JSON`;
+
 export async function main(args: string[]): Promise<void> {
-  const { values, positionals: [modelPath] } = parseArgs({
-    args,
-    allowPositionals: true,
+  const parsed = parseBenchArgs(args, HELP, {
+    positionals: 1,
     options: {
       options: { type: "string", default: "{}" },
       vs: { type: "string" },
@@ -68,6 +79,8 @@ export async function main(args: string[]): Promise<void> {
       json: { type: "boolean" },
     },
   });
+  if (!parsed) return;
+  const { values, positionals: [modelPath] } = parsed;
   if (!modelPath) throw new RangeError("usage: tokens MODEL.flash [--options JSON] [--vs JSON]");
   const options = [values.options, ...(values.vs ? [values.vs] : [])].map((text) =>
     JSON.parse(text)

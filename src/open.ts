@@ -146,6 +146,9 @@ function connect(
     const laneOptions = { ...common, laneIndex, ids, trace: trace(name) };
     members.push({ name, file: "compute", options: laneOptions });
   }
+  // Bounce buffers, staging and slots lie at the end of the arena: all that is read to.
+  const readsAt = plan.arena.bounce[0];
+  const registered = { address: readsAt, byteLength: plan.arena.byteLength - readsAt };
   const readerOptions = (readerIndex: number): ReaderOptions => {
     const name = `reader ${readerIndex}`;
     return {
@@ -156,6 +159,7 @@ function connect(
       backend: wishes.backend,
       depth: wishes.depth,
       bounce: { address: plan.arena.bounce[readerIndex], byteLength: BOUNCE_BYTES },
+      registered: plan.isResident ? undefined : registered,
       trace: trace(name),
       timeOrigin,
     };

@@ -27,17 +27,34 @@ for (const backend of READER_BACKENDS) {
       repeat: 1,
       depth: 2,
       sizes: [16384],
-      backend,
+      backends: [backend],
       folder: models.path,
     });
     assert.deepEqual(rows.map(({ readBytes, depth }) => ({ readBytes, depth })), [
       { readBytes: 16384, depth: 2 },
     ]);
-    for (const { readers, fio, cpuUsPerRead } of rows) {
-      assert.ok(readers > 0 && cpuUsPerRead > 0);
+    for (const { readers, fio } of rows) {
+      assert.deepEqual(readers.map((rate) => rate.backend), [backend]);
+      assert.ok(readers[0].bytesPerSecond > 0 && readers[0].cpuUsPerRead > 0);
       assert.ok(fio === null || fio > 0, `fio read ${fio} bytes a second`);
     }
     assert.deepEqual(readdirSync(models.path), before);
+  });
+}
+
+for (const name of readdirSync(new URL("../bench/", import.meta.url))) {
+  if (["bench_args.ts", "median.ts"].includes(name)) continue;
+  test(`bench/${name} tells about itself with --help, and refuses options that it does not have`, async () => {
+    const { main } = await import(new URL(`../bench/${name}`, import.meta.url).href);
+    const lines: string[] = [], log = console.log;
+    console.log = (line: string) => void lines.push(line);
+    try {
+      await main(["--help"]);
+    } finally {
+      console.log = log;
+    }
+    assert.match(lines.join("\n"), /\?[^]*\n {2}--/);
+    await assert.rejects(async () => await main(["--no-such-option"]), RangeError);
   });
 }
 

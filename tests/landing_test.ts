@@ -55,10 +55,10 @@ test("LandingCounter.announce() rings only for the count that was asked for", ()
   const counter = new LandingCounter(control);
   control.words[at + 1] = 1;
   control.words[at + 2] = 3;
-  counter.announce();
-  counter.announce();
+  counter.announce(1);
+  counter.announce(1);
   assert.equal(control.words[at], 0);
-  counter.announce();
+  counter.announce(1);
   assert.equal(control.words[at], 1);
   assert.equal(control.words[control.layout.landingBells[1]], 0, "the other lane is awake");
 });

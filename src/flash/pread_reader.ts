@@ -25,9 +25,10 @@ export class PreadReader implements Reader {
         while (seat.take(ticket)) {
           const address = ticket.target === 0 ? bounce.address : ticket.target;
           const view = seat.bytes.subarray(address, address + ticket.byteLength);
-          seat.begin(ticket);
+          seat.begin(ticket, seat.clock());
           readFully(this.#disk, disk.path, view, ticket.byteOffset);
-          seat.finish(ticket, address);
+          seat.finish(ticket, address, seat.clock());
+          seat.announce(1);
           seat.checkRunning();
         }
         seat.sleep();

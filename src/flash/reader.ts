@@ -22,6 +22,8 @@ export interface ReaderOptions {
   disk: DiskOptions;
   /** Bounce buffers for merged reads: `depth` of them side by side, each of `byteLength`. */
   bounce: { address: number; byteLength: number };
+  /** Where reads go, bounce buffers too: what io_uring may have registered with the kernel. */
+  registered?: { address: number; byteLength: number };
   trace?: SharedArrayBuffer;
   timeOrigin: number;
 }

@@ -45,6 +45,11 @@ export class ReaderSeat {
     if (options.trace) this.#trace = new Trace(new Float64Array(options.trace));
   }
 
+  /** The bound of a wait in which no read lands, in ms. */
+  get waitMsMax(): number {
+    return this.#control.style.waitMsMax;
+  }
+
   /** Notes how often the bell has rung, before looking into the rings: see `sleep`. */
   listen(): void {
     this.#rung = this.#doorbell.value;
@@ -79,11 +84,11 @@ export class ReaderSeat {
   }
 
   /** A read begins: the first one in flight notes when flash became busy ... */
-  begin(ticket: Ticket): void {
-    ticket.beganMs = this.clock();
+  begin(ticket: Ticket, nowMs: number): void {
+    ticket.beganMs = nowMs;
     const inFlight = this.#control.layout.inFlight;
     if (Atomics.add(this.#words, inFlight, 1) === 0) {
-      Atomics.store(this.#words, inFlight + 1, Math.round(ticket.beganMs * 1000));
+      Atomics.store(this.#words, inFlight + 1, Math.round(nowMs * 1000));
     }
   }
 
@@ -96,19 +101,22 @@ export class ReaderSeat {
     if (busyUs > 0) this.#statistics[READER.flashMs] += busyUs / 1000;
   }
 
-  /** The bytes of a ticket are at `address`: brings them to their slots and tells everybody. */
-  finish(ticket: Ticket, address: number): void {
-    const ended = this.clock();
-    this.#end(ended);
-    this.#trace?.span("read", ticket.beganMs, ended, ticket.byteLength);
+  /** The bytes of a ticket are at `address`: brings them to their slots and raises its flags. `announce` wakes who waits. */
+  finish(ticket: Ticket, address: number, nowMs: number): void {
+    this.#end(nowMs);
+    this.#trace?.span("read", ticket.beganMs, nowMs, ticket.byteLength);
     const statistics = this.#statistics;
     statistics[READER.reads]++;
     statistics[READER.bytes] += ticket.byteLength;
-    statistics[READER.busyMs] += ended - ticket.beganMs;
+    statistics[READER.busyMs] += nowMs - ticket.beganMs;
     if (ticket.target === 0) this.#scatter(ticket, address);
     else this.#land(ticket.flag);
-    this.#done.advance();
-    this.#landings.announce();
+  }
+
+  /** Tells everybody that `count` more tickets are finished. */
+  announce(count: number): void {
+    this.#done.advance(count);
+    this.#landings.announce(count);
   }
 
   /** Copies the parts of a merged read to their slots. */

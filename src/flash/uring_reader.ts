@@ -1,49 +1,60 @@
 import fs from "node:fs";
+import { SLICE_MS, WaitTimeoutError } from "../pipeline/sequence.ts";
 import { openDisk, readFully } from "./disk.ts";
 import type { FlashDisk } from "./disk.ts";
 import { IoUring, IoUringRefusedError } from "./io_uring.ts";
-import { openLibc } from "./libc.ts";
-import type { Libc } from "./libc.ts";
+import { openLinuxLibc } from "./libc.ts";
+import type { LinuxLibc } from "./libc.ts";
 import type { Reader, ReaderOptions } from "./reader.ts";
 import { ReaderSeat } from "./reader_seat.ts";
 import { emptyTicket } from "./ticket.ts";
 
 /**
- * Many reads in flight in one worker. Early reads take at most half of the places, so that late
+ * Many reads in flight in one thread. Early reads take at most half of the places, so that late
  * ones always find one.
  */
 export class UringReader implements Reader {
   readonly #seat: ReaderSeat;
   readonly #options: ReaderOptions;
-  readonly #libc: Libc;
+  readonly #libc: LinuxLibc;
   readonly #ring: IoUring;
   /** The kernel's own number of the open file. */
   readonly #descriptor: number;
-  /** The arena's address in the process. */
-  readonly #arenaAddress: number;
   /** For what is left of a short read, and to say what is wrong with a failed one. */
   readonly #disk: FlashDisk;
   readonly #tickets;
-  /** Places that are free: a stack. */
-  readonly #free: number[];
+  /** Places that are free: a stack of `#freeCount`. */
+  readonly #free: Int32Array;
+  #freeCount: number;
   #earlyCount = 0;
-  readonly #reap = (place: number, result: number) => this.#finish(place, result);
+  /** How long no read has come back, in ms. */
+  #waitedMs = 0;
 
+  /** Throws `IoUringRefusedError`, or what the system says of the file. */
   constructor(options: ReaderOptions) {
-    const libc = openLibc();
+    const libc = openLinuxLibc();
     if (!libc) throw new IoUringRefusedError("no FFI here");
-    this.#seat = new ReaderSeat(options);
+    const { depth, registered } = options;
+    const seat = new ReaderSeat(options);
+    this.#seat = seat;
     this.#options = options;
     this.#libc = libc;
-    this.#ring = new IoUring(libc, options.depth);
     this.#disk = openDisk(options.disk);
     const { path, direct } = options.disk;
     const flags = fs.constants.O_RDONLY | (direct ? fs.constants.O_DIRECT : 0);
-    this.#descriptor = libc.open(path, flags);
-    if (this.#descriptor < 0) throw new IoUringRefusedError(`cannot open ${path}`);
-    this.#arenaAddress = libc.addressOf(this.#seat.bytes);
-    this.#tickets = Array.from({ length: options.depth }, emptyTicket);
-    this.#free = Array.from({ length: options.depth }, (_, place) => place);
+    const descriptor = libc.open(path, flags);
+    if (descriptor < 0) throw new IoUringRefusedError(`cannot open ${path}`);
+    this.#descriptor = descriptor;
+    const memory = seat.bytes, waitMs = SLICE_MS;
+    this.#ring = new IoUring(libc, { depth, descriptor, memory, registered, waitMs });
+    this.#tickets = Array.from({ length: depth }, emptyTicket);
+    this.#free = Int32Array.from({ length: depth }, (_, place) => place);
+    this.#freeCount = depth;
+  }
+
+  /** Whether the kernel holds the memory of its reads beforehand. */
+  get isRegistered(): boolean {
+    return this.#ring.isRegistered;
   }
 
   run(): void {
@@ -61,21 +72,25 @@ export class UringReader implements Reader {
 
   /** Begins the reads of all tickets that find a place; waits for none. */
   submit(): void {
-    const before = this.#free.length;
-    while (this.#begin());
-    if (this.#free.length < before) this.#ring.enter(0);
+    this.#queue();
+    this.#ring.submit();
   }
 
   /** Does all tickets, and waits until the last read has landed. */
   drain(): void {
-    for (;;) {
-      while (this.#begin());
-      const inFlight = this.#options.depth - this.#free.length;
-      if (inFlight === 0) return;
-      this.#ring.enter(this.#completionsWorthWaking(inFlight));
-      this.#ring.reap(this.#reap);
-      this.#seat.checkRunning();
-    }
+    while (this.turn());
+  }
+
+  /** Begins what finds a place and lands what is done, waiting for some. False if nothing is in flight. */
+  turn(): boolean {
+    this.#queue();
+    const inFlight = this.#options.depth - this.#freeCount;
+    if (inFlight === 0) return false;
+    const isInTime = this.#ring.wait(this.#completionsWorthWaking(inFlight));
+    if (this.#reap() > 0) this.#waitedMs = 0;
+    else if (!isInTime) this.#countSlice(inFlight);
+    this.#seat.checkRunning();
+    return true;
   }
 
   close(): void {
@@ -85,34 +100,52 @@ export class UringReader implements Reader {
   }
 
   /**
-   * A quarter at a time, so that a list of many misses does not wake this thread for each. But where more tickets wait, a
-   * place that is free is a read not begun; and early reads alone must not hold up late tickets that may come.
+   * Some at a time, so that a list of many misses does not wake this thread for each; fewer where more tickets wait, as a place
+   * that is free is a read not begun. But early reads alone must not hold up late tickets that may come.
    */
   #completionsWorthWaking(inFlight: number): number {
-    if (this.#free.length === 0 || this.#earlyCount === inFlight) return 1;
-    return Math.max(1, inFlight >> 2);
+    if (this.#earlyCount === inFlight) return 1;
+    return Math.max(1, inFlight >> (this.#freeCount === 0 ? 3 : 2));
   }
 
-  /** Queues the next ticket's read; false if there is no ticket or no place. */
-  #begin(): boolean {
-    const { depth, bounce } = this.#options;
-    if (this.#free.length === 0) return false;
-    const place = this.#free[this.#free.length - 1], ticket = this.#tickets[place];
-    if (!this.#seat.take(ticket, this.#earlyCount < depth >> 1)) return false;
-    this.#free.pop();
-    if (ticket.isEarly) this.#earlyCount++;
-    this.#seat.begin(ticket);
-    this.#ring.queueRead({
-      descriptor: this.#descriptor,
-      byteOffset: ticket.byteOffset,
-      byteLength: ticket.byteLength,
-      address: this.#arenaAddress +
-        (ticket.target === 0 ? bounce.address + place * bounce.byteLength : ticket.target),
-    }, place);
-    return true;
+  /**
+   * Queues reads for the tickets that wait, as far as there are places. A quarter of the depth begins while the next is being
+   * queued: one call for all would keep the disk waiting, one for each costs more than it gains (bench/readers.ts).
+   */
+  #queue(): void {
+    const { depth, bounce } = this.#options, seat = this.#seat;
+    const batch = Math.max(1, depth >> 2);
+    let now = -1, queued = 0;
+    while (this.#freeCount > 0) {
+      const place = this.#free[this.#freeCount - 1], ticket = this.#tickets[place];
+      if (!seat.take(ticket, this.#earlyCount < depth >> 1)) return;
+      this.#freeCount--;
+      if (ticket.isEarly) this.#earlyCount++;
+      if (now < 0) now = seat.clock();
+      seat.begin(ticket, now);
+      const { byteOffset, byteLength, target } = ticket;
+      const address = target === 0 ? bounce.address + place * bounce.byteLength : target;
+      if (queued++ === batch) {
+        this.#ring.submit();
+        queued = 1;
+      }
+      this.#ring.queueRead(byteOffset, byteLength, address, place);
+    }
   }
 
-  #finish(place: number, result: number): void {
+  /** Lands the reads that are done; returns how many. */
+  #reap(): number {
+    const ring = this.#ring;
+    let count = 0, now = 0;
+    for (let place = ring.next(); place >= 0; place = ring.next()) {
+      if (count++ === 0) now = this.#seat.clock();
+      this.#finish(place, ring.result, now);
+    }
+    if (count > 0) this.#seat.announce(count);
+    return count;
+  }
+
+  #finish(place: number, result: number, now: number): void {
     const { bounce, disk } = this.#options;
     const ticket = this.#tickets[place];
     const address = ticket.target === 0
@@ -125,17 +158,27 @@ export class UringReader implements Reader {
       readFully(this.#disk, disk.path, rest, ticket.byteOffset + done);
     }
     if (ticket.isEarly) this.#earlyCount--;
-    this.#free.push(place);
-    this.#seat.finish(ticket, address);
+    this.#free[this.#freeCount++] = place;
+    this.#seat.finish(ticket, address, now);
+  }
+
+  /** Slices, not the clock: a process that was stopped for a minute (Ctrl-Z) has not waited for a minute. */
+  #countSlice(inFlight: number): void {
+    this.#waitedMs += SLICE_MS;
+    if (this.#waitedMs <= this.#seat.waitMsMax) return;
+    throw new WaitTimeoutError(
+      `Waited ${this.#waitedMs} ms for ${inFlight} reads of ${this.#options.disk.path}`,
+    );
   }
 }
 
 /** Whether io_uring can be used here: tries it. Never asks the user for a permission. */
 export function canUseUring(): boolean {
-  const libc = openLibc();
+  const libc = openLinuxLibc();
   if (!libc) return false;
   try {
-    new IoUring(libc, 2).close();
+    const memory = new Uint8Array(new WebAssembly.Memory({ initial: 1 }).buffer);
+    new IoUring(libc, { depth: 2, descriptor: 0, memory, waitMs: SLICE_MS }).close();
     return true;
   } catch {
     return false;

@@ -61,7 +61,7 @@ export class LandingBell {
   }
 }
 
-/** A reader's side: counts a ticket and wakes the lanes that wait for this count. */
+/** A reader's side: counts tickets and wakes the lanes that wait for this count. */
 export class LandingCounter {
   readonly #words: Int32Array;
   readonly #bells: number[];
@@ -73,8 +73,9 @@ export class LandingCounter {
     this.#landed = control.sequence("landed");
   }
 
-  announce(): void {
-    this.#landed.advance();
+  /** `count` more tickets have landed. */
+  announce(count: number): void {
+    this.#landed.advance(count);
     const words = this.#words, bells = this.#bells;
     for (let lane = 0; lane < bells.length; lane++) {
       const index = bells[lane];

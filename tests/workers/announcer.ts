@@ -21,7 +21,7 @@ const random = seededRandom(seed);
 const bell = new Int32Array(new SharedArrayBuffer(4));
 for (let ticket = 0; ticket < ticketCount; ticket++) {
   if (random() < 0.3) Atomics.wait(bell, 0, 0, random() * pauseMsMax);
-  counter.announce();
+  counter.announce(1);
 }
 if (failsAtEnd) {
   Atomics.wait(bell, 0, 0, 30);
