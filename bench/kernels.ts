@@ -16,6 +16,7 @@ import {
   vectorByteLength,
 } from "../src/format/layout.ts";
 import {
+  accumulatorByteLength,
   instantiateKernels,
   type KernelBuild,
   type Kernels,
@@ -185,7 +186,7 @@ function sparseEntry(
   );
   const xp = VECTORS + 4 * hiddenSize;
   const accumulator = xp + Math.ceil(preparedByteLength(hiddenSize) / 64) * 64;
-  const residual = accumulator + 4 * hiddenSize;
+  const residual = accumulator + accumulatorByteLength(quantization, hiddenSize);
   const activations = LISTS + 2 ** 20 + 2 ** 19;
   const downOffset = vectorByteLength(quantization, hiddenSize);
   const listCount = Math.floor(bundleCount / activeCount);
@@ -198,7 +199,7 @@ function sparseEntry(
       fillWeights(memory, quantization, downOffset, scalesLength, bundleCount * stride);
       new Float32Array(memory.buffer, VECTORS, hiddenSize).set(wave(hiddenSize));
       kernels.prepare[quantization](VECTORS, xp, hiddenSize);
-      kernels.zero(accumulator, 8 * hiddenSize);
+      kernels.zero(accumulator, residual - accumulator + 4 * hiddenSize);
       fillLists(memory, { stride, activeCount, listCount });
       // All neurons go on, whichever sign their dot products have: the question is the cost of a bundle.
       new Float32Array(memory.buffer, activations + 4 * activeCount, activeCount).fill(0.5);
@@ -228,7 +229,7 @@ function sparseEntry(
           hiddenSize,
           hiddenSize,
         );
-        kernels.finishDown[quantization](accumulator, 0, residual, 0, hiddenSize);
+        kernels.finishDown[quantization](accumulator, 0, residual, 0, hiddenSize, hiddenSize);
       }
       return listCount * activeCount * stride;
     },

@@ -2,7 +2,7 @@ import { alignUp } from "./format/align.ts";
 import { SECTION_ALIGNMENT } from "./format/header.ts";
 import { matrixByteLength, TILE_ROWS, vectorByteLength } from "./format/layout.ts";
 import type { Quantization } from "./format/layout.ts";
-import { preparedByteLength, STATICS_BYTE_LENGTH } from "./kernels.ts";
+import { accumulatorByteLength, preparedByteLength, STATICS_BYTE_LENGTH } from "./kernels.ts";
 import { PASS_COUNT } from "./pipeline/control.ts";
 
 /**
@@ -162,7 +162,7 @@ export function planArena(shape: ArenaShape): ArenaPlan {
     lowRank: take(4 * Math.max(rankMax, 32)),
     scores: take(4 * rows),
     mask: take(Math.ceil(n / 32) * 4),
-    accumulator: take(4 * d),
+    accumulator: take(accumulatorByteLength(shape.quantization, d)),
     passes: each(PASS_COUNT, () => ({
       addresses: take(4 * passNeuronsMax),
       neurons: take(4 * passNeuronsMax),

@@ -7,8 +7,8 @@
  * instantiate the module over the same memory.
  *
  * What kernels promise (and tests/kernels_test.ts checks): for each dtype a dot product has one order of operations,
- * whether computed by `matvec` or `up`, and column sums are chained one neuron at a time in list order. So bits never
- * depend on how rows, columns or lists are split. Bits of the plain build are the same in every runtime; those of
+ * whether computed by `matvec` or `up`; column sums are chained one neuron at a time in list order (f32, f16), or exact
+ * in any order (q8). So bits never depend on how rows, columns or lists are split. Bits of the plain build are the same in every runtime; those of
  * the relaxed build depend on whether the runtime fuses multiply and add.
  */
 import fs from "node:fs";
@@ -26,6 +26,13 @@ export const MEMORY_PAGES_MAX = 65_536;
 /** Bytes that prepared activations of `cols` columns need at most, whichever the dtype. */
 export function preparedByteLength(cols: number): number {
   return 4 * cols + cols / 8 + 64;
+}
+
+/** Bytes of the accumulator of `down`; q8 keeps exact sums, drawn in kernels/sparse/grid.ts. */
+export function accumulatorByteLength(quantization: Quantization, cols: number): number {
+  if (quantization !== "q8") return 4 * cols;
+  const digits = 18 * 4 * cols, coefficients = cols / 2, desks = cols / 32 * 1168;
+  return digits + coefficients + desks;
 }
 
 /** A compiled module, which can be posted to workers. */
@@ -81,8 +88,9 @@ export interface Kernels {
 
   /**
    * `accumulator[c] += activations[k] * (column at addresses[k] + downOffset)[c]` for k = 0 .. count - 1 in this order
-   * and columns [colFrom, colTo). Bundles whose activation is zero are not read. The accumulator (f32[cols], in an
-   * order of its own) is zero before the first call and may take a list in several calls.
+   * and columns [colFrom, colTo). Bundles whose activation is zero are not read. The accumulator
+   * (`accumulatorByteLength`, in an order of its own) is zero before the first call and may take a list in several
+   * calls, all with the same columns.
    */
   down: PerQuantization<
     (
@@ -97,7 +105,10 @@ export interface Kernels {
     ) => void
   >;
 
-  /** `residual[c] += sum[c] + bias[c]` for columns [colFrom, colTo), bias 0: none; zeroes the accumulator there. */
+  /**
+   * `residual[c] += sum[c] + bias[c]` for columns [colFrom, colTo), those that `down` was called with; bias 0: none.
+   * Zeroes the accumulator there.
+   */
   finishDown: PerQuantization<
     (
       accumulator: number,
@@ -105,6 +116,7 @@ export interface Kernels {
       residual: number,
       colFrom: number,
       colTo: number,
+      cols: number,
     ) => void
   >;
 

@@ -10,7 +10,7 @@ import {
 } from "../src/arena.ts";
 import type { ArenaPlan, ArenaShape, ScratchPlan } from "../src/arena.ts";
 import { bundleByteLength, matrixByteLength, QUANTIZATIONS } from "../src/format/layout.ts";
-import { preparedByteLength, STATICS_BYTE_LENGTH } from "../src/kernels.ts";
+import { accumulatorByteLength, preparedByteLength, STATICS_BYTE_LENGTH } from "../src/kernels.ts";
 
 interface Range {
   name: string;
@@ -56,7 +56,7 @@ function rangesOf(plan: ArenaPlan, shape: ArenaShape): Range[] {
     one("lowRank", plan.lowRank, 4 * rank),
     one("scores", plan.scores, 4 * paddedRows(n)),
     one("mask", plan.mask, 4 * Math.ceil(n / 32)),
-    one("accumulator", plan.accumulator, 4 * d),
+    one("accumulator", plan.accumulator, accumulatorByteLength(shape.quantization, d)),
     ...plan.passes.flatMap((arrays, i) => pass(`pass ${i}`, arrays)),
     one("logits", plan.logits, plan.logitsStride * shape.logitsRows),
     one(

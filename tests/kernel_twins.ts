@@ -143,18 +143,56 @@ export function downTwin(
   bias: Float32Array | undefined,
   residual: Float32Array,
 ): Float32Array {
+  if (quantization === "q8") return downTwinQ8(columns, activations, bias, residual);
   const sums = new Float32Array(residual.length);
   columns.forEach((bytes, k) => {
     if (activations[k] === 0) return;
     const column = readRow(quantization, bytes);
     const activation = quantization === "f32" ? activations[k] : f(activations[k] * SCALE);
     for (let c = 0; c < sums.length; c++) {
-      const factor = quantization === "q8" ? f(column.scales[c >> 5] * activation) : activation;
-      sums[c] = madd(column.numbers[c], factor, sums[c]);
+      sums[c] = madd(column.numbers[c], activation, sums[c]);
     }
   });
   return residual.map((value, c) => {
     const sum = quantization === "f32" ? sums[c] : f(sums[c] * SCALE);
+    return f(value + (bias === undefined ? sum : f(sum + bias[c])));
+  });
+}
+
+/** q8 sums are integers on grids (kernels/sparse/grid.ts); f64 holds them exactly. */
+function downTwinQ8(
+  columns: readonly Uint8Array<ArrayBuffer>[],
+  activations: Float32Array,
+  bias: Float32Array | undefined,
+  residual: Float32Array,
+): Float32Array {
+  const grids = Array.from({ length: 18 }, () => new Float64Array(residual.length));
+  let low = 15, high = -1, spoilt = 0;
+  columns.forEach((bytes, k) => {
+    const { numbers, scales } = readRow("q8", bytes);
+    const largestScale = scales.reduce((most, scale) => Math.max(most, Math.abs(scale)), 0) / HALF;
+    const largest = f(Math.abs(activations[k]) * largestScale);
+    if (largest === 0) return;
+    const exponent = Math.floor(Math.log2(f(largest * (1 + 1 / 8192))));
+    const grid = Math.max(0, (exponent - 11 + 44) >> 2);
+    if (!Number.isFinite(largest) || grid > 15) {
+      spoilt = NaN;
+      return;
+    }
+    [low, high] = [Math.min(low, grid), Math.max(high, grid)];
+    const activation = f(activations[k] * 2 ** (44 - 4 * grid));
+    const steps = scales.map((scale) => roundToEven(f(scale / HALF * activation)));
+    for (let c = 0; c < numbers.length; c++) grids[grid][c] += steps[c >> 5] * numbers[c];
+  });
+  const top = high + 2;
+  return residual.map((value, c) => {
+    let sum = spoilt, carry = 0;
+    for (let grid = low; high >= 0 && grid < top; grid++) {
+      const all = grids[grid][c] + carry;
+      carry = Math.floor((all + 8) / 16);
+      sum = f(f(sum + (all - 16 * carry)) / 16);
+    }
+    if (high >= 0) sum = f(f(sum + f(grids[top][c] + carry)) * 2 ** (4 * top - 44));
     return f(value + (bias === undefined ? sum : f(sum + bias[c])));
   });
 }

@@ -1,15 +1,18 @@
-import { Block } from "../block";
-import { Half } from "../half";
-import { Lanes } from "../lanes";
+import { Coefficients } from "./coefficients";
+import { Grid } from "./grid";
 import { Neuron } from "./neuron";
 import { Touch } from "./touch";
 
 /**
- * For entries k = 0 .. count - 1 of a list, in this order, and columns colFrom <= c < colTo (multiples of 32):
+ * For entries k = 0 .. count - 1 of a list and columns colFrom <= c < colTo (multiples of 32):
  * `accumulator[c] += activations[k] * down column of the bundle at addresses[k]`, q8 bundles. Entries whose activation
- * is zero are not read. A list that comes in several passes gives the same bits as one.
+ * is zero are not read.
  *
- * `accumulator`: f32[cols] in an order of the kernel's own, zero at first; finishDownQ8 reads and clears it.
+ * Sums are exact integers on the grids of grid.ts, so that neither the order of a list nor its passes matter. That
+ * frees this kernel to add neurons of one grid eight at a time: the i16 of two neurons interleaved, and multiplied by
+ * two coefficients at once, need half the instructions of f32.
+ *
+ * `accumulator`: see grid.ts; all zero at first. finishDownQ8 reads and clears it.
  */
 export function downQ8(
   addresses: usize,
@@ -22,181 +25,192 @@ export function downQ8(
   cols: i32,
 ): void {
   assert(colFrom % 32 == 0 && colTo % 32 == 0 && colTo <= cols);
-  const mask = Half.mask(), scale = Half.scale();
-  const even = Half.pickEven(), odd = Half.pickOdd();
   const n = usize(count);
-  const scalesFrom = downOffset + (usize(colFrom) >> 4);
-  const bytesFrom = downOffset + (usize(cols) >> 4) + usize(colFrom);
-  const yFrom = accumulator + (usize(colFrom) << 2), yEnd = accumulator + (usize(colTo) << 2);
+  const part = usize(colFrom), width = usize(colTo - colFrom), all = usize(cols);
+  const desk = Grid.desk(accumulator, part, all);
   let touched: usize = 0;
-  let k0 = Neuron.nextActive(activations, 0, n);
-  while (k0 < n) {
-    if (k0 >= touched) {
-      const width = usize(colTo - colFrom);
-      touched = Touch.down(addresses, activations, k0, n, bytesFrom, width);
+  let k = Neuron.nextActive(activations, 0, n);
+  for (; k < n; k = Neuron.nextActive(activations, k + 1, n)) {
+    if (k >= touched) {
+      const bytes = downOffset + (all >> 4) + part;
+      touched = Touch.down(addresses, activations, k, n, bytes, width);
     }
-    const k1 = Neuron.nextActive(activations, k0 + 1, n);
-    const k2 = Neuron.nextActive(activations, k1 + 1, n);
-    const k3 = Neuron.nextActive(activations, k2 + 1, n);
-    // Where the next scales and bytes lie in each bundle.
-    let s = scalesFrom, p = bytesFrom;
-    let y = yFrom;
-    const b0 = Neuron.address(addresses, k0);
-    const f0 = f32x4.mul(Lanes.splatAt(activations + (k0 << 2)), scale);
-    if (k3 < n) {
-      const b1 = Neuron.address(addresses, k1);
-      const f1 = f32x4.mul(Lanes.splatAt(activations + (k1 << 2)), scale);
-      const b2 = Neuron.address(addresses, k2);
-      const f2 = f32x4.mul(Lanes.splatAt(activations + (k2 << 2)), scale);
-      const b3 = Neuron.address(addresses, k3);
-      const f3 = f32x4.mul(Lanes.splatAt(activations + (k3 << 2)), scale);
-      for (; y + 512 <= yEnd; y += 512, s += 8, p += 128) {
-        Columns.add4x128(y, b0, b1, b2, b3, s, p, f0, f1, f2, f3, mask, even, odd);
-      }
-      for (; y < yEnd; y += 128, s += 2, p += 32) {
-        Columns.add4(
-          y,
-          b0 + p,
-          b1 + p,
-          b2 + p,
-          b3 + p,
-          Block.scale(b0 + s, f0, mask),
-          Block.scale(b1 + s, f1, mask),
-          Block.scale(b2 + s, f2, mask),
-          Block.scale(b3 + s, f3, mask),
-          even,
-          odd,
-        );
-      }
-      k0 = Neuron.nextActive(activations, k3 + 1, n);
-    } else {
-      for (; y < yEnd; y += 128, s += 2, p += 32) {
-        Columns.add(y, b0 + p, Block.scale(b0 + s, f0, mask), even, odd);
-      }
-      k0 = k1;
+    const bundle = Neuron.address(addresses, k) + downOffset;
+    const activation = load<f32>(activations + (k << 2));
+    const largest = abs<f32>(activation) * Coefficients.largestScale(bundle, all);
+    if (largest == 0) continue;
+    const grid = Grid.of(largest);
+    if (grid < 0) {
+      Grid.spoil(desk);
+      continue;
     }
+    Grid.reserve(accumulator, desk, grid, largest, part, width, all);
+    if (Grid.push(desk, grid, bundle, activation) == 8) {
+      Columns.addEight(accumulator, desk, grid, part, width, all);
+    }
+  }
+  for (let grid: usize = 0; grid < Grid.COUNT; grid++) {
+    const waiting = Grid.waiting(desk, grid);
+    for (let i: usize = 0; i < waiting; i += 2) {
+      Columns.addTwo(accumulator, desk, grid, i, i + 1 < waiting, part, width, all);
+    }
+    Grid.clearWaiting(desk, grid);
   }
 }
 
-/** 32 columns of sums, those of eight as | even | odd |. */
+/** Adding neurons that wait for one grid. */
 class Columns {
-  /** Adds one neuron. */
-  @inline
-  static add(y: usize, p: usize, c: v128, even: v128, odd: v128): void {
-    for (const end = y + 128; y < end; y += 32, p += 8) {
-      const w = v128.load_ext<i8>(p);
-      v128.store(y, Lanes.madd(Block.numbers(w, even), c, v128.load(y)));
-      v128.store(y, Lanes.madd(Block.numbers(w, odd), c, v128.load(y, 16)), 16);
+  /** Eight neurons, and then none waits. */
+  static addEight(
+    accumulator: usize,
+    desk: usize,
+    grid: usize,
+    part: usize,
+    width: usize,
+    cols: usize,
+  ): void {
+    const next = cols >> 3;
+    let c = Grid.coefficients(accumulator, part, cols);
+    for (let i: usize = 0; i < 8; i += 2) {
+      Columns.prepare(c + (i >> 1) * next, desk, grid, i, true, part, width);
+    }
+    Grid.clearWaiting(desk, grid);
+    const at = (cols >> 4) + part;
+    const p0 = usize(load<u32>(Grid.entry(desk, grid, 0))) + at;
+    const p1 = usize(load<u32>(Grid.entry(desk, grid, 1))) + at;
+    const p2 = usize(load<u32>(Grid.entry(desk, grid, 2))) + at;
+    const p3 = usize(load<u32>(Grid.entry(desk, grid, 3))) + at;
+    const p4 = usize(load<u32>(Grid.entry(desk, grid, 4))) + at;
+    const p5 = usize(load<u32>(Grid.entry(desk, grid, 5))) + at;
+    const p6 = usize(load<u32>(Grid.entry(desk, grid, 6))) + at;
+    const p7 = usize(load<u32>(Grid.entry(desk, grid, 7))) + at;
+    let y = Grid.digit(accumulator, grid, part, cols);
+    // One offset for all eight: eight growing addresses would not fit into registers. Unrolled by hand, as V8 adds no
+    // constants to addresses.
+    for (let o: usize = 0; o < width; o += 32, c += 4, y += 128) {
+      const c0 = v128.load_splat<u32>(c), c1 = v128.load_splat<u32>(c + next);
+      const c2 = v128.load_splat<u32>(c + 2 * next), c3 = v128.load_splat<u32>(c + 3 * next);
+      let low = v128.load(y), high = v128.load(y, 16);
+      let a = v128.load_ext<i8>(p0 + o), b = v128.load_ext<i8>(p1 + o);
+      low = i32x4.add(low, Columns.low(a, b, c0));
+      high = i32x4.add(high, Columns.high(a, b, c0));
+      a = v128.load_ext<i8>(p2 + o), b = v128.load_ext<i8>(p3 + o);
+      low = i32x4.add(low, Columns.low(a, b, c1));
+      high = i32x4.add(high, Columns.high(a, b, c1));
+      a = v128.load_ext<i8>(p4 + o), b = v128.load_ext<i8>(p5 + o);
+      low = i32x4.add(low, Columns.low(a, b, c2));
+      high = i32x4.add(high, Columns.high(a, b, c2));
+      a = v128.load_ext<i8>(p6 + o), b = v128.load_ext<i8>(p7 + o);
+      low = i32x4.add(low, Columns.low(a, b, c3));
+      high = i32x4.add(high, Columns.high(a, b, c3));
+      v128.store(y, low);
+      v128.store(y, high, 16);
+      low = v128.load(y, 32), high = v128.load(y, 48);
+      a = v128.load_ext<i8>(p0 + o, 8), b = v128.load_ext<i8>(p1 + o, 8);
+      low = i32x4.add(low, Columns.low(a, b, c0));
+      high = i32x4.add(high, Columns.high(a, b, c0));
+      a = v128.load_ext<i8>(p2 + o, 8), b = v128.load_ext<i8>(p3 + o, 8);
+      low = i32x4.add(low, Columns.low(a, b, c1));
+      high = i32x4.add(high, Columns.high(a, b, c1));
+      a = v128.load_ext<i8>(p4 + o, 8), b = v128.load_ext<i8>(p5 + o, 8);
+      low = i32x4.add(low, Columns.low(a, b, c2));
+      high = i32x4.add(high, Columns.high(a, b, c2));
+      a = v128.load_ext<i8>(p6 + o, 8), b = v128.load_ext<i8>(p7 + o, 8);
+      low = i32x4.add(low, Columns.low(a, b, c3));
+      high = i32x4.add(high, Columns.high(a, b, c3));
+      v128.store(y, low, 32);
+      v128.store(y, high, 48);
+      low = v128.load(y, 64), high = v128.load(y, 80);
+      a = v128.load_ext<i8>(p0 + o, 16), b = v128.load_ext<i8>(p1 + o, 16);
+      low = i32x4.add(low, Columns.low(a, b, c0));
+      high = i32x4.add(high, Columns.high(a, b, c0));
+      a = v128.load_ext<i8>(p2 + o, 16), b = v128.load_ext<i8>(p3 + o, 16);
+      low = i32x4.add(low, Columns.low(a, b, c1));
+      high = i32x4.add(high, Columns.high(a, b, c1));
+      a = v128.load_ext<i8>(p4 + o, 16), b = v128.load_ext<i8>(p5 + o, 16);
+      low = i32x4.add(low, Columns.low(a, b, c2));
+      high = i32x4.add(high, Columns.high(a, b, c2));
+      a = v128.load_ext<i8>(p6 + o, 16), b = v128.load_ext<i8>(p7 + o, 16);
+      low = i32x4.add(low, Columns.low(a, b, c3));
+      high = i32x4.add(high, Columns.high(a, b, c3));
+      v128.store(y, low, 64);
+      v128.store(y, high, 80);
+      low = v128.load(y, 96), high = v128.load(y, 112);
+      a = v128.load_ext<i8>(p0 + o, 24), b = v128.load_ext<i8>(p1 + o, 24);
+      low = i32x4.add(low, Columns.low(a, b, c0));
+      high = i32x4.add(high, Columns.high(a, b, c0));
+      a = v128.load_ext<i8>(p2 + o, 24), b = v128.load_ext<i8>(p3 + o, 24);
+      low = i32x4.add(low, Columns.low(a, b, c1));
+      high = i32x4.add(high, Columns.high(a, b, c1));
+      a = v128.load_ext<i8>(p4 + o, 24), b = v128.load_ext<i8>(p5 + o, 24);
+      low = i32x4.add(low, Columns.low(a, b, c2));
+      high = i32x4.add(high, Columns.high(a, b, c2));
+      a = v128.load_ext<i8>(p6 + o, 24), b = v128.load_ext<i8>(p7 + o, 24);
+      low = i32x4.add(low, Columns.low(a, b, c3));
+      high = i32x4.add(high, Columns.high(a, b, c3));
+      v128.store(y, low, 96);
+      v128.store(y, high, 112);
     }
   }
 
-  /** Adds four neurons, one after the other, while the sums stay in registers. */
-  @inline
-  static add4(
-    y: usize,
-    p0: usize,
-    p1: usize,
-    p2: usize,
-    p3: usize,
-    c0: v128,
-    c1: v128,
-    c2: v128,
-    c3: v128,
-    even: v128,
-    odd: v128,
+  /** Two neurons, or one, the i-th that waits and the one after it. */
+  static addTwo(
+    accumulator: usize,
+    desk: usize,
+    grid: usize,
+    i: usize,
+    isPair: bool,
+    part: usize,
+    width: usize,
+    cols: usize,
   ): void {
-    for (const end = y + 128; y < end; y += 32) {
-      let a = v128.load(y), b = v128.load(y, 16);
-      const w0 = v128.load_ext<i8>(p0);
-      a = Lanes.madd(Block.numbers(w0, even), c0, a);
-      b = Lanes.madd(Block.numbers(w0, odd), c0, b);
-      const w1 = v128.load_ext<i8>(p1);
-      a = Lanes.madd(Block.numbers(w1, even), c1, a);
-      b = Lanes.madd(Block.numbers(w1, odd), c1, b);
-      const w2 = v128.load_ext<i8>(p2);
-      a = Lanes.madd(Block.numbers(w2, even), c2, a);
-      b = Lanes.madd(Block.numbers(w2, odd), c2, b);
-      const w3 = v128.load_ext<i8>(p3);
-      a = Lanes.madd(Block.numbers(w3, even), c3, a);
-      b = Lanes.madd(Block.numbers(w3, odd), c3, b);
-      v128.store(y, a);
-      v128.store(y, b, 16);
-      p0 += 8, p1 += 8, p2 += 8, p3 += 8;
+    let c = Grid.coefficients(accumulator, part, cols);
+    Columns.prepare(c, desk, grid, i, isPair, part, width);
+    const at = (cols >> 4) + part;
+    let p0 = usize(load<u32>(Grid.entry(desk, grid, i))) + at;
+    let p1 = usize(load<u32>(Grid.entry(desk, grid, isPair ? i + 1 : i))) + at;
+    let y = Grid.digit(accumulator, grid, part, cols);
+    for (const end = y + (width << 2); y < end; c += 4) {
+      const c0 = v128.load_splat<u32>(c);
+      for (const blockEnd = y + 128; y < blockEnd; y += 32, p0 += 8, p1 += 8) {
+        const a = v128.load_ext<i8>(p0), b = v128.load_ext<i8>(p1);
+        v128.store(y, i32x4.add(v128.load(y), Columns.low(a, b, c0)));
+        v128.store(y, i32x4.add(v128.load(y, 16), Columns.high(a, b, c0)), 16);
+      }
     }
   }
 
-  /** Adds four neurons to four blocks of columns: scales of four blocks at once. */
-  @inline
-  static add4x128(
-    y: usize,
-    b0: usize,
-    b1: usize,
-    b2: usize,
-    b3: usize,
-    s: usize,
-    p: usize,
-    f0: v128,
-    f1: v128,
-    f2: v128,
-    f3: v128,
-    mask: v128,
-    even: v128,
-    odd: v128,
+  /** The coefficients of two neurons that wait; without a second one, its are zero. */
+  static prepare(
+    target: usize,
+    desk: usize,
+    grid: usize,
+    i: usize,
+    isPair: bool,
+    part: usize,
+    width: usize,
   ): void {
-    const c0 = Block.scales(b0 + s, f0, mask), c1 = Block.scales(b1 + s, f1, mask);
-    const c2 = Block.scales(b2 + s, f2, mask), c3 = Block.scales(b3 + s, f3, mask);
-    const p0 = b0 + p, p1 = b1 + p, p2 = b2 + p, p3 = b3 + p;
-    Columns.add4(
-      y,
-      p0,
-      p1,
-      p2,
-      p3,
-      Block.splat(c0, 0),
-      Block.splat(c1, 0),
-      Block.splat(c2, 0),
-      Block.splat(c3, 0),
-      even,
-      odd,
+    const a = Grid.entry(desk, grid, i), b = Grid.entry(desk, grid, isPair ? i + 1 : i);
+    const scales = part >> 4;
+    Coefficients.store(
+      target,
+      usize(load<u32>(a)) + scales,
+      load<f32>(a, 4),
+      usize(load<u32>(b)) + scales,
+      isPair ? load<f32>(b, 4) : 0,
+      width >> 5,
     );
-    Columns.add4(
-      y + 128,
-      p0 + 32,
-      p1 + 32,
-      p2 + 32,
-      p3 + 32,
-      Block.splat(c0, 1),
-      Block.splat(c1, 1),
-      Block.splat(c2, 1),
-      Block.splat(c3, 1),
-      even,
-      odd,
-    );
-    Columns.add4(
-      y + 256,
-      p0 + 64,
-      p1 + 64,
-      p2 + 64,
-      p3 + 64,
-      Block.splat(c0, 2),
-      Block.splat(c1, 2),
-      Block.splat(c2, 2),
-      Block.splat(c3, 2),
-      even,
-      odd,
-    );
-    Columns.add4(
-      y + 384,
-      p0 + 96,
-      p1 + 96,
-      p2 + 96,
-      p3 + 96,
-      Block.splat(c0, 3),
-      Block.splat(c1, 3),
-      Block.splat(c2, 3),
-      Block.splat(c3, 3),
-      even,
-      odd,
-    );
+  }
+
+  /** Columns 0 to 3 of two neurons, by their two coefficients. */
+  @inline
+  static low(a: v128, b: v128, pair: v128): v128 {
+    return i32x4.dot_i16x8_s(v128.shuffle<u16>(a, b, 0, 8, 1, 9, 2, 10, 3, 11), pair);
+  }
+
+  /** Columns 4 to 7. */
+  @inline
+  static high(a: v128, b: v128, pair: v128): v128 {
+    return i32x4.dot_i16x8_s(v128.shuffle<u16>(a, b, 4, 12, 5, 13, 6, 14, 7, 15), pair);
   }
 }

@@ -1,4 +1,5 @@
 import { Half } from "../half";
+import { Grid } from "./grid";
 
 /**
  * The end of a sparse FFN, for columns colFrom <= c < colTo (multiples of 32):
@@ -10,8 +11,9 @@ export function finishDownF32(
   residual: usize,
   colFrom: i32,
   colTo: i32,
+  cols: i32,
 ): void {
-  assert(colFrom % 32 == 0 && colTo % 32 == 0);
+  assert(colFrom % 32 == 0 && colTo % 32 == 0 && colTo <= cols);
   const end = usize(colTo) << 2;
   for (let byte = usize(colFrom) << 2; byte < end; byte += 16) {
     Column.finish(v128.load(accumulator + byte), bias, residual, byte);
@@ -26,8 +28,9 @@ export function finishDownF16(
   residual: usize,
   colFrom: i32,
   colTo: i32,
+  cols: i32,
 ): void {
-  assert(colFrom % 32 == 0 && colTo % 32 == 0);
+  assert(colFrom % 32 == 0 && colTo % 32 == 0 && colTo <= cols);
   const scale = Half.scale();
   const end = usize(colTo) << 2;
   for (let byte = usize(colFrom) << 2; byte < end; byte += 32) {
@@ -40,15 +43,18 @@ export function finishDownF16(
   }
 }
 
-/** As finishDownF16: both keep their sums alike. */
+/** As finishDownF32, of the sums that downQ8 kept for exactly these columns. */
 export function finishDownQ8(
   accumulator: usize,
   bias: usize,
   residual: usize,
   colFrom: i32,
   colTo: i32,
+  cols: i32,
 ): void {
-  finishDownF16(accumulator, bias, residual, colFrom, colTo);
+  assert(colFrom % 32 == 0 && colTo % 32 == 0 && colTo <= cols);
+  const part = usize(colFrom), width = usize(colTo - colFrom);
+  Grid.finish(accumulator, bias, residual, part, width, usize(cols));
 }
 
 class Column {

@@ -137,9 +137,10 @@ export class Ffn {
   /** residual += sum of the columns + bias; it is the next layer's input, and the early look's. */
   #addSum(layer: number): void {
     const { kernels, columns, options } = this.#seat;
-    const { weights, plan, quantization } = options;
+    const { sizes, weights, plan, quantization } = options;
     const { from, to } = columns, { downBias } = weights.layers[layer];
-    kernels.finishDown[quantization](plan.accumulator, downBias, plan.residual, from, to);
+    const { accumulator, residual } = plan;
+    kernels.finishDown[quantization](accumulator, downBias, residual, from, to, sizes.hiddenSize);
     const input = plan.layerInput[(layer + 1) & 1];
     kernels.copy(input + 4 * from, plan.residual + 4 * from, 4 * (to - from));
     this.#seat.meet("the end of a layer");
