@@ -1,5 +1,6 @@
 import fs from "node:fs";
 import process from "node:process";
+import { askNotToCache } from "./no_cache.ts";
 
 /** What a file's disk allows, found out by asking it. */
 export interface DiskFacts {
@@ -9,9 +10,10 @@ export interface DiskFacts {
   blockByteLength: number;
   /**
    * Whether the cache of the operating system is really bypassed: `yes` if the same block read twice came from the
-   * disk twice, `no` if it did not, `unknown` where the system does not count.
+   * disk twice, `no` if it did not, `asked` where the system was told not to cache (F_NOCACHE) and nobody can check, `unknown`
+   * where the system does not count.
    */
-  bypassed: "yes" | "no" | "unknown";
+  bypassed: "yes" | "no" | "asked" | "unknown";
   /** Why not, in words for the user; empty if `bypassed` is `yes`. */
   reason: string;
 }
@@ -30,7 +32,14 @@ export function examineDisk(path: string): DiskFacts {
     reason,
   });
   // Whatever is wrong with the file itself is the caller's to hear, not a matter of direct reads.
-  fs.closeSync(fs.openSync(path, fs.constants.O_RDONLY));
+  const plain = fs.openSync(path, fs.constants.O_RDONLY);
+  const isAsked = askNotToCache(plain);
+  fs.closeSync(plain);
+  if (isAsked) {
+    // A part of a file system's block would go through the cache all the same.
+    const reason = "the system was asked not to cache (F_NOCACHE)";
+    return { direct: false, blockByteLength: 4096, bypassed: "asked", reason };
+  }
   if (O_DIRECT === undefined || process.platform !== "linux") {
     return cached(`no direct reads on ${process.platform}: the system's cache is in between`);
   }

@@ -1,6 +1,7 @@
 import fs from "node:fs";
 import { FlashReadError } from "../errors.ts";
 import { seededRandom } from "../random.ts";
+import { askNotToCache } from "./no_cache.ts";
 
 /**
  * The one door to flash. A disk reads whole blocks at block-aligned offsets straight into shared memory; what it
@@ -32,10 +33,12 @@ export interface DiskSimulation {
   failAtRead?: number;
 }
 
-/** Opens the file at `options.path` for reading. Throws what the system says. */
+/** Opens the file at `options.path` for reading, past the system's cache where that can be. Throws what the system says. */
 export function openDisk(options: DiskOptions): FlashDisk {
   const flags = fs.constants.O_RDONLY | (options.direct ? fs.constants.O_DIRECT : 0);
-  const disk = new FileDisk(fs.openSync(options.path, flags));
+  const descriptor = fs.openSync(options.path, flags);
+  askNotToCache(descriptor);
+  const disk = new FileDisk(descriptor);
   return options.simulation ? new SimulatedDisk(disk, options.simulation) : disk;
 }
 

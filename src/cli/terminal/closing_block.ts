@@ -93,6 +93,7 @@ function renderFlash({ statistics: { decode }, disk, isResident }: Closing): str
   const bypass = {
     yes: "OS cache bypassed",
     no: `OS cache NOT bypassed: ${disk.reason}`,
+    asked: `OS cache: ${disk.reason}`,
     unknown: `whether the OS cache was bypassed is unknown: ${disk.reason}`,
   }[disk.bypassed];
   return `${formatBytes(Math.round(decode.bytesPerToken))} in ${
