@@ -7,13 +7,13 @@
  */
 import fs from "node:fs";
 import process from "node:process";
-import { parseArgs } from "node:util";
 import type { Interval } from "../src/audit/estimate.ts";
 import { chunksOf, documentsOf } from "../src/documents.ts";
 import { FlashFile } from "../src/format/flash_file.ts";
 import { open } from "../src/open.ts";
 import { RecallMeter } from "../src/predict/recall_meter.ts";
 import { runtimeName } from "../src/runtime.ts";
+import { parseBenchArgs } from "./bench_args.ts";
 import { median } from "./median.ts";
 import { benchTokens } from "./tokens.ts";
 
@@ -76,10 +76,18 @@ export function coverage(runs: AuditRun[]): { recall: number; lostMass: number }
   };
 }
 
+const HELP = `Does the live audit hold what it promises, and what does it cost?
+
+  audit MODEL.flash TEXT
+  --runs N           pieces of the text, measured in full beside the audit (default 20)
+  --tokens N         of each piece (default 256)
+  --ffn-cache SHARE  default 20%
+  --repeat N         pairs of runs with and without the audit (default 9)
+  --json             print the results as JSON`;
+
 export async function main(args: string[]): Promise<void> {
-  const { values, positionals: [modelPath, textPath] } = parseArgs({
-    args,
-    allowPositionals: true,
+  const parsed = parseBenchArgs(args, HELP, {
+    positionals: 2,
     options: {
       runs: { type: "string", default: "20" },
       tokens: { type: "string", default: "256" },
@@ -88,6 +96,8 @@ export async function main(args: string[]): Promise<void> {
       json: { type: "boolean" },
     },
   });
+  if (!parsed) return;
+  const { values, positionals: [modelPath, textPath] } = parsed;
   if (!modelPath || !textPath) throw new RangeError("usage: audit MODEL.flash TEXT");
   const ffnCache = values["ffn-cache"];
   const runs = await benchAudit({
