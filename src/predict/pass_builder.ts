@@ -5,12 +5,19 @@ import { PREDICTOR } from "../pipeline/statistics.ts";
 import { bitsOf } from "./mask.ts";
 import type { PredictorSeat } from "./predictor_seat.ts";
 
+/** What it needs of the predictor's place. */
+export interface PassSeat
+  extends
+    Pick<PredictorSeat, "control" | "passes" | "readPlan" | "statistics" | "clock" | "trace"> {
+  readonly options: { sizes: { intermediateSize: number }; passNeuronsMax: number };
+}
+
 /**
  * Makes passes of the late look's answer: each neuron's slot, a read for each that has none, and the order in which
  * lanes compute. A list that is longer than the slots are goes out in several passes.
  */
 export class PassBuilder {
-  readonly #seat: PredictorSeat;
+  readonly #seat: PassSeat;
   readonly #landed: Sequence;
   /** The list at hand, in neuron order, and how much of it has gone out. */
   readonly #list: Int32Array;
@@ -24,7 +31,7 @@ export class PassBuilder {
   /** `list` is the number of the list at hand. */
   readonly #eviction = { passesDone: 0, list: 0, desperate: false };
 
-  constructor(seat: PredictorSeat) {
+  constructor(seat: PassSeat) {
     const { sizes, passNeuronsMax } = seat.options;
     this.#seat = seat;
     this.#landed = seat.control.sequence("landed");
