@@ -3,7 +3,7 @@ import type { ArenaPlan, ArenaShape } from "./arena.ts";
 import { planSample, sampleNeuronsMax } from "./audit/sample.ts";
 import type { AuditSample } from "./audit/sample.ts";
 import { formatBytes } from "./byte_size.ts";
-import { divideSlots, fewestSlots } from "./cache/divide_slots.ts";
+import { divideAmongLayers } from "./cache/divide_slots.ts";
 import { MemoryBudgetError } from "./errors.ts";
 import type { ReaderBackend } from "./flash/reader.ts";
 import type { DiskFacts } from "./flash/bypass.ts";
@@ -211,25 +211,13 @@ function auditShape(sample: AuditSample, strideBytes: number): ArenaShape["audit
 }
 
 function divide(header: FlashHeader, slotTotal: number): number[] {
-  const { intermediateSize: n, numLayers } = header.config;
-  if (slotTotal === 0) return new Array(numLayers).fill(0);
-  if (slotTotal >= n * numLayers) return new Array(numLayers).fill(n);
-  const curves = header.predictors?.missCurves ?? [];
-  if (curves.length === 0) {
-    return Array.from(
-      { length: numLayers },
-      (_, layer) =>
-        Math.floor(slotTotal * (layer + 1) / numLayers) - Math.floor(slotTotal * layer / numLayers),
-    );
-  }
-  return divideSlots({
-    curves,
-    totalSlots: slotTotal,
-    minSlots: fewestSlots(header.predictors!.layers.map((layer) => layer.predictedShare * n), {
-      totalSlots: slotTotal,
-      count: n,
-    }),
-    count: n,
+  const { predictors, config } = header;
+  return divideAmongLayers({
+    numLayers: config.numLayers,
+    count: config.intermediateSize,
+    slotTotal,
+    curves: predictors?.missCurves ?? [],
+    predictedShares: predictors?.layers.map((layer) => layer.predictedShare) ?? [],
   });
 }
 

@@ -54,7 +54,7 @@ const TIMEOUT = { timeout: 60_000 };
 test("flashpipe helps", TIMEOUT, async () => {
   const main = await flashpipe(["--help"]);
   assert.equal(main.exitCode, 0);
-  for (const name of ["run", "pack", "calibrate", "inspect", "bench"]) {
+  for (const name of ["run", "pack", "calibrate", "inspect", "trace", "simulate", "bench"]) {
     assert.match(main.stdout, new RegExp(`^  ${name} `, "m"));
   }
   const [run, pack] = await Promise.all([flashpipe(["run", "--help"]), flashpipe(["pack", "-h"])]);
@@ -123,6 +123,53 @@ test("flashpipe pack writes a whole file or none", TIMEOUT, async () => {
   assert.equal(quantization, "q8");
   assert.equal(smallestMemoryBytes.predicted, null);
   assert.ok(smallestMemoryBytes.exact > 1e6);
+});
+
+test("flashpipe trace records what flashpipe simulate replays", { timeout: 120_000 }, async () => {
+  const text = folder.file("trace.txt");
+  writeFileSync(text, "Once there was a miller.<|endoftext|>The old king went into the wood.");
+  const trace = folder.file("tales.trace"), svg = folder.file("tales.svg");
+  const recorded = await flashpipe(["trace", tales, trace, "--text", text]);
+  assert.equal(recorded.exitCode, 0, recorded.stderr);
+  assert.match(recorded.stdout, /tales\.trace: \d+ tokens, /);
+  const [table, curve, json] = await Promise.all([
+    flashpipe(["simulate", trace, "--cache", "30%", "--plot", svg]),
+    flashpipe(["simulate", trace, "--window", "1..3"]),
+    flashpipe([
+      "simulate",
+      trace,
+      "--cache",
+      "30%",
+      "--policy",
+      "lru",
+      "--gap",
+      "0,8KiB",
+      "--json",
+    ]),
+  ]);
+  assert.match(table.stdout, /30\.0 % {2}frequency /, table.stderr);
+  assert.match(table.stdout, /30\.0 % {2}belady .* 1\.00x\n/);
+  assert.match(readFileSync(svg, "utf8"), /^<svg /);
+  assert.equal(curve.stdout.split("\n").length, 5, curve.stderr);
+  const { rows, listed } = JSON.parse(json.stdout);
+  assert.equal(listed, "active");
+  assert.equal(rows.length, 2);
+  assert.ok(rows[0].readsPerToken >= rows[1].readsPerToken);
+  const cut = folder.file("cut.trace");
+  writeFileSync(cut, readFileSync(trace).subarray(0, -5));
+  await expectFailures([
+    [["simulate", cut], 1, /cut\.trace: its end is missing/],
+    [["simulate", tales], 1, /not a neuron trace/],
+    [["simulate", folder.file("none.trace")], 2, /there is no such file/],
+    [["simulate", trace, "--policy", "luck"], 2, /"luck" is none of frequency, /],
+    [["simulate", trace, "--policy", "window"], 2, /give --window too/],
+    [["simulate", trace, "--window", "0"], 2, /windows such as 1\.\.16/],
+    [["simulate", trace, "--cache", "200%"], 2, /a share such as/],
+    [["simulate", trace, "--cache", "20%", "--early"], 2, /recorded without predictors/],
+    [["trace", tales, trace], 2, /--text/],
+    [["trace", tales, `${folder.path}/none/x`, "--text", text], 2, /there is no folder/],
+  ]);
+  assert.deepEqual(readdirSync(folder.path).filter((name) => name.includes(".tmp-")), []);
 });
 
 test("flashpipe run reads a prompt from a pipe and writes JSON", TIMEOUT, async () => {

@@ -50,10 +50,10 @@ export function divideSlots(options: DivideSlotsOptions): number[] {
 }
 
 /** A layer's slots over the neurons that it computes for a token, at least. Measured: bench/tokens.ts on models/tales. */
-const LISTS_MIN = 1.6;
+const LISTS_MIN = 1.4;
 
 /**
- * What each layer gets at least: room for one and a half lists of a token, where that is affordable, else in
+ * What each layer gets at least: room for 1.4 lists of a token, where that is affordable, else in
  * proportion. The miss curves do not know that a list longer than its slots comes in passes, each waiting for
  * the one before, and that reads in flight hold slots too.
  *
@@ -67,6 +67,35 @@ export function fewestSlots(
   const sum = wanted.reduce((total, slots) => total + slots, 0);
   const scale = Math.min(1, totalSlots / sum);
   return wanted.map((slots) => Math.max(1, Math.floor(scale * slots)));
+}
+
+/**
+ * The slots of each layer, of `slotTotal` in all: by marginal gain, above what a list needs; evenly if nothing is known
+ * of the layers.
+ */
+export function divideAmongLayers(
+  { numLayers, count, slotTotal, curves, predictedShares }: {
+    numLayers: number;
+    count: number;
+    slotTotal: number;
+    /** One a layer, or none. */
+    curves: readonly MissCurve[];
+    /** Neurons that each layer computes for a token, on average, as a share of all. */
+    predictedShares: readonly number[];
+  },
+): number[] {
+  if (slotTotal === 0) return new Array(numLayers).fill(0);
+  if (slotTotal >= count * numLayers) return new Array(numLayers).fill(count);
+  if (curves.length === 0) {
+    return Array.from(
+      { length: numLayers },
+      (_, layer) =>
+        Math.floor(slotTotal * (layer + 1) / numLayers) - Math.floor(slotTotal * layer / numLayers),
+    );
+  }
+  const lists = predictedShares.map((share) => share * count);
+  const minSlots = fewestSlots(lists, { totalSlots: slotTotal, count });
+  return divideSlots({ curves, totalSlots: slotTotal, minSlots, count });
 }
 
 /** Misses per token at a number of slots, on the straight lines between a curve's points. */

@@ -1,12 +1,19 @@
 import type { Control } from "../pipeline/control.ts";
-import type { PipelineOptions } from "../pipeline/options.ts";
+import type { ArenaPlan } from "../arena.ts";
 import { NeuronOrder } from "../format/neuron_order.ts";
+import type { ModelSizes, PipelineOptions } from "../pipeline/options.ts";
 import { NeuronCache } from "./neuron_cache.ts";
 import { makePolicy } from "./policies.ts";
+import type { PolicyFactory } from "./policy.ts";
 import type { ReadPlan } from "./read_plan.ts";
 
 /** Slots of a layer, at most: with a position in front it stays a whole number. */
 const SLOTS_MAX = 2 ** 26;
+
+/** What it must know of the pipeline. */
+export type SlotsOptions =
+  & Pick<PipelineOptions, "flash" | "policy">
+  & { plan: Pick<ArenaPlan, "slots">; sizes: Pick<ModelSizes, "intermediateSize"> };
 
 /**
  * One layer's neurons: which are in its slots (`cache`), where a slot's bytes lie, and where they come from. A slot takes
@@ -36,11 +43,18 @@ export class LayerSlots {
   /** What is read next: reused, so that a read allocates nothing. */
   readonly #record: { byteOffset: number; byteLength: number };
 
-  constructor(control: Control, options: PipelineOptions, readPlan: ReadPlan, layer: number) {
+  /** @param make another policy than the one that the options name */
+  constructor(
+    control: Control,
+    options: SlotsOptions,
+    readPlan: ReadPlan,
+    layer: number,
+    make: PolicyFactory = (shape) => makePolicy(options.policy, shape),
+  ) {
     const { flash, plan, sizes } = options, neuronCount = sizes.intermediateSize;
     const { byteOffset, slotCount, flag, positionOf } = flash.layers[layer];
     const range = { count: slotCount, flagWord: control.layout.flags + flag };
-    const policy = makePolicy(options.policy, { slotCount, neuronCount });
+    const policy = make({ slotCount, neuronCount });
     this.layer = layer;
     this.cache = new NeuronCache(neuronCount, range, policy, control.words);
     if (flash.isResident) this.cache.fillCompletely();

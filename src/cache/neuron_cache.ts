@@ -65,6 +65,11 @@ export class NeuronCache {
     this.#freeCount = 0;
   }
 
+  /** Slots that hold a neuron, landed or not. */
+  get residentCount(): number {
+    return this.slotCount - this.#freeCount;
+  }
+
   /** Slot of `neuron`, or -1. Its bytes may be still on the way: see `hasLanded`. */
   find(neuron: number): number {
     return this.#slotOf[neuron];

@@ -1,14 +1,12 @@
 import { Command } from "commander";
 import { basename } from "node:path";
 import process from "node:process";
-import { FileSource, readRange } from "../format/byte_source.ts";
 import { FlashFile } from "../format/flash_file.ts";
 import { givenFile } from "./given_path.ts";
 import { Interrupt } from "./terminal/interrupt.ts";
 import { share } from "./option_values.ts";
 import { Progress } from "./terminal/progress.ts";
-
-const TEXT_BYTES_MAX = 64 * 2 ** 20;
+import { readText } from "./text_file.ts";
 
 const AFTER_HELP = `
 The text is run through the model, and a predictor is fitted to each layer: the smallest that finds
@@ -58,17 +56,6 @@ async function calibrateFile(
   });
   progress.stop();
   process.stdout.write(renderPredictors(path));
-}
-
-/** The text, or the beginning of it that is more than a calibration looks at. */
-function readText(path: string): string {
-  const source = new FileSource(path);
-  try {
-    const byteLength = Math.min(TEXT_BYTES_MAX, source.byteLength);
-    return new TextDecoder().decode(readRange(source, { byteOffset: 0, byteLength }));
-  } finally {
-    source.close();
-  }
 }
 
 function renderPredictors(path: string): string {

@@ -1,6 +1,6 @@
 #!/usr/bin/env node
 /**
- * The command line: `flashpipe run | pack | calibrate | inspect | bench`, one file a command.
+ * The command line: `flashpipe run | pack | calibrate | inspect | trace | simulate | bench`, one file a command.
  *
  * Exit codes: 0 all went well; 1 the world failed (a damaged file, a disk, a worker); 2 the caller's mistake (an
  * option, a path that does not exist, memory too small); 130 ended by Ctrl-C.
@@ -16,6 +16,8 @@ import { inspectCommand } from "./inspect.ts";
 import { packCommand } from "./pack.ts";
 import { reportError } from "./terminal/report_error.ts";
 import { runCommand } from "./run.ts";
+import { simulateCommand } from "./simulate.ts";
+import { traceCommand } from "./trace.ts";
 
 const DESCRIPTION = "Runs language models larger than memory: FFN neurons are read from flash " +
   "when a predictor names them.";
@@ -41,7 +43,15 @@ function createProgram(): Command {
     // No colour in help; asking the environment about it would need a permission.
     .configureOutput({ getOutHasColors: () => false, getErrHasColors: () => false })
     .addHelpText("after", AFTER_HELP);
-  const commands = [runCommand, packCommand, calibrateCommand, inspectCommand, benchCommand];
+  const commands = [
+    runCommand,
+    packCommand,
+    calibrateCommand,
+    inspectCommand,
+    traceCommand,
+    simulateCommand,
+    benchCommand,
+  ];
   for (const make of commands) {
     const command = make().copyInheritedSettings(program);
     command.option("--debug", "show stack traces of errors");

@@ -1,4 +1,4 @@
-import { renameSync, rmSync, writeFileSync } from "node:fs";
+import fs from "node:fs";
 import process from "node:process";
 import { givenTarget } from "./given_path.ts";
 
@@ -9,19 +9,32 @@ import { givenTarget } from "./given_path.ts";
 export class WholeFile {
   readonly #path: string;
   readonly #aside: string;
+  #descriptor: number | undefined;
 
   constructor(path: string) {
     this.#path = givenTarget(path, { mayExist: true });
     this.#aside = `${path}.tmp-${process.pid}`;
-    writeFileSync(this.#aside, "");
+    this.#descriptor = fs.openSync(this.#aside, "w");
   }
 
-  finish(text: string): void {
-    writeFileSync(this.#aside, text);
-    renameSync(this.#aside, this.#path);
+  append(data: string | Uint8Array): void {
+    fs.appendFileSync(this.#descriptor!, data);
+  }
+
+  /** The file takes its name, with `text` as its end. */
+  finish(text = ""): void {
+    this.append(text);
+    this.#close();
+    fs.renameSync(this.#aside, this.#path);
   }
 
   [Symbol.dispose](): void {
-    rmSync(this.#aside, { force: true });
+    this.#close();
+    fs.rmSync(this.#aside, { force: true });
+  }
+
+  #close(): void {
+    if (this.#descriptor !== undefined) fs.closeSync(this.#descriptor);
+    this.#descriptor = undefined;
   }
 }

@@ -41,7 +41,14 @@ export interface PassFacts {
   tickets: number;
 }
 
-function arraysOf({ arena, plan, passNeuronsMax }: PipelineOptions): PassArrays[] {
+/** What the writer must know of the pipeline. */
+export interface PassOptions {
+  arena: { buffer: ArrayBufferLike };
+  plan: { passes: PassPlan[] };
+  passNeuronsMax: number;
+}
+
+function arraysOf({ arena, plan, passNeuronsMax }: PassOptions): PassArrays[] {
   const words = (address: number) => new Uint32Array(arena.buffer, address, passNeuronsMax);
   return plan.passes.map((pass) => ({
     addresses: words(pass.addresses),
@@ -60,7 +67,7 @@ export class PassWriter {
   /** Number of the pass that is filled next. */
   number = 0;
 
-  constructor(control: Control, options: PipelineOptions) {
+  constructor(control: Control, options: PassOptions) {
     this.#control = control;
     this.#arrays = arraysOf(options);
     this.#published = control.sequence("passPublished");

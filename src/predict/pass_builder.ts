@@ -6,12 +6,19 @@ import { PREDICTOR } from "../pipeline/statistics.ts";
 import { bitsOf } from "./mask.ts";
 import type { PredictorSeat } from "./predictor_seat.ts";
 
+/** What it needs of the predictor's place. */
+export interface PassSeat
+  extends
+    Pick<PredictorSeat, "control" | "passes" | "readPlan" | "statistics" | "clock" | "trace"> {
+  readonly options: { sizes: { intermediateSize: number }; passNeuronsMax: number };
+}
+
 /**
  * Makes passes of the late look's answer: each neuron's slot, a read for each that has none, and the order in which
  * lanes compute. A list that is longer than the slots are goes out in several passes.
  */
 export class PassBuilder {
-  readonly #seat: PredictorSeat;
+  readonly #seat: PassSeat;
   readonly #audit?: Auditor;
   readonly #landed: Sequence;
   /** The list at hand, in neuron order, and how much of it has gone out. */
@@ -27,7 +34,7 @@ export class PassBuilder {
   readonly #eviction = { passesDone: 0, list: 0, desperate: false };
 
   /** @param audit counts what lanes made of the passes, if it is on */
-  constructor(seat: PredictorSeat, audit?: Auditor) {
+  constructor(seat: PassSeat, audit?: Auditor) {
     const { sizes, passNeuronsMax } = seat.options;
     this.#seat = seat;
     this.#audit = audit;

@@ -1,0 +1,181 @@
+import type { FlashFile } from "../format/flash_file.ts";
+import { matrixByteLength, vectorByteLength } from "../format/layout.ts";
+import { tileRows } from "../format/quantize.ts";
+import {
+  instantiateKernels,
+  loadKernelModule,
+  preparedByteLength,
+  STATICS_BYTE_LENGTH,
+} from "../kernels.ts";
+import type { KernelBuild, Kernels } from "../kernels.ts";
+import type { Observation } from "../pipeline/client.ts";
+import { lookLowRank } from "./low_rank_look.ts";
+import type { LookScratch } from "./low_rank_look.ts";
+
+/** Bundles read at a time, in bytes. */
+const RUN_BYTES = 1 << 22;
+
+/** Addresses of one layer in the memory of its own. */
+interface LayerAddresses {
+  up: number;
+  upBias: number;
+  normWeight: number;
+  normBias: number;
+  predictor?: { rank: number; a: number; b: number; bias: number; earlyBias: number };
+}
+
+/**
+ * Looks again at what a layer saw, with the very kernels of the engine, so that it names the sets that the engine
+ * computed. Holds all up projections in memory of its own. The arrays hold the answers of the last look.
+ */
+export class ReplayedLooks {
+  /** Whether the file has predictors; else only the active neurons are known. */
+  readonly hasPredictors: boolean;
+  /** f32[n]: ReLU(up x). */
+  readonly activations: Float32Array;
+  /** u32[n / 32] each: activation not zero; named by the late look; named by the early look. */
+  readonly active: Uint32Array;
+  readonly predicted: Uint32Array;
+  readonly early: Uint32Array;
+  readonly #kernels: Kernels;
+  readonly #addresses: LayerAddresses[];
+  readonly #sizes: { d: number; n: number; epsilon: number };
+  readonly #quantization: FlashFile["header"]["quantization"];
+  readonly #input: Float32Array;
+  readonly #scratch: LookScratch & {
+    input: number;
+    normed: number;
+    activations: number;
+    active: number;
+    predicted: number;
+    early: number;
+  };
+
+  /** Reads what it needs from the file. */
+  constructor(file: FlashFile, build?: KernelBuild) {
+    const { header } = file, { predictors, config, quantization } = header;
+    const { hiddenSize: d, intermediateSize: n, numLayers, layerNormEpsilon: epsilon } = config;
+    this.hasPredictors = predictors !== null;
+    this.#sizes = { d, n, epsilon };
+    this.#quantization = quantization;
+    let next = STATICS_BYTE_LENGTH;
+    const take = (byteLength: number) => {
+      const at = next;
+      next = Math.ceil((at + byteLength) / 64) * 64;
+      return at;
+    };
+    const rankMax = Math.max(32, ...(predictors?.layers.map(({ rank }) => rank) ?? []));
+    const maskBytes = 4 * Math.ceil(n / 32);
+    this.#scratch = {
+      input: take(4 * d),
+      normed: take(4 * d),
+      prepared: take(preparedByteLength(d)),
+      lowRank: take(4 * rankMax),
+      lowRankPrepared: take(preparedByteLength(rankMax)),
+      activations: take(4 * n),
+      scores: take(4 * n),
+      active: take(maskBytes),
+      predicted: take(maskBytes),
+      early: take(maskBytes),
+    };
+    this.#addresses = header.layers.map((_, index) => {
+      const layer = predictors?.layers[index];
+      return {
+        up: take(matrixByteLength(quantization, n, d)),
+        upBias: take(4 * n),
+        normWeight: take(4 * d),
+        normBias: take(4 * d),
+        predictor: layer && {
+          rank: layer.rank,
+          a: take(layer.a.byteLength),
+          b: take(layer.b.byteLength),
+          bias: take(layer.bias.byteLength),
+          earlyBias: take(layer.earlyBias.byteLength),
+        },
+      };
+    });
+    const pages = Math.ceil(next / 65536);
+    const memory = new WebAssembly.Memory({ initial: pages, maximum: pages, shared: true });
+    this.#kernels = instantiateKernels(loadKernelModule(build), memory);
+    const bytes = new Uint8Array(memory.buffer);
+    for (let layer = 0; layer < numLayers; layer++) this.#load(file, layer, bytes);
+    const { input, activations, active, predicted, early } = this.#scratch;
+    const mask = (address: number) => new Uint32Array(memory.buffer, address, maskBytes / 4);
+    this.#input = new Float32Array(memory.buffer, input, d);
+    this.activations = new Float32Array(memory.buffer, activations, n);
+    this.active = mask(active);
+    this.predicted = mask(predicted);
+    this.early = mask(early);
+  }
+
+  #load(file: FlashFile, layer: number, bytes: Uint8Array): void {
+    const { header } = file, { d, n } = this.#sizes;
+    const at = this.#addresses[layer];
+    const stride = header.layers[layer].bundles.bundleByteLength;
+    const rowBytes = vectorByteLength(this.#quantization, d);
+    const rows = new Uint8Array(n * rowBytes);
+    file.eachBundleRun(layer, RUN_BYTES, (run, neurons) => {
+      neurons.forEach((neuron, i) => {
+        rows.set(run.subarray(i * stride, i * stride + rowBytes), neuron * rowBytes);
+      });
+    });
+    const tiles = new Uint8Array(matrixByteLength(this.#quantization, n, d));
+    tileRows(this.#quantization, rows, { rows: n, cols: d }, tiles);
+    bytes.set(tiles, at.up);
+    const tensor = (name: string) => file.readRange(file.tensor(`layers.${layer}.${name}`));
+    bytes.set(tensor("ffn.up.bias"), at.upBias);
+    bytes.set(tensor("ffnNorm.weight"), at.normWeight);
+    bytes.set(tensor("ffnNorm.bias"), at.normBias);
+    if (!at.predictor) return;
+    const { a, b, bias, earlyBias } = header.predictors!.layers[layer];
+    bytes.set(file.readRange(a), at.predictor.a);
+    bytes.set(file.readRange(b), at.predictor.b);
+    bytes.set(file.readRange(bias), at.predictor.bias);
+    bytes.set(file.readRange(earlyBias), at.predictor.earlyBias);
+  }
+
+  /** Which neurons are active: `active` and `activations`. Returns how many. */
+  lookExactly(layer: number, { ffnInput }: Pick<Observation, "ffnInput">): number {
+    const { d, n } = this.#sizes, kernels = this.#kernels, scratch = this.#scratch;
+    const { up, upBias } = this.#addresses[layer], quantization = this.#quantization;
+    this.#input.set(ffnInput);
+    kernels.prepare[quantization](scratch.input, scratch.prepared, d);
+    kernels.matvec[quantization](up, scratch.prepared, upBias, scratch.activations, 0, n, d);
+    return kernels.reluMask(scratch.activations, scratch.active, 0, n);
+  }
+
+  /** Which neurons the late look names: `predicted`. Returns how many. */
+  lookLate(layer: number, { ffnInput }: Pick<Observation, "ffnInput">): number {
+    const predictor = this.#predictorOf(layer), { input, predicted: mask } = this.#scratch;
+    this.#input.set(ffnInput);
+    const { d, n } = this.#sizes;
+    return lookLowRank(this.#kernels, predictor, this.#scratch, {
+      d,
+      n,
+      input,
+      bias: predictor.bias,
+      mask,
+    });
+  }
+
+  /** Which neurons the early look names: `early`. Returns how many. */
+  lookEarly(layer: number, { layerInput }: Pick<Observation, "layerInput">): number {
+    const predictor = this.#predictorOf(layer), { input, normed, early: mask } = this.#scratch;
+    const { normWeight, normBias } = this.#addresses[layer], { d, n, epsilon } = this.#sizes;
+    this.#input.set(layerInput);
+    this.#kernels.layerNorm(input, normWeight, normBias, normed, d, epsilon);
+    return lookLowRank(this.#kernels, predictor, this.#scratch, {
+      d,
+      n,
+      input: normed,
+      bias: predictor.earlyBias,
+      mask,
+    });
+  }
+
+  #predictorOf(layer: number) {
+    const { predictor } = this.#addresses[layer];
+    if (!predictor) throw new RangeError("Cannot look ahead as the file has no predictors");
+    return predictor;
+  }
+}

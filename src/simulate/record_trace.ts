@@ -1,0 +1,102 @@
+import { basename } from "node:path";
+import { documentsOf } from "../documents.ts";
+import { FlashFile } from "../format/flash_file.ts";
+import { isReordered } from "../format/header.ts";
+import { NeuronOrder } from "../format/neuron_order.ts";
+import { open } from "../open.ts";
+import type { OpenOptions } from "../open_options.ts";
+import { ReplayedLooks } from "../predict/replayed_looks.ts";
+import { VERSION } from "../version.ts";
+import type { SetName, TraceHeader } from "./trace_format.ts";
+import { TraceWriter } from "./trace_writer.ts";
+
+/** What to record. */
+export interface RecordOptions {
+  path: string;
+  /** Text whose documents end with `<|endoftext|>`, or the ids of documents. */
+  text: string | readonly (readonly number[])[];
+  textName: string;
+  /** Stop after so many tokens. */
+  tokensMax: number;
+  /** Gets the trace's bytes in order. */
+  write: (bytes: Uint8Array) => void;
+  onProgress?: (progress: { done: number; total: number }) => void;
+  signal?: AbortSignal;
+  /** How the model is opened; no option changes what is recorded, but for `ffn`. */
+  open?: OpenOptions;
+}
+
+/**
+ * Runs a text through the model and records which neurons each layer of each token used: those active, and with predictors
+ * those that the late and the early look named. Returns how many tokens there were.
+ */
+export async function recordTrace(options: RecordOptions): Promise<number> {
+  const { path, signal, onProgress, tokensMax } = options;
+  using file = FlashFile.open(path);
+  const hasPredictors = file.header.predictors !== null;
+  await using model = await open(path, {
+    ffn: hasPredictors ? "predicted" : "dense",
+    ...options.open,
+    observations: true,
+    signal,
+  });
+  const looks = new ReplayedLooks(file, model.build);
+  const sets: SetName[] = hasPredictors ? ["active", "predicted", "early"] : ["active"];
+  const header = headerOf(file, { sets, mode: model.plan.mode, textName: options.textName });
+  const writer = new TraceWriter(
+    { ...header, blockByteLength: model.disk.blockByteLength },
+    options.write,
+  );
+  const documents = typeof options.text === "string"
+    ? documentsOf(options.text).map((document) => model.encode(document))
+    : options.text;
+  const available = documents.reduce((sum, ids) => sum + ids.length, 0);
+  const total = Math.min(tokensMax, available);
+  for (const ids of documents) {
+    for (let at = 0; at < ids.length; at += model.contextLength) {
+      const left = total - writer.tokenCount;
+      if (left === 0) break;
+      writer.begin(at === 0 ? "document" : "chunk");
+      const end = Math.min(ids.length, at + model.contextLength, at + left);
+      await model.eachObservation(ids.slice(at, end), (layers) => {
+        writer.beginToken();
+        for (const [layer, observation] of layers.entries()) {
+          looks.lookExactly(layer, observation);
+          writer.addSet(looks.active);
+          if (!hasPredictors) continue;
+          looks.lookLate(layer, observation);
+          writer.addSet(looks.predicted);
+          looks.lookEarly(layer, observation);
+          writer.addSet(looks.early);
+        }
+        if (writer.tokenCount % 16 === 0) onProgress?.({ done: writer.tokenCount, total });
+      }, signal);
+    }
+  }
+  if (writer.tokenCount === 0) throw new RangeError("Cannot record a trace of an empty text");
+  writer.finish();
+  return writer.tokenCount;
+}
+
+function headerOf(
+  { path, header }: FlashFile,
+  facts: Pick<TraceHeader, "sets" | "mode" | "textName">,
+): Omit<TraceHeader, "blockByteLength"> {
+  const { config, layers, predictors, quantization } = header;
+  return {
+    createdBy: `flashpipe ${VERSION}`,
+    modelName: basename(path),
+    ...facts,
+    numLayers: config.numLayers,
+    intermediateSize: config.intermediateSize,
+    hiddenSize: config.hiddenSize,
+    quantization,
+    strideBytes: layers[0].bundles.bundleByteLength,
+    layerByteOffsets: layers.map(({ bundles }) => bundles.byteOffset),
+    orders: isReordered(header)
+      ? layers.map(({ bundles }) => [...NeuronOrder.of(bundles).neuronAt])
+      : [],
+    missCurves: predictors?.missCurves ?? [],
+    predictedShares: predictors?.layers.map(({ predictedShare }) => predictedShare) ?? [],
+  };
+}
