@@ -8,10 +8,10 @@ import { loadRows, storeRows, tileRows } from "./format/quantize.ts";
 import type { Model } from "./model.ts";
 import { open } from "./open.ts";
 import { ffnByteLength } from "./plan.ts";
-import { finishLayer, prepareLayer } from "./predict/closed_form.ts";
-import type { LowRankLayer } from "./predict/closed_form.ts";
-import { chooseRanks } from "./predict/choose_ranks.ts";
-import type { LayerObservations } from "./predict/observations.ts";
+import { finishLayer, prepareLayer } from "./fit/closed_form.ts";
+import type { LowRankLayer } from "./fit/closed_form.ts";
+import { chooseRanks } from "./fit/choose_ranks.ts";
+import type { LayerObservations } from "./fit/observations.ts";
 import { VERSION } from "./version.ts";
 
 /** How to calibrate. */
