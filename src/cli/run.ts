@@ -76,7 +76,8 @@ async function answerOnce(
 }
 
 function openOptionsOf(options: RunOptions, note: (text: string) => void): OpenOptions {
-  const { memory, ffn, window, backend, readers, lanes, context, prefetch, kernels } = options;
+  const { memory, ffn, recall, window, backend, readers, lanes, context, prefetch, kernels } =
+    options;
   let { ffnCache } = options;
   if (options.model === undefined && memory === undefined && ffnCache === undefined) {
     ffnCache = DEMO_FFN_CACHE;
@@ -87,7 +88,7 @@ function openOptionsOf(options: RunOptions, note: (text: string) => void): OpenO
   }
   const trace = options.trace !== undefined;
   const threads = { backend, readers, lanes, kernels };
-  return { memory, ffnCache, ffn, window, ...threads, context, prefetch, trace };
+  return { memory, ffnCache, ffn, recall, window, ...threads, context, prefetch, trace };
 }
 
 /** What `--json` writes. */

@@ -13,6 +13,7 @@ export interface RunOptions {
   memory?: number;
   ffnCache?: number;
   ffn?: FfnMode;
+  recall?: number;
   window?: number;
   backend?: ReaderBackend;
   readers?: number;
@@ -55,6 +56,11 @@ export function addRunOptions(command: Command): Command {
         "which neurons are computed: those predicted, the exact active set, or all",
       )
         .choices([...FFN_MODES]),
+    )
+    .option(
+      "--recall <share>",
+      "share of the active neurons that prediction finds, such as 99.5% (default: as calibrated)",
+      share,
     )
     .option(
       "--window <tokens>",

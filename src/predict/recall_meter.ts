@@ -10,6 +10,7 @@ import {
 import type { KernelBuild, Kernels } from "../kernels.ts";
 import { lookLowRank } from "./low_rank_look.ts";
 import type { LookScratch } from "./low_rank_look.ts";
+import { recallShifts } from "./recall_shift.ts";
 
 /** Counts of one layer over all positions that were measured. */
 export interface LayerRecall {
@@ -53,12 +54,16 @@ export class RecallMeter {
     predictedMask: number;
   };
 
-  /** Reads what it needs from the file. Throws `RangeError` if the file has no predictors. */
-  constructor(file: FlashFile, build?: KernelBuild) {
+  /**
+   * Reads what it needs from the file. Throws `RangeError` if the file has no predictors, or if they cannot have this
+   * `recall`.
+   */
+  constructor(file: FlashFile, build?: KernelBuild, recall?: number) {
     const { header } = file, { predictors, config, quantization } = header;
     if (!predictors) {
       throw new RangeError(`Cannot measure recall as ${file.path} has no predictors`);
     }
+    const shifts = recallShifts(predictors, recall, file.path);
     const { hiddenSize: d, intermediateSize: n, numLayers } = config;
     this.#sizes = { d, n };
     this.#quantization = quantization;
@@ -93,7 +98,11 @@ export class RecallMeter {
     const memory = new WebAssembly.Memory({ initial: pages, maximum: pages, shared: true });
     this.#kernels = instantiateKernels(loadKernelModule(build), memory);
     const bytes = new Uint8Array(memory.buffer);
-    for (let layer = 0; layer < numLayers; layer++) this.#load(file, layer, bytes);
+    for (let layer = 0; layer < numLayers; layer++) {
+      this.#load(file, layer, bytes);
+      const biases = new Float32Array(memory.buffer, this.#addresses[layer].predictor.bias, n);
+      for (let neuron = 0; shifts && neuron < n; neuron++) biases[neuron] += shifts[layer];
+    }
     const { input, activations, activeMask, predictedMask } = this.#scratch;
     this.#input = new Float32Array(memory.buffer, input, d);
     this.#activations = new Float32Array(memory.buffer, activations, n);
