@@ -3,10 +3,12 @@
  * The rule is that of models/tales/golden.json: documents split at <|endoftext|>, chunks of the context's length, each
  * with an empty cache, tokens 2..n of a chunk are scored.
  *
- *   deno run -A bench/quality.ts MODEL.flash TEXT [--tokens N] [--modes dense,predicted,exact] [--ffn-cache 20%] [--json]
+ *   deno run -A bench/quality.ts MODEL.flash TEXT [--tokens N] [--modes dense,predicted,exact] [--recall 99.5%]
+ *     [--ffn-cache 20%] [--json]
  */
 import fs from "node:fs";
 import process from "node:process";
+import { parseShare } from "../src/byte_size.ts";
 import { chunksOf, documentsOf, negativeLogLikelihood } from "../src/documents.ts";
 import { FlashFile } from "../src/format/flash_file.ts";
 import { open } from "../src/open.ts";
@@ -23,6 +25,8 @@ export interface QualityBench {
   tokensMax: number;
   mode: FfnMode;
   ffnCache: string;
+  /** Of `predicted`; as calibrated unless told. */
+  recall?: number;
 }
 
 export interface QualityResult {
@@ -42,9 +46,15 @@ export interface QualityResult {
 export async function benchQuality(options: QualityBench): Promise<QualityResult> {
   const { mode, ffnCache, modelPath } = options;
   const isMeasured = mode === "predicted";
-  await using model = await open(modelPath, { ffn: mode, ffnCache, observations: isMeasured });
+  const recall = isMeasured ? options.recall : undefined;
+  await using model = await open(modelPath, {
+    ffn: mode,
+    ffnCache,
+    recall,
+    observations: isMeasured,
+  });
   using file = FlashFile.open(modelPath);
-  const meter = isMeasured ? new RecallMeter(file, model.build) : null;
+  const meter = isMeasured ? new RecallMeter(file, model.build, recall) : null;
   const encode = (text: string) => model.encode(text);
   let nats = 0, scored = 0, tokens = 0, bytes = 0, reads = 0, hits = 0, early = 0;
   for (const ids of chunksOf(documentsOf(options.text), encode, model.contextLength)) {
@@ -93,6 +103,7 @@ export async function main(args: string[]): Promise<void> {
       tokens: { type: "string", default: "1e9" },
       modes: { type: "string", default: "dense,predicted" },
       "ffn-cache": { type: "string", default: "20%" },
+      recall: { type: "string" },
     },
   });
   if (!parsed) return;
@@ -104,7 +115,8 @@ export async function main(args: string[]): Promise<void> {
     // Dense is the reference: resident, as streaming would only be slower.
     const ffnCache = mode === "dense" ? "100%" : values["ffn-cache"];
     const tokensMax = Number(values.tokens);
-    results.push(await benchQuality({ modelPath, text, tokensMax, mode, ffnCache }));
+    const recall = values.recall === undefined ? undefined : parseShare(values.recall);
+    results.push(await benchQuality({ modelPath, text, tokensMax, mode, ffnCache, recall }));
   }
   if (values.json) return console.log(JSON.stringify(results));
   for (const result of results) print(result);

@@ -16,3 +16,5 @@ export { softmax } from "./softmax";
 export { attentionHead } from "./attention";
 export { reluMask, thresholdMask } from "./masks";
 export { add, argmax, copy, fold, gather, zero } from "./vector";
+export { multiplyPacked, packColumns, packRows } from "./fit/matmul";
+export { adamStep, logisticGradient } from "./fit/logistic";

@@ -1,20 +1,41 @@
-import { chunksOf, documentsOf } from "./documents.ts";
+import { truncateSync } from "node:fs";
+import { basename } from "node:path";
+import { crc32 } from "node:zlib";
+import { formatBytes, parseByteSize } from "./byte_size.ts";
+import { MemoryBudgetError } from "./errors.ts";
+import { chooseRanks, leastPredictorBytes } from "./fit/choose_ranks.ts";
+import type { LowRankLayer } from "./fit/closed_form.ts";
+import { FitCrew } from "./fit/fit_crew.ts";
+import {
+  candidateRanks,
+  FIT_METHODS,
+  fitCountOf,
+  observeFlops,
+  plannedSteps,
+  plannedTokens,
+  sizesOf,
+  trainFlops,
+} from "./fit/fit_plan.ts";
+import type { FitIdentity, FitMethod, FitPlan } from "./fit/fit_plan.ts";
+import { FitTasks, PLAN_RECORD, readFittedLayer } from "./fit/fit_tasks.ts";
+import type { FitTask, RankTrials } from "./fit/fit_tasks.ts";
+import { sampleText } from "./fit/sample_text.ts";
+import { WorkFolder } from "./fit/work_folder.ts";
 import { FlashFile } from "./format/flash_file.ts";
 import { updateFlash } from "./format/flash_update.ts";
 import type { AppendTensor } from "./format/flash_update.ts";
-import type { FlashHeader, Predictors, TensorRef } from "./format/header.ts";
+import type { Predictors, TensorRef } from "./format/header.ts";
 import { matrixByteLength, vectorByteLength } from "./format/layout.ts";
-import { loadRows, storeRows, tileRows } from "./format/quantize.ts";
-import type { Model } from "./model.ts";
-import { open } from "./open.ts";
+import { encodeHeader } from "./format/prelude.ts";
+import { storeRows, tileRows } from "./format/quantize.ts";
+import { loadKernelModule } from "./kernels.ts";
+import type { KernelModule } from "./kernels.ts";
 import { ffnByteLength } from "./plan.ts";
-import { finishLayer, prepareLayer } from "./predict/closed_form.ts";
-import type { LowRankLayer } from "./predict/closed_form.ts";
-import { chooseRanks } from "./predict/choose_ranks.ts";
-import type { LayerObservations } from "./predict/observations.ts";
+import { coreCount, freeBytes, runtimeBytes, runtimeName } from "./runtime.ts";
+import { TextCodec } from "./text_stream.ts";
 import { VERSION } from "./version.ts";
 
-/** How to calibrate. */
+/** How to calibrate. Sizes may be written as `"512MiB"`. */
 export interface CalibrateOptions {
   /** The `.flash` file; it gets predictors, or new ones. */
   path: string;
@@ -22,180 +43,424 @@ export interface CalibrateOptions {
   text: string;
   /** What the text is called in the file's provenance. */
   textName?: string;
-  /** Share of the active neurons that the late look is to find, in each layer. Default 0.985. */
+  /** Share of the active neurons that the late look is to find, in each layer. Default 0.99. */
   recall?: number;
+  /**
+   * About how long it should take on two cores, in minutes; the work is planned by this before it begins, and is the same
+   * on any machine. Default 2. Large models take longer, as less than 1024 positions teach nothing.
+   */
+  minutes?: number;
+  /** Ceiling of the whole process's memory. Default: half of what is free, at most 2 GiB. */
+  memory?: string | number;
   /** What all predictors may take: a share of the FFN's bytes in f16. Default 0.1. */
   byteShare?: number;
-  /** Positions to look at. Default 5500. */
+  /** Most positions of the text to look at; the minutes may allow fewer. */
   tokensMax?: number;
+  /** `trained` (default) begins where `closed-form` ends: better predictors, for most of the time. */
+  method?: FitMethod;
   /** Shares of the FFN that caches will hold: ranks are weighed by the reads at these sizes. Default 10 to 30 %. */
   cacheShares?: readonly number[];
   /** How many neurons found by the early look are worth one read in vain. Default 0.5. */
   earlyCost?: number;
+  /** Begins anew where an unfinished run with any options left off. */
+  fresh?: boolean;
   onProgress?: (progress: CalibrateProgress) => void;
   signal?: AbortSignal;
 }
 
-/** How far calibration is. `phase`: "observing" (tokens) or "fitting" (layers, twice). */
+/** How far calibration is. */
 export interface CalibrateProgress {
-  phase: "observing" | "fitting";
+  /** "observing": the text runs through the model; "trying": ranks; "fitting": the predictors of the ranks chosen. */
+  phase: "observing" | "trying" | "fitting";
+  /** Work done and to do in all phases, in a unit of its own; a run that goes on does not begin at 0. */
   done: number;
   total: number;
 }
 
-const RECALL_WANTED = 0.985;
+const RECALL_WANTED = 0.99;
 const BYTE_SHARE = 0.1;
-const TOKENS_MAX = 5500;
+const MINUTES = 2;
+const EARLY_COST = 0.5;
+const CACHE_SHARES = [0.1, 0.15, 0.2, 0.3];
 const TOKENS_MIN = 64;
+const MEMORY_MAX = 2 ** 31;
+const THREADS_MAX = 16;
 
-/** Observations are held in memory: at most so many bytes of them. */
-const OBSERVATION_BYTES_MAX = 1 << 30;
+/** Layout of the working folder. */
+const FOLDER_VERSION = 1;
+/** A group is taken through a layer at once: fewer cost more reading of weights, more gain nothing. */
+const GROUP_POSITIONS = 4096;
+const GROUP_POSITIONS_MIN = 256;
+/** MiB that a fitting thread's heap takes beside its own memory: measured. */
+const THREAD_MIB = 56;
+const PROGRESS_EVERY_MS = 200;
+/** What is observed is waited for (fsync) and recorded this often. */
+const RECORD_EVERY_MS = 3000;
 
-/** Share of the positions that are held out: thresholds and all figures come from them. */
-const HELD_OUT_SHARE = 0.3;
+/** Where a calibration of a file keeps what it has until it is done. */
+export function calibrationFolder(path: string): string {
+  return `${path}.calibration`;
+}
 
 /**
- * Runs a text through the dense model, fits a low-rank predictor for each layer in closed form, and
- * writes the predictors into the file atomically. Returns what was written.
+ * Fits a low-rank predictor for each layer to a text and writes them into the file atomically: the text runs through
+ * the dense model, layer by layer; a few ranks are tried for each layer; those are chosen that read least within the
+ * bytes, and trained. Returns what was written.
  *
- * @throws {RangeError} the text is too short, or the predictors' bytes too few for rank 32 in each layer
+ * What it has lies in a folder beside the file (`NAME.flash.calibration`) until it is done. A run that was stopped, by
+ * `signal` or by a kill, goes on there when it is called again with the same options, and ends with the same bytes as
+ * one that was not.
+ *
+ * @throws {RangeError} the text is too short, an option makes no sense, the predictors' bytes are too few for rank 32 in
+ * each layer, or the folder was begun with other options (`fresh` begins anew)
+ * @throws {MemoryBudgetError} the memory is too small; `requiredBytes` says what would do
+ * @throws errors of the system, such as ENOSPC; the file is as it was
  */
 export async function calibrate(options: CalibrateOptions): Promise<Predictors> {
-  const { path, onProgress, signal } = options;
-  const recallWanted = options.recall ?? RECALL_WANTED;
-  if (!(recallWanted > 0 && recallWanted < 1)) {
-    throw new RangeError(`Cannot calibrate for a recall of ${recallWanted}: between 0 and 1`);
+  const kernels = loadKernelModule();
+  const job = begin(options, kernels);
+  const { plan, folder } = job;
+  const finished = finishedUpdate(options.path, plan);
+  if (finished) {
+    folder.remove();
+    return finished;
   }
-  const observed = await observe(options);
-  const { layers: observations, tokens } = observed;
-  const total = 2 * observations.length;
-  let done = 0;
-  const tick = async () => {
-    onProgress?.({ phase: "fitting", done: ++done, total });
-    signal?.throwIfAborted();
-    await new Promise((resolve) => setTimeout(resolve, 0));
+  const { positionsMax, threadCount } = divideMemory(options, plan);
+  const crewOptions = { path: options.path, folder: folder.path, kernels, positionsMax };
+  const progress = new Progress(plan, job.sizes, options.onProgress);
+  let layers: LowRankLayer[];
+  {
+    await using crew = await FitCrew.start(crewOptions, threadCount);
+    using _ticking = progress.tick(crew);
+    await observe(crew, job, positionsMax, progress, options.signal);
+    const trials = await tryRanks(crew, job, progress, options.signal);
+    layers = await fit(crew, job, ranksOf(job, trials), progress, options.signal);
+  }
+  const predictors = write(options.path, plan, layers);
+  folder.remove();
+  return predictors;
+}
+
+/** A calibration at hand. */
+interface Job {
+  path: string;
+  folder: WorkFolder;
+  plan: FitPlan;
+  sizes: ReturnType<typeof sizesOf>;
+}
+
+/** Checks the options; finds the plan that was made before, or makes it. */
+function begin(options: CalibrateOptions, kernels: KernelModule): Job {
+  using file = FlashFile.open(options.path);
+  const identity = identityOf(options, file, kernels);
+  const folder = new WorkFolder(calibrationFolder(options.path));
+  if (options.fresh) folder.remove();
+  const sizes = sizesOf(file.header);
+  const found = folder.readRecord(PLAN_RECORD) as FitPlan | undefined;
+  if (found) checkIdentity(found.identity, identity, folder.path);
+  const plan = found ?? makePlan(options, identity, file, folder);
+  return { path: options.path, folder, plan, sizes };
+}
+
+function identityOf(
+  options: CalibrateOptions,
+  { header }: FlashFile,
+  kernels: KernelModule,
+): FitIdentity {
+  const { text, textName = "text", minutes = MINUTES, method = "trained" } = options;
+  const { recall = RECALL_WANTED, byteShare = BYTE_SHARE, earlyCost = EARLY_COST } = options;
+  const { cacheShares = CACHE_SHARES, tokensMax = Number.MAX_SAFE_INTEGER } = options;
+  if (!(recall > 0 && recall < 1)) {
+    throw new RangeError(`Cannot calibrate for a recall of ${recall}: between 0 and 1`);
+  }
+  if (!(minutes > 0 && minutes <= 1e5)) {
+    throw new RangeError(`Cannot calibrate for ${minutes} minutes: more than 0, up to 100000`);
+  }
+  if (!FIT_METHODS.includes(method)) {
+    throw new RangeError(`Cannot calibrate by "${method}": one of ${FIT_METHODS.join(", ")}`);
+  }
+  if (!header.tokenizer) {
+    throw new RangeError(`Cannot calibrate ${options.path} with text as it has no tokenizer`);
+  }
+  const model = { ...header, predictors: null };
+  return {
+    version: `${VERSION}, folder ${FOLDER_VERSION}`,
+    runtime: `${runtimeName()}, ${kernels.build} kernels`,
+    model: crc32(encodeHeader(model)),
+    text: crc32(text),
+    textName,
+    method,
+    recallWanted: recall,
+    byteShare,
+    minutes,
+    tokensMax,
+    earlyCost,
+    cacheShares: [...cacheShares],
   };
-  const { cacheShares, earlyCost } = options;
-  const fitOptions = { recallWanted, earlyCost };
-  const bases = [];
-  for (const layer of observations) {
-    bases.push(prepareLayer(layer, fitOptions));
-    await tick();
-  }
-  const byteLimit = byteLimitOf(path, options.byteShare ?? BYTE_SHARE);
-  const ranks = chooseRanks(bases, { byteLimit, cacheShares });
-  const layers: LowRankLayer[] = [];
-  for (const [index, layer] of observations.entries()) {
-    layers.push(finishLayer(layer, bases[index], ranks[index], fitOptions));
-    await tick();
-  }
-  const textName = options.textName ?? "text";
-  const header = updateFlash(path, ({ header, append }) => ({
-    ...header,
-    predictors: store(layers, append, { recallWanted, calibration: { tokens, textName } }),
-  }));
-  return header.predictors!;
 }
 
-/** Bytes for predictors: a share of what the FFN takes in f16, whatever it is stored as. */
-function byteLimitOf(path: string, share: number): number {
-  using file = FlashFile.open(path);
-  const { quantization, config } = file.header;
-  const perBundle = 2 * vectorByteLength(quantization, config.hiddenSize);
-  const perBundleF16 = 4 * config.hiddenSize;
-  return Math.floor(share * ffnByteLength(file.header) / perBundle * perBundleF16);
+function checkIdentity(found: FitIdentity, wanted: FitIdentity, path: string): void {
+  const names = Object.keys(wanted) as (keyof FitIdentity)[];
+  const differing = names.filter((name) => String(found[name]) !== String(wanted[name]));
+  if (differing.length === 0) return;
+  const list = differing.map((name) => `${name} ${found[name]}, now ${wanted[name]}`).join("; ");
+  throw new RangeError(
+    `Cannot go on in ${path} as it was begun otherwise (${list}): ` +
+      "use the same options, or begin anew with --fresh",
+  );
 }
 
-/** Runs the text through the dense model and keeps what each layer's FFN, and its early look, would see. */
-async function observe(
-  { path, text, tokensMax = TOKENS_MAX, onProgress, signal }: CalibrateOptions,
-): Promise<{ layers: LayerObservations[]; tokens: number }> {
-  await using model = await open(path, {
-    ffn: "dense",
-    readers: 4,
-    observations: true,
-    signal,
+/** Samples the text and decides on all that will be computed. */
+function makePlan(
+  options: CalibrateOptions,
+  identity: FitIdentity,
+  file: FlashFile,
+  folder: WorkFolder,
+): FitPlan {
+  const { header } = file, sizes = sizesOf(header), { minutes } = identity;
+  const byteLimit = byteLimitOf(file, identity.byteShare);
+  const least = leastPredictorBytes(sizes.d, sizes.n) * sizes.numLayers;
+  if (byteLimit < least) {
+    const percent = Math.ceil(1000 * identity.byteShare * least / byteLimit) / 10;
+    throw new RangeError(
+      `Cannot fit predictors of rank 32 into ${byteLimit} bytes: ${
+        least - byteLimit
+      } more are needed ` +
+        `(${percent} % of the FFN's bytes)`,
+    );
+  }
+  const codec = new TextCodec(header.tokenizer!, file.path);
+  const chunks = sampleText(options.text, {
+    encode: (text) => codec.encode(text),
+    chunkLength: header.config.maxPositionEmbeddings,
+    tokensMax: Math.min(identity.tokensMax, plannedTokens(sizes, minutes)),
+    seed: 1,
   });
-  const { header } = model;
-  const { numLayers, hiddenSize: d } = header.config;
-  const affordable = Math.floor(OBSERVATION_BYTES_MAX / (numLayers * d * 8));
-  const ids = [...chunksOf(documentsOf(text), (part) => model.encode(part), model.contextLength)];
-  const available = ids.reduce((sum, chunk) => sum + chunk.length, 0);
-  const tokens = Math.min(tokensMax, affordable, available);
+  const chunkLengths = chunks.map(({ length }) => length);
+  const tokens = chunkLengths.reduce((sum, length) => sum + length, 0);
   if (tokens < TOKENS_MIN) {
     throw new RangeError(`Cannot calibrate with ${tokens} tokens of text: at least ${TOKENS_MIN}`);
   }
-  const inputs = header.layers.map(() => new Float32Array(tokens * d));
-  const earlyInputs = header.layers.map(() => new Float32Array(tokens * d));
-  const norms = ffnNorms(model);
-  let seen = 0;
-  for (const chunk of ids) {
-    const part = chunk.slice(0, tokens - seen);
-    if (part.length === 0) break;
-    await model.eachObservation(part, (layers) => {
-      layers.forEach(({ layerInput, ffnInput }, layer) => {
-        inputs[layer].set(ffnInput, seen * d);
-        norms[layer](layerInput, earlyInputs[layer].subarray(seen * d, (seen + 1) * d));
-      });
-      seen++;
-      if (seen % 64 === 0) onProgress?.({ phase: "observing", done: seen, total: tokens });
-    }, signal);
-  }
-  onProgress?.({ phase: "observing", done: seen, total: tokens });
-  const fitCount = Math.floor(tokens * (1 - HELD_OUT_SHARE));
-  const layers = header.layers.map((_, layer) => ({
-    hiddenSize: d,
-    neuronCount: header.config.intermediateSize,
-    ...upOf(path, header, layer),
-    inputs: inputs[layer],
-    earlyInputs: earlyInputs[layer],
+  const fitCount = fitCountOf(chunkLengths);
+  const ranks = candidateRanks(sizes, byteLimit);
+  const plan: FitPlan = {
+    identity,
+    fileByteLength: file.byteLength,
+    generation: file.slot.generation,
+    chunkLengths,
+    tokens,
     fitCount,
-  }));
-  return { layers, tokens };
+    byteLimit,
+    ranks,
+    ...plannedSteps(sizes, { minutes, byteLimit, fitCount, ranks }),
+  };
+  folder.create();
+  using table = folder.openTable("ids", { rowByteLength: 4, rowCount: tokens });
+  table.write(Uint32Array.from(chunks.flat()), 0);
+  table.sync();
+  folder.writeRecord(PLAN_RECORD, plan);
+  return plan;
 }
 
-/** For each layer: the FFN's norm, as the early look applies it to the layer's input. */
-function ffnNorms({ path, header }: Model): ((x: Float32Array, y: Float32Array) => void)[] {
-  using file = FlashFile.open(path);
-  const { layerNormEpsilon } = header.config;
-  return header.layers.map((_, layer) => {
-    const weight = file.floats(`layers.${layer}.ffnNorm.weight`);
-    const bias = file.floats(`layers.${layer}.ffnNorm.bias`);
-    return (x, y) => {
-      const n = x.length;
-      let mean = 0, square = 0;
-      for (let i = 0; i < n; i++) mean += x[i];
-      mean /= n;
-      for (let i = 0; i < n; i++) square += (x[i] - mean) ** 2;
-      const scale = 1 / Math.sqrt(square / n + layerNormEpsilon);
-      for (let i = 0; i < n; i++) y[i] = (x[i] - mean) * scale * weight[i] + bias[i];
-    };
-  });
+/** Bytes for predictors: a share of what the FFN takes in f16, whatever it is stored as. */
+function byteLimitOf({ header }: FlashFile, share: number): number {
+  const { quantization, config } = header;
+  const perBundle = 2 * vectorByteLength(quantization, config.hiddenSize);
+  const perBundleF16 = 4 * config.hiddenSize;
+  return Math.floor(share * ffnByteLength(header) / perBundle * perBundleF16);
 }
 
-/** The up rows of a layer as f32[n][d], and their bias. */
-function upOf(path: string, header: FlashHeader, layer: number) {
-  using file = FlashFile.open(path);
-  const { intermediateSize: n, hiddenSize: d } = header.config;
-  const { byteOffset, bundleByteLength: byteStride } = header.layers[layer].bundles;
-  const up = new Float32Array(n * d);
-  const perRun = Math.max(1, Math.floor((1 << 24) / byteStride));
-  for (let first = 0; first < n; first += perRun) {
-    const rows = Math.min(perRun, n - first);
-    const bytes = file.readRange({
-      byteOffset: byteOffset + first * byteStride,
-      byteLength: rows * byteStride,
-    });
-    const values = up.subarray(first * d, (first + rows) * d);
-    loadRows(header.quantization, bytes, { rows, cols: d }, values, { byteOffset: 0, byteStride });
+/** How many threads the memory has room for, and how many positions each takes at once. */
+function divideMemory(options: CalibrateOptions, plan: FitPlan) {
+  using file = FlashFile.open(options.path);
+  const memoryBytes = options.memory === undefined
+    ? Math.min(MEMORY_MAX, Math.max(2 ** 29, freeBytes() / 2))
+    : parseByteSize(options.memory);
+  const { ranks, batchSize, tokens, fitCount, chunkLengths } = plan;
+  const chunkMax = Math.max(...chunkLengths);
+  const needed = (threadCount: number, positionsMax: number) =>
+    runtimeBytes(threadCount) + threadCount * (THREAD_MIB * 2 ** 20 + FitTasks.byteLength(file, {
+        positionsMax,
+        rankMax: Math.max(...ranks),
+        batchSize,
+        heldOutCount: tokens - fitCount,
+      }));
+  const threadsMax = Math.min(THREADS_MAX, coreCount(), file.header.config.numLayers);
+  for (let threadCount = threadsMax; threadCount >= 1; threadCount--) {
+    let positionsMax = Math.max(chunkMax, Math.min(GROUP_POSITIONS, tokens));
+    while (positionsMax > Math.max(chunkMax, GROUP_POSITIONS_MIN)) {
+      if (needed(threadCount, positionsMax) <= memoryBytes) break;
+      positionsMax = Math.max(chunkMax, positionsMax >> 1);
+    }
+    if (needed(threadCount, positionsMax) <= memoryBytes) return { threadCount, positionsMax };
   }
-  return { up, upBias: file.floats(`layers.${layer}.ffn.up.bias`) };
+  const requiredBytes = Math.ceil(needed(1, chunkMax) / 2 ** 20) * 2 ** 20;
+  throw new MemoryBudgetError(
+    `Cannot calibrate within ${formatBytes(memoryBytes)}: ` +
+      `the smallest memory that works is ${requiredBytes / 2 ** 20}MiB`,
+    { requiredBytes },
+  );
+}
+
+/** How far the text is: layers before `layer` are done, and of this one the first `chunks` chunks. */
+interface Observed {
+  layer: number;
+  chunks: number;
+}
+
+const OBSERVED_RECORD = "observed";
+
+/** Runs the text through the dense model, layer by layer, from where it got to. */
+async function observe(
+  crew: FitCrew,
+  { folder, plan, sizes }: Job,
+  positionsMax: number,
+  progress: Progress,
+  signal?: AbortSignal,
+): Promise<void> {
+  const { chunkLengths } = plan;
+  let known = (folder.readRecord(OBSERVED_RECORD) ?? { layer: 0, chunks: 0 }) as Observed;
+  progress.observed(known);
+  for (let { layer } = known; layer < sizes.numLayers; layer++) {
+    const record = (chunks: number) => {
+      syncObserved(folder, plan, sizes, layer);
+      known = { layer, chunks };
+      folder.writeRecord(OBSERVED_RECORD, known);
+    };
+    let recordedAt = performance.now();
+    const from = known.layer === layer ? known.chunks : 0;
+    const tasks = groupsOf(chunkLengths, from, positionsMax)
+      .map((group): FitTask => ({ kind: "observe", layer, ...group }));
+    await crew.run(tasks, (task) => {
+      const { firstChunk, chunkCount } = task as FitTask & { kind: "observe" };
+      const chunks = firstChunk + chunkCount;
+      progress.observed({ layer, chunks });
+      if (performance.now() - recordedAt < RECORD_EVERY_MS) return;
+      record(chunks);
+      recordedAt = performance.now();
+    }, signal);
+    record(chunkLengths.length);
+  }
+}
+
+/** Chunks in groups of at most `positionsMax` positions. */
+function groupsOf(chunkLengths: number[], from: number, positionsMax: number) {
+  const groups: { firstChunk: number; chunkCount: number }[] = [];
+  let count = Infinity;
+  for (let chunk = from; chunk < chunkLengths.length; chunk++) {
+    if (count + chunkLengths[chunk] > positionsMax) {
+      groups.push({ firstChunk: chunk, chunkCount: 0 });
+      count = 0;
+    }
+    groups[groups.length - 1].chunkCount++;
+    count += chunkLengths[chunk];
+  }
+  return groups;
+}
+
+/** What was observed of a layer is on the disk before a record says so. */
+function syncObserved(
+  folder: WorkFolder,
+  { tokens: rowCount }: FitPlan,
+  { d, n }: Job["sizes"],
+  layer: number,
+): void {
+  const shapes: [string, number][] = [
+    [`layer-${layer}.inputs`, 2 * d],
+    [`layer-${layer}.early`, 2 * d],
+    [`layer-${layer}.active`, n / 8],
+    [`residual-${(layer + 1) % 2}`, 4 * d],
+  ];
+  for (const [name, rowByteLength] of shapes) {
+    using table = folder.openTable(name, { rowByteLength, rowCount });
+    table.sync();
+  }
+}
+
+async function tryRanks(
+  crew: FitCrew,
+  { sizes }: Job,
+  progress: Progress,
+  signal?: AbortSignal,
+): Promise<RankTrials[]> {
+  const trials: RankTrials[] = [];
+  const tasks = layersOf(sizes).map((layer): FitTask => ({ kind: "try", layer }));
+  await crew.run(tasks, (task, result) => {
+    trials[task.layer] = result!;
+    progress.tried(task.layer);
+  }, signal);
+  return trials;
+}
+
+function ranksOf({ plan, sizes }: Job, trials: RankTrials[]): number[] {
+  const { ranks, byteLimit, identity } = plan;
+  const choices = trials.map((trial) => ({
+    hiddenSize: sizes.d,
+    neuronCount: sizes.n,
+    ranks,
+    ...trial,
+  }));
+  return chooseRanks(choices, { byteLimit, cacheShares: identity.cacheShares });
+}
+
+async function fit(
+  crew: FitCrew,
+  { folder, sizes }: Job,
+  ranks: number[],
+  progress: Progress,
+  signal?: AbortSignal,
+): Promise<LowRankLayer[]> {
+  progress.chosen(ranks);
+  const tasks = ranks.map((rank, layer): FitTask => ({ kind: "fit", layer, rank }));
+  await crew.run(tasks, (task) => progress.fitted(task.layer), signal);
+  return layersOf(sizes).map((layer) => readFittedLayer(folder, layer)!);
+}
+
+function layersOf({ numLayers }: Job["sizes"]): number[] {
+  return Array.from({ length: numLayers }, (_, layer) => layer);
+}
+
+/**
+ * The predictors, if a run that was killed had written them already and only the folder was left. What an update that
+ * was cut off left behind the file is taken away.
+ */
+function finishedUpdate(
+  path: string,
+  { fileByteLength, generation }: FitPlan,
+): Predictors | undefined {
+  using file = FlashFile.open(path);
+  if (file.slot.generation > generation) return file.header.predictors ?? undefined;
+  if (file.byteLength > fileByteLength) truncateSync(path, fileByteLength);
+  return undefined;
 }
 
 /** Appends the predictors to the file; returns their part of the header. */
+function write(
+  path: string,
+  { identity, tokens, fileByteLength }: FitPlan,
+  layers: LowRankLayer[],
+): Predictors {
+  const { textName, recallWanted } = identity;
+  try {
+    const header = updateFlash(path, ({ header, append }) => ({
+      ...header,
+      predictors: store(layers, append, identity.method, {
+        recallWanted,
+        calibration: { tokens, textName: basename(textName) },
+      }),
+    }));
+    return header.predictors!;
+  } catch (error) {
+    // A disk that is full: nothing half-written stays.
+    truncateSync(path, fileByteLength);
+    throw error;
+  }
+}
+
 function store(
   layers: LowRankLayer[],
   append: AppendTensor,
+  method: FitMethod,
   { recallWanted, calibration }: Pick<Predictors, "recallWanted" | "calibration">,
 ): Predictors {
   const matrix = (values: Float32Array, rows: number, cols: number): TensorRef => {
@@ -212,10 +477,10 @@ function store(
     );
   return {
     kind: "low-rank",
-    createdBy: `flashpipe ${VERSION}, closed form`,
+    createdBy: `flashpipe ${VERSION}, ${method === "trained" ? "trained" : "closed form"}`,
     recallWanted,
     calibration,
-    layers: layers.map(({ rank, a, b, bias, earlyBias, measured }) => {
+    layers: layers.map(({ rank, a, b, bias, earlyBias, measured, recallCurve }) => {
       const n = bias.length, d = a.length / rank;
       const { recall, predictedShare, activeShare } = measured;
       return {
@@ -227,8 +492,88 @@ function store(
         recall,
         predictedShare,
         activeShare,
+        recallCurve,
       };
     }),
     missCurves: layers.map(({ missCurve }) => missCurve),
   };
+}
+
+/** Counts work over all phases, in floating-point operations. */
+class Progress {
+  readonly #plan: FitPlan;
+  readonly #sizes: Job["sizes"];
+  readonly #tell: CalibrateOptions["onProgress"];
+  readonly #perObservation: number;
+  readonly #perTrial: number;
+  #phase: CalibrateProgress["phase"] = "observing";
+  #observed = 0;
+  readonly #tried = new Set<number>();
+  readonly #fitted = new Set<number>();
+  #perFit: number[];
+
+  constructor(plan: FitPlan, sizes: Job["sizes"], tell: CalibrateOptions["onProgress"]) {
+    const { ranks, batchSize, trialSteps, byteLimit, identity } = plan;
+    const { d, n, numLayers } = sizes;
+    const isTrained = identity.method === "trained";
+    this.#plan = plan;
+    this.#sizes = sizes;
+    this.#tell = tell;
+    this.#perObservation = observeFlops(sizes) / numLayers;
+    // In closed form a layer costs about as much as a few thousand positions.
+    this.#perTrial = isTrained
+      ? trialSteps * batchSize * ranks.reduce((sum, rank) => sum + trainFlops(sizes, rank), 0)
+      : 2000 * this.#perObservation;
+    const rank = byteLimit / numLayers / (1.0625 * (d + n));
+    this.#perFit = new Array(numLayers).fill(this.#fitWork(rank));
+  }
+
+  #fitWork(rank: number): number {
+    const { identity, steps, batchSize } = this.#plan;
+    if (identity.method !== "trained") return 2000 * this.#perObservation;
+    return steps * batchSize * trainFlops(this.#sizes, rank);
+  }
+
+  observed({ layer, chunks }: Observed): void {
+    const { chunkLengths, tokens } = this.#plan;
+    const inLayer = chunkLengths.slice(0, chunks).reduce((sum, length) => sum + length, 0);
+    this.#observed = layer * tokens + inLayer;
+  }
+
+  tried(layer: number): void {
+    this.#tried.add(layer);
+  }
+
+  chosen(ranks: number[]): void {
+    this.#perFit = ranks.map((rank) => this.#fitWork(rank));
+  }
+
+  fitted(layer: number): void {
+    this.#fitted.add(layer);
+  }
+
+  /** Tells while in scope. */
+  tick(crew: FitCrew): Disposable {
+    const tell = () => this.#report(crew);
+    const timer = setInterval(tell, PROGRESS_EVERY_MS);
+    return {
+      [Symbol.dispose]() {
+        clearInterval(timer);
+        tell();
+      },
+    };
+  }
+
+  #report(crew: FitCrew): void {
+    const { tokens } = this.#plan, { numLayers } = this.#sizes;
+    let done = this.#observed * this.#perObservation + this.#tried.size * this.#perTrial;
+    for (const layer of this.#fitted) done += this.#perFit[layer];
+    for (const { task: { kind, layer }, share } of crew.running) {
+      if (kind === "try") this.#phase = "trying", done += share * this.#perTrial;
+      if (kind === "fit") this.#phase = "fitting", done += share * this.#perFit[layer];
+    }
+    const total = numLayers * (tokens * this.#perObservation + this.#perTrial) +
+      this.#perFit.reduce((sum, work) => sum + work, 0);
+    this.#tell?.({ phase: this.#phase, done, total });
+  }
 }

@@ -24,7 +24,14 @@ export type LoadProgress = (progress: { doneBytes: number; totalBytes: number })
  */
 export async function loadArena(
   memory: WebAssembly.Memory,
-  { path, header, plan, disk }: { path: string; header: FlashHeader; plan: Plan; disk: DiskFacts },
+  { path, header, plan, disk, recallShifts = null }: {
+    path: string;
+    header: FlashHeader;
+    plan: Plan;
+    disk: DiskFacts;
+    /** Added to each layer's biases; null for none. */
+    recallShifts?: readonly number[] | null;
+  },
   { onProgress, signal }: { onProgress?: LoadProgress; signal?: AbortSignal } = {},
 ): Promise<void> {
   const loader = new Loader(new Uint8Array(memory.buffer), path, disk.direct);
@@ -47,6 +54,7 @@ export async function loadArena(
       await loader.loadSection(section, plan.arena.sections[index], step);
     }
     verifyTensors(new Uint8Array(memory.buffer), path, header, plan);
+    if (recallShifts) shiftBiases(memory.buffer, header, plan, recallShifts);
     for (let layer = 0; layer < header.layers.length; layer++) {
       if (plan.shape.hasResidentUp) await loader.loadUp(header, plan, layer, step);
       if (plan.isResident) await loader.loadBundles(header, plan, layer, step);
@@ -175,6 +183,22 @@ function verifyTensors(bytes: Uint8Array, path: string, header: FlashHeader, pla
     const address = addressOf(plan, byteOffset);
     if (crc32(bytes.subarray(address, address + byteLength)) === checksum) continue;
     throw new ModelFileError("its bytes do not match their checksum", { path, field, byteOffset });
+  }
+}
+
+/** Moves the thresholds of both looks; in memory only, after checksums were compared. */
+function shiftBiases(
+  buffer: ArrayBufferLike,
+  { predictors, config }: FlashHeader,
+  plan: Plan,
+  shifts: readonly number[],
+): void {
+  for (const [layer, { bias, earlyBias }] of predictors!.layers.entries()) {
+    for (const { byteOffset } of [bias, earlyBias]) {
+      const address = addressOf(plan, byteOffset);
+      const values = new Float32Array(buffer, address, config.intermediateSize);
+      for (let neuron = 0; neuron < values.length; neuron++) values[neuron] += shifts[layer];
+    }
   }
 }
 

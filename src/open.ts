@@ -56,7 +56,8 @@ export async function open(path: string, options: OpenOptions = {}): Promise<Mod
   const pages = plan.arena.byteLength / 65536;
   const arena = new WebAssembly.Memory({ initial: pages, maximum: pages, shared: true });
   const { onProgress, signal } = options;
-  await loadArena(arena, { path, header, plan, disk }, { onProgress, signal });
+  const { recallShifts } = settings;
+  await loadArena(arena, { path, header, plan, disk, recallShifts }, { onProgress, signal });
   const pipeline = connect(path, header, plan, disk, arena, settings);
   const crew = new Crew(pipeline.control);
   await crew.start(pipeline.members);

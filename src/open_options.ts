@@ -12,6 +12,7 @@ import { FFN_MODES } from "./pipeline/options.ts";
 import type { FfnMode } from "./pipeline/options.ts";
 import type { WaitStyle } from "./pipeline/sequence.ts";
 import type { PlanWishes } from "./plan.ts";
+import { recallShifts } from "./predict/recall_shift.ts";
 import { coreCount, freeBytes, runtimeBytes } from "./runtime.ts";
 
 /** How to open a model. All are optional; sizes may be written as `"3.5GiB"`, shares as `"20%"`. */
@@ -30,6 +31,11 @@ export interface OpenOptions {
    * (`lru`), or all that were not used in the last `window` tokens. Changes no result.
    */
   policy?: PolicyName;
+  /**
+   * Share of the active neurons that the late look of `predicted` finds, such as 0.995: more cost more reads. What it was
+   * calibrated for unless told, and within the curve that calibration wrote. Part of the mode: logits depend on it.
+   */
+  recall?: string | number;
   /** Tokens whose neurons stay in the cache, with the policy `window`, which needs not be named then. */
   window?: number;
   /** Flash readers. Default 8 with `pread`, where each has one read in flight, and 1 with `io_uring`. */
@@ -89,6 +95,8 @@ const OBSERVATION_ROWS = 8;
 export interface Settings {
   options: OpenOptions;
   policy: PolicyChoice;
+  /** Added to each layer's biases for the recall that was asked for; null for none. */
+  recallShifts: number[] | null;
   wishes: PlanWishes;
 }
 
@@ -109,6 +117,10 @@ export function settle(header: FlashHeader, path: string, options: OpenOptions):
       `Cannot audit as the FFN is computed as "${mode}", which misses nothing: use predicted`,
     );
   }
+  if (options.recall !== undefined && mode !== "predicted") {
+    throw new RangeError(`Cannot set a recall in ${mode}: it is of \`predicted\` alone`);
+  }
+  const recall = options.recall === undefined ? undefined : parseShare(options.recall);
   const integer = (name: string, value: number, most: number, least = 1) => {
     if (Number.isInteger(value) && value >= least && value <= most) return value;
     const range = `a whole number from ${least} to ${most}`;
@@ -130,6 +142,7 @@ export function settle(header: FlashHeader, path: string, options: OpenOptions):
   return {
     options,
     policy: choosePolicy(options),
+    recallShifts: predictors && recallShifts(predictors, recall, path),
     wishes: {
       mode,
       memoryBytes: options.memory === undefined ? undefined : parseByteSize(options.memory),

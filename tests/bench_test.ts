@@ -5,6 +5,7 @@
 import assert from "node:assert/strict";
 import { copyFileSync, readdirSync, readFileSync } from "node:fs";
 import { after, test } from "node:test";
+import { benchPredictors } from "../bench/predictors.ts";
 import { benchQuality } from "../bench/quality.ts";
 import { benchReaders } from "../bench/readers.ts";
 import { benchTokens } from "../bench/tokens.ts";
@@ -99,4 +100,33 @@ test("benchQuality() scores a text in each mode, and measures the predictor", as
     assert.ok(found <= active && found <= predicted && active > 0);
     assert.ok(lostMass >= 0 && lostMass <= mass);
   }
+});
+
+test("benchPredictors() calibrates copies and scores them, and leaves none", async () => {
+  const calibration = new URL("../models/tales/calibration.txt", import.meta.url);
+  const text = readFileSync(calibration, "utf8");
+  const before = readdirSync(models.path);
+  const { dense, results } = await benchPredictors({
+    modelPath: await models.flashOf("tales", "q8"),
+    calibrationText: text.slice(0, 20_000),
+    heldOutText: text.slice(-2000),
+    byteShares: [0.06],
+    methods: ["trained", "closed-form"],
+    minutes: 0.005,
+    tokensMax: 30,
+    recall: 0.95,
+    ffnCache: "20%",
+    folder: models.path,
+  });
+  assert.equal(dense.mode, "dense");
+  assert.deepEqual(results.map(({ method }) => method), ["trained", "closed-form"]);
+  for (const { ranks, byteLength, quality } of results) {
+    assert.ok(ranks.every((rank) => rank >= 32) && byteLength < 0.06 * 6 * 4 * 1024 * 256);
+    assert.equal(quality.tokensScored, 29);
+  }
+  assert.deepEqual(
+    readdirSync(models.path).filter((name) => !name.startsWith("tales-")),
+    before
+      .filter((name) => !name.startsWith("tales-")),
+  );
 });

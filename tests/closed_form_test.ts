@@ -1,11 +1,11 @@
 import assert from "node:assert/strict";
 import { test } from "node:test";
-import { cholesky, solveLowerRows, solveRowsLower } from "../src/predict/cholesky.ts";
-import { chooseRanks, predictorByteLength } from "../src/predict/choose_ranks.ts";
-import { finishLayer, fitClosedForm, prepareLayer } from "../src/predict/closed_form.ts";
-import { columnsOf, multiplyTransposed, rowsOf } from "../src/predict/matrix_product.ts";
-import { heldOutActive, type LayerObservations } from "../src/predict/observations.ts";
-import { topEigenvectors } from "../src/predict/symmetric_eigen.ts";
+import { cholesky, solveLowerRows, solveRowsLower } from "../src/fit/cholesky.ts";
+import { chooseRanks, predictorByteLength } from "../src/fit/choose_ranks.ts";
+import { finishLayer, fitClosedForm, prepareLayer } from "../src/fit/closed_form.ts";
+import { columnsOf, multiplyTransposed, rowsOf } from "../src/fit/matrix_product.ts";
+import { heldOutActive, type LayerObservations } from "../src/fit/observations.ts";
+import { topEigenvectors } from "../src/fit/symmetric_eigen.ts";
 import { seededRandom } from "../src/random.ts";
 
 const D = 64, N = 96, FIT = 600, HELD_OUT = 300;

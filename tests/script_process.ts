@@ -19,6 +19,7 @@ export interface ScriptOptions {
   input?: string;
   /** Called once, when the first output comes. */
   onOutput?: (child: ChildProcessWithoutNullStreams) => void;
+  onStart?: (child: ChildProcessWithoutNullStreams) => void;
 }
 
 const ROOT = fileURLToPath(new URL("..", import.meta.url));
@@ -27,7 +28,7 @@ const ROOT = fileURLToPath(new URL("..", import.meta.url));
 export function runScript(
   path: string,
   args: string[],
-  { task, input = "", onOutput }: ScriptOptions = {},
+  { task, input = "", onOutput, onStart }: ScriptOptions = {},
 ): Promise<Finished> {
   const isDeno = "deno" in process.versions;
   const flags = isDeno ? ["run", ...(task ? permissionsOf(task) : ["--allow-all"])] : [];
@@ -45,6 +46,7 @@ export function runScript(
   });
   child.stdin.on("error", () => {}); // It may end without reading.
   child.stdin.end(input);
+  onStart?.(child);
   return promise;
 }
 

@@ -1,57 +1,101 @@
-import { Command } from "commander";
+import { Command, Option } from "commander";
 import { basename } from "node:path";
 import process from "node:process";
+import { FIT_METHODS } from "../fit/fit_plan.ts";
+import type { FitMethod } from "../fit/fit_plan.ts";
 import { FlashFile } from "../format/flash_file.ts";
 import { givenFile } from "./given_path.ts";
 import { Interrupt } from "./terminal/interrupt.ts";
-import { share } from "./option_values.ts";
+import { byteSize, realNumber, share } from "./option_values.ts";
 import { Progress } from "./terminal/progress.ts";
 import { readText } from "./text_file.ts";
 
 const AFTER_HELP = `
-The text is run through the model, and a predictor is fitted to each layer: the smallest that finds
-the wanted share of the active neurons. Text like that of your use serves best; some ten thousand
-tokens do; <|endoftext|> ends a document. The file is changed at the end, all at once.
+The text is run through the model, layer by layer; then a predictor is trained for each layer, of the
+rank that spares most reads within the bytes. Text like that of your use serves best; <|endoftext|>
+ends a document. Of a long text as many places are sampled as the minutes allow: the embedded model
+sees about 150 000 tokens in the two minutes of the default, a model of 1B parameters some thousand,
+for which 30 minutes and more are well spent. Minutes are those of two cores; work is planned by them
+and not by a clock, so that the same options give the same file.
 
-Example:
-  flashpipe calibrate opt-6.7b.flash --text sample.txt`;
+What is done is kept in FILE.calibration until the end, when the file is changed all at once. A run
+that was stopped goes on there when it is started again with the same options.
+
+Examples:
+  flashpipe calibrate opt-6.7b.flash --text sample.txt --minutes 60
+  flashpipe calibrate opt-6.7b.flash --text sample.txt --recall 98% --memory 4GiB`;
+
+interface CalibrateFlags {
+  text: string;
+  recall?: number;
+  minutes?: number;
+  memory?: number;
+  bytesShare?: number;
+  method?: FitMethod;
+  fresh?: boolean;
+}
 
 export function calibrateCommand(): Command {
   return new Command("calibrate")
-    .description("fit the predictors of a .flash file to a text")
+    .description("train the predictors of a .flash file on a text")
     .argument("<file>", "the .flash file")
     .requiredOption("--text <file>", "plain text to learn from")
     .option(
       "--recall <share>",
-      "share of the active neurons to be found (default: 98.5%)",
+      "share of the active neurons to be found (default: 99%)",
       share,
     )
     .option(
+      "--minutes <count>",
+      "about how long it may take (default: 2)",
+      realNumber({ min: 0, max: 1e5, isAbove: true }),
+    )
+    .option(
+      "--memory <size>",
+      "ceiling of the whole process, such as 512MiB (default: half of what is free, at most 2GiB)",
+      byteSize,
+    )
+    .option(
       "--bytes-share <share>",
-      "most bytes of all predictors, as a share of the FFN's (default: 10%)",
+      "most bytes of all predictors, as a share of the FFN's in f16 (default: 10%)",
       share,
     )
+    .addOption(
+      new Option(
+        "--method <name>",
+        "how predictors are fitted; closed-form takes seconds (default: trained)",
+      ).choices([...FIT_METHODS]),
+    )
+    .option("--fresh", "begin anew, whatever an unfinished run left")
     .addHelpText("after", AFTER_HELP)
     .action(calibrateFile);
 }
 
-async function calibrateFile(
-  path: string,
-  { text, recall, bytesShare }: { text: string; recall?: number; bytesShare?: number },
-): Promise<void> {
+async function calibrateFile(path: string, flags: CalibrateFlags): Promise<void> {
   givenFile(path);
-  givenFile(text);
+  givenFile(flags.text);
+  const { recall, minutes, memory, bytesShare: byteShare, method, fresh } = flags;
   using interrupt = new Interrupt();
   using progress = new Progress();
   // Loaded when needed only: it would slow the start of every other command.
   const { calibrate } = await import("../calibrate.ts");
+  let doneBefore: number | undefined;
   await calibrate({
     path,
-    text: readText(text),
-    textName: basename(text),
+    text: readText(flags.text),
+    textName: basename(flags.text),
     recall,
-    byteShare: bytesShare,
-    onProgress: ({ phase, done, total }) => progress.update(phase, { done, total }),
+    minutes,
+    memory,
+    byteShare,
+    method,
+    fresh,
+    onProgress: ({ phase, done, total }) => {
+      // What another run had done says nothing about this one's speed.
+      doneBefore ??= done;
+      const rest = { done: done - doneBefore, total: total - doneBefore };
+      progress.update("calibrating", rest, phase);
+    },
     signal: interrupt.signal,
   });
   progress.stop();

@@ -15,10 +15,16 @@ const SOURCE = new URL("../../models/tales/", import.meta.url);
 export const DEMO_FFN_CACHE = 0.2;
 
 /**
- * How the demo's predictors are fitted: ranks weighed at the demo's cache; a recall that is 98 % on other text too; and few early
+ * How the demo's predictors are fitted: ranks weighed at the demo's cache; 98 % of the active neurons found; and few early
  * reads in vain, as attention is so short here that an early read gains little.
  */
-export const DEMO_CALIBRATION = { recall: 0.982, cacheShares: [DEMO_FFN_CACHE], earlyCost: 4 };
+export const DEMO_CALIBRATION = {
+  method: "closed-form",
+  recall: 0.98,
+  tokensMax: 5500,
+  cacheShares: [DEMO_FFN_CACHE],
+  earlyCost: 4,
+} as const;
 
 /** Everything that the packed file is made from. */
 const SOURCE_FILES = [
@@ -51,6 +57,7 @@ export async function prepareEmbeddedModel(
   const unfinished = `${path}.${process.pid}`;
   const startedAt = performance.now();
   using progress = new Progress({ isSilent });
+  let aside = "";
   try {
     await pack({
       source: fileURLToPath(SOURCE),
@@ -61,19 +68,21 @@ export async function prepareEmbeddedModel(
       signal,
     });
     // Loaded when needed only: it would slow the start of every other run.
-    const { calibrate } = await import("../calibrate.ts");
+    const { calibrate, calibrationFolder } = await import("../calibrate.ts");
+    aside = calibrationFolder(unfinished);
     await calibrate({
       path: unfinished,
       text: readFileSync(new URL("calibration.txt", SOURCE), "utf8"),
       textName: "calibration.txt",
       ...DEMO_CALIBRATION,
       onProgress: ({ phase, done, total }) =>
-        progress.update(`calibrating: ${phase}`, { done, total }),
+        progress.update("calibrating", { done, total }, phase),
       signal,
     });
     renameSync(unfinished, path);
   } finally {
     rmSync(unfinished, { force: true });
+    if (aside) rmSync(aside, { recursive: true, force: true });
   }
   progress.stop();
   note(`Packed and calibrated in ${((performance.now() - startedAt) / 1000).toFixed(1)} s\n`);

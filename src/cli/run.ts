@@ -76,7 +76,7 @@ async function answerOnce(
 }
 
 function openOptionsOf(options: RunOptions, note: (text: string) => void): OpenOptions {
-  const { memory, ffn, policy, window, context, prefetch, audit } = options;
+  const { memory, ffn, recall, policy, window, context, prefetch, audit } = options;
   const { backend, readers, lanes, kernels } = options;
   let { ffnCache } = options;
   if (options.model === undefined && memory === undefined && ffnCache === undefined) {
@@ -88,7 +88,8 @@ function openOptionsOf(options: RunOptions, note: (text: string) => void): OpenO
   }
   const trace = options.trace !== undefined;
   const threads = { backend, readers, lanes, kernels };
-  return { memory, ffnCache, ffn, policy, window, ...threads, context, prefetch, audit, trace };
+  const mode = { ffn, recall, policy, window, audit };
+  return { memory, ffnCache, ...mode, ...threads, context, prefetch, trace };
 }
 
 /** What `--json` writes. */

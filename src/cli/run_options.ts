@@ -16,6 +16,7 @@ export interface RunOptions {
   ffnCache?: number;
   ffn?: FfnMode;
   policy?: PolicyName;
+  recall?: number;
   window?: number;
   backend?: ReaderBackend;
   readers?: number;
@@ -66,6 +67,11 @@ export function addRunOptions(command: Command): Command {
         "which neurons make room: used least often of late (frequency), longest unused (lru), out of the window",
       )
         .choices([...POLICY_NAMES]),
+    )
+    .option(
+      "--recall <share>",
+      "share of the active neurons that prediction finds, such as 99.5% (default: as calibrated)",
+      share,
     )
     .option(
       "--window <tokens>",

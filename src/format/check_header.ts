@@ -8,6 +8,7 @@ import {
   type LayerBundles,
   type Predictors,
   PRELUDE_BYTES,
+  type RecallCurve,
   SECTION_ALIGNMENT,
   TENSOR_ALIGNMENT,
   tensorByteLength,
@@ -156,6 +157,7 @@ function checkPredictors(
     checkTensor(layer.b, { ...matrix, shape: [n, rank] }, place, `${field}.b`);
     checkTensor(layer.bias, vector, place, `${field}.bias`);
     checkTensor(layer.earlyBias, vector, place, `${field}.earlyBias`);
+    if (layer.recallCurve) checkRecallCurve(layer.recallCurve, place, `${field}.recallCurve`);
   });
   if (missCurves.length !== 0 && missCurves.length !== numLayers) {
     throw headerError(
@@ -169,6 +171,17 @@ function checkPredictors(
     const problem = `${slots.length} slots, ${missesPerToken.length} misses`;
     throw headerError(place, `predictors.missCurves.${index}`, problem);
   });
+}
+
+/** Recalls grow from point to point, and shifts do not fall. */
+function checkRecallCurve({ recalls, shifts }: RecallCurve, place: HeaderPlace, field: string) {
+  if (recalls.length !== shifts.length) {
+    throw headerError(place, field, `${recalls.length} recalls, ${shifts.length} shifts`);
+  }
+  for (let point = 1; point < recalls.length; point++) {
+    if (recalls[point] > recalls[point - 1] && shifts[point] >= shifts[point - 1]) continue;
+    throw headerError(place, field, `point ${point} does not come after the one before`);
+  }
 }
 
 /** Every section lies inside the file, and none shares a byte with another, with the header or with the prelude. */

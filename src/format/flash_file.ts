@@ -93,6 +93,28 @@ export class FlashFile {
     return this.readRange({ byteOffset: byteOffset + position * byteLength, byteLength });
   }
 
+  /** Reads the bundles of `count` neurons from `first` on, side by side in the order of the neurons. */
+  readBundles(
+    layerIndex: number,
+    { first, count }: { first: number; count: number },
+  ): Uint8Array<ArrayBuffer> {
+    const { bundles } = this.header.layers[layerIndex];
+    const { byteOffset, bundleByteLength: stride } = bundles;
+    if (bundles.order === null) {
+      return this.readRange({
+        byteOffset: byteOffset + first * stride,
+        byteLength: count * stride,
+      });
+    }
+    const { positionOf } = NeuronOrder.of(bundles);
+    const bytes = new Uint8Array(count * stride);
+    for (let i = 0; i < count; i++) {
+      const target = bytes.subarray(i * stride, (i + 1) * stride);
+      this.read(target, byteOffset + positionOf[first + i] * stride);
+    }
+    return bytes;
+  }
+
   /**
    * Reads all bundles of a layer in runs of at most `byteLengthMax` bytes (but one at least), as they lie: `use` gets the run's bytes
    * and the neurons in it.

@@ -41,6 +41,12 @@ const bundlesSchema = z.strictObject({
   checksums: z.instanceof(Uint8Array),
 });
 
+/** What is added to a layer's biases for another recall; older files have none. */
+const recallCurveSchema = z.strictObject({
+  recalls: z.array(z.number().gt(0).lt(1)).min(2).max(256),
+  shifts: z.array(z.number().min(-1e6).max(1e6)).min(2).max(256),
+});
+
 const predictorLayerSchema = z.strictObject({
   rank: z.int().min(32).max(2 ** 20),
   a: tensorRefSchema,
@@ -50,6 +56,7 @@ const predictorLayerSchema = z.strictObject({
   recall: share,
   predictedShare: share,
   activeShare: share,
+  recallCurve: recallCurveSchema.optional(),
 });
 
 const missCurveSchema = z.strictObject({
@@ -91,6 +98,7 @@ export type NamedTensor = FlashHeader["tensors"][number];
 export type LayerBundles = z.infer<typeof bundlesSchema>;
 export type Predictors = z.infer<typeof predictorsSchema>;
 export type PredictorLayer = z.infer<typeof predictorLayerSchema>;
+export type RecallCurve = z.infer<typeof recallCurveSchema>;
 export type Provenance = FlashHeader["provenance"];
 export type Tokenizer = FlashHeader["tokenizer"];
 

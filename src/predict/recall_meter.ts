@@ -24,12 +24,15 @@ export class RecallMeter {
   readonly layers: LayerRecall[];
   readonly #looks: ReplayedLooks;
 
-  /** Reads what it needs from the file. Throws `RangeError` if the file has no predictors. */
-  constructor(file: FlashFile, build?: KernelBuild) {
+  /**
+   * Reads what it needs from the file. Throws `RangeError` if the file has no predictors, or if they cannot have this
+   * `recall`.
+   */
+  constructor(file: FlashFile, build?: KernelBuild, recall?: number) {
     if (!file.header.predictors) {
       throw new RangeError(`Cannot measure recall as ${file.path} has no predictors`);
     }
-    this.#looks = new ReplayedLooks(file, build);
+    this.#looks = new ReplayedLooks(file, build, recall);
     this.layers = file.header.layers.map(() => ({
       positions: 0,
       active: 0,

@@ -9,6 +9,7 @@ import {
 } from "../kernels.ts";
 import type { KernelBuild, Kernels } from "../kernels.ts";
 import type { Observation } from "../pipeline/client.ts";
+import { recallShifts } from "./recall_shift.ts";
 import { lookLowRank } from "./low_rank_look.ts";
 import type { LookScratch } from "./low_rank_look.ts";
 
@@ -51,9 +52,10 @@ export class ReplayedLooks {
     early: number;
   };
 
-  /** Reads what it needs from the file. */
-  constructor(file: FlashFile, build?: KernelBuild) {
+  /** Reads what it needs from the file. Throws `RangeError` if its predictors cannot have this `recall`. */
+  constructor(file: FlashFile, build?: KernelBuild, recall?: number) {
     const { header } = file, { predictors, config, quantization } = header;
+    const shifts = predictors && recallShifts(predictors, recall, file.path);
     const { hiddenSize: d, intermediateSize: n, numLayers, layerNormEpsilon: epsilon } = config;
     this.hasPredictors = predictors !== null;
     this.#sizes = { d, n, epsilon };
@@ -98,7 +100,10 @@ export class ReplayedLooks {
     const memory = new WebAssembly.Memory({ initial: pages, maximum: pages, shared: true });
     this.#kernels = instantiateKernels(loadKernelModule(build), memory);
     const bytes = new Uint8Array(memory.buffer);
-    for (let layer = 0; layer < numLayers; layer++) this.#load(file, layer, bytes);
+    for (let layer = 0; layer < numLayers; layer++) {
+      this.#load(file, layer, bytes);
+      if (shifts) this.#shift(memory, layer, shifts[layer]);
+    }
     const { input, activations, active, predicted, early } = this.#scratch;
     const mask = (address: number) => new Uint32Array(memory.buffer, address, maskBytes / 4);
     this.#input = new Float32Array(memory.buffer, input, d);
@@ -106,6 +111,15 @@ export class ReplayedLooks {
     this.active = mask(active);
     this.predicted = mask(predicted);
     this.early = mask(early);
+  }
+
+  /** Adds what the wished recall asks for to both biases, as the engine does. */
+  #shift(memory: WebAssembly.Memory, layer: number, shift: number): void {
+    const { bias, earlyBias } = this.#addresses[layer].predictor!;
+    for (const address of [bias, earlyBias]) {
+      const biases = new Float32Array(memory.buffer, address, this.#sizes.n);
+      for (let neuron = 0; neuron < biases.length; neuron++) biases[neuron] += shift;
+    }
   }
 
   #load(file: FlashFile, layer: number, bytes: Uint8Array): void {

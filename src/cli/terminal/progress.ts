@@ -29,8 +29,12 @@ export class Progress {
     this.#isSilent = isSilent;
   }
 
-  /** `done` of `total` parts of `label` are done. Another label is another bar. */
-  update(label: string, { done, total }: { done: number; total: number }): void {
+  /** `done` of `total` parts of `label` are done. Another label is another bar; `phase` is shown beside it. */
+  update(
+    label: string,
+    { done, total }: { done: number; total: number },
+    phase?: string,
+  ): void {
     if (this.#isSilent) return;
     const now = performance.now();
     if (label !== this.#label) this.#begin(label, now);
@@ -38,7 +42,7 @@ export class Progress {
     const wholeMs = done > 0 ? passedMs * total / done : Infinity;
     const isWorthIt = passedMs > FIRST_ESTIMATE_MS && wholeMs > WORTH_A_BAR_MS;
     if (!this.#bar && !isWorthIt) return;
-    const left = timeLeft(wholeMs - passedMs);
+    const left = timeLeft(wholeMs - passedMs) + (phase ? ` (${phase})` : "");
     if (process.stderr.isTTY) this.#draw({ done, total, left });
     else this.#writeLine(now, `${label}: ${Math.floor(100 * done / total)} %, ${left}\n`);
   }

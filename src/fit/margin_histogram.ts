@@ -1,5 +1,5 @@
 const BINS_PER_UNIT = 64;
-const RANGE = 16;
+const RANGE = 64;
 const BIN_COUNT = 2 * RANGE * BINS_PER_UNIT;
 
 /**

@@ -1,9 +1,10 @@
-import { type MissCurve, missCurve } from "../cache/miss_curve.ts";
 import { vectorByteLength } from "../format/layout.ts";
 import { loadRows, storeRows } from "../format/quantize.ts";
+import { loadKernelModule } from "../kernels.ts";
+import type { KernelModule } from "../kernels.ts";
 import { chooseRanks, defaultPredictorBytes, RANK_STEP } from "./choose_ranks.ts";
-import { allScores, countBits, masksOf, project } from "./low_rank_scores.ts";
-import { MarginHistogram } from "./margin_histogram.ts";
+import { Judge } from "./judge.ts";
+import type { Judgement, Scorer } from "./judge.ts";
 import { columnsOf, multiplyTransposed, rowsOf } from "./matrix_product.ts";
 import {
   checkObservations,
@@ -11,6 +12,7 @@ import {
   type LayerObservations,
   meanOf,
 } from "./observations.ts";
+import { ArrayPositions } from "./positions.ts";
 import { type RankCurves, rankCurves } from "./rank_curves.ts";
 import { type ReducedRank, reduceRank, residualsByRank, rowNorms } from "./reduced_rank.ts";
 
@@ -23,7 +25,8 @@ import { type ReducedRank, reduceRank, residualsByRank, rowNorms } from "./reduc
  *
  * What the rank leaves out of z_i has the standard deviation sigma_i, known in closed form too. A neuron is predicted
  * unless its expected z lies more than tau sigma_i below zero; one tau a layer, measured on held-out positions, gives
- * the wanted recall with about the fewest neurons, since a margin in deviations is a bound on P(active | score).
+ * the wanted recall with about the fewest neurons, since a margin in deviations is a bound on P(active | score). B and
+ * bias are stored in units of sigma, so that tau is one number for all neurons.
  */
 export interface ClosedFormOptions {
   /** Share of the active neurons that the late look finds, in each layer. */
@@ -39,34 +42,12 @@ export interface ClosedFormOptions {
 }
 
 /** The predictor of one layer; A and B are exactly what q8 stores. */
-export interface LowRankLayer {
+export interface LowRankLayer extends Judgement {
   rank: number;
   /** f32[rank][d] */
   a: Float32Array;
   /** f32[n][rank] */
   b: Float32Array;
-  /** f32[n]: predicted where (B A x)_i + bias_i > 0. */
-  bias: Float32Array;
-  /** f32[n]: the same for the early look; equals `bias` where nothing was observed. */
-  earlyBias: Float32Array;
-  measured: LowRankMeasures;
-  /** Reads per token by cache slots, from the held-out positions in order. */
-  missCurve: MissCurve;
-}
-
-/** Measured on the held-out positions, with the matrices as stored. */
-export interface LowRankMeasures {
-  /** Active neurons that were predicted / active ones. */
-  recall: number;
-  /** Predicted ones that were active / predicted ones. */
-  precision: number;
-  predictedShare: number;
-  activeShare: number;
-  /** Active neurons that the early look found / active ones. */
-  earlyRecall: number;
-  /** Neurons that both looks predicted / late-predicted ones. */
-  earlyFound: number;
-  earlyPredictedShare: number;
 }
 
 export interface ClosedFormFit {
@@ -95,10 +76,7 @@ export function fitClosedForm(
 }
 
 /** A layer whose rank is not chosen yet, and what each rank would cost. */
-export interface LayerBasis extends ReducedRank, RankCurves {
-  /** Active neurons at the held-out positions, u32[positions - fitCount][ceil(n / 32)]. */
-  active: Uint32Array;
-}
+export interface LayerBasis extends ReducedRank, RankCurves {}
 
 /** Solves a layer for all ranks up to `rankMax` and tries them on held-out positions. */
 export function prepareLayer(
@@ -110,83 +88,80 @@ export function prepareLayer(
   const active = heldOutActive(observations);
   const positionCount = Math.min(RANK_POSITIONS, heldOutCount);
   const curves = rankCurves(observations, reduced, { active, recallWanted, positionCount });
-  return { ...reduced, ...curves, active };
+  return { ...reduced, ...curves };
 }
 
 /** The layer's predictor with `rank`, a multiple of 32 up to the basis' largest. */
 export function finishLayer(
   observations: LayerObservations,
-  basis: LayerBasis,
+  basis: ReducedRank,
   rank: number,
   options: ClosedFormOptions = {},
+  kernels: KernelModule = loadKernelModule(),
 ): LowRankLayer {
-  const { heldOutCount: positionCount } = checkObservations(observations);
-  const { inputs, earlyInputs, fitCount } = observations;
-  const { hiddenSize: d, neuronCount, rankMax, moments, active } = basis;
+  const { inputs, earlyInputs = inputs, fitCount } = observations;
+  const { hiddenSize: d, neuronCount: n } = basis;
+  const active = heldOutActive(observations);
   const { recallWanted = RECALL_WANTED, earlyCost = EARLY_COST } = options;
-  const exactB = firstColumns(basis.b, neuronCount, rankMax, rank);
+  const scorer = closedFormScorer(basis, rank, meanOf(earlyInputs, fitCount, d));
+  const from = fitCount * d;
+  const heldOut = new ArrayPositions(
+    { inputs: inputs.subarray(from), earlyInputs: earlyInputs.subarray(from), active },
+    d,
+  );
+  const judge = new Judge(kernels, heldOut, { d, n, rankMax: rank });
+  const { a, b } = scorer;
+  return { rank, a, b, ...judge.judge(scorer, { recallWanted, earlyCost }) };
+}
+
+/** The predictor of a rank as q8 stores it, with scores in units of what it leaves out. */
+function closedFormScorer(basis: ReducedRank, rank: number, earlyMean: Float64Array): Scorer {
+  const { hiddenSize: d, neuronCount: n, rankMax, moments, means } = basis;
+  const exactB = firstColumns(basis.b, n, rankMax, rank);
   const a = storedAsQ8(basis.a.subarray(0, rank * d), rank, d);
-  const b = storedAsQ8(exactB, neuronCount, rank);
-  const sigma = storedResiduals(basis, { a, b, exactB, rank });
-  const look = (seen: Float32Array, seenMean: Float64Array): Look => {
-    const hidden = project(seen, { firstRow: fitCount, count: positionCount }, a, { rank, d });
-    const scores = allScores({ hidden, positionCount, weights: b, neuronCount, rank });
-    return { scores, offset: offsetsFor(basis.means, seenMean, a, b), sigma };
+  const sigma = storedResiduals(basis, { a, b: storedAsQ8(exactB, n, rank), exactB, rank });
+  const b = storedAsQ8(exactB.map((value, k) => value / sigma[Math.floor(k / rank)]), n, rank);
+  const scaledMeans = means.map((mean, neuron) => mean / sigma[neuron]);
+  return {
+    rank,
+    a,
+    b,
+    offset: offsetsFor(scaledMeans, moments.mean, a, b),
+    earlyOffset: offsetsFor(scaledMeans, earlyMean, a, b),
   };
-
-  const late = look(inputs, moments.mean);
-  const bias = biasWith(late, marginsOf(late, active).marginForRecall(recallWanted));
-  const predicted = masksOf(late.scores, bias);
-  let earlyBias = bias, earlyPredicted = predicted;
-  if (earlyInputs !== undefined) {
-    // Seen early, an input has another mean; that its deviations differ too matters little.
-    const early = look(earlyInputs, meanOf(earlyInputs, fitCount, d));
-    earlyBias = biasWith(early, marginsOf(early, predicted).marginForBenefit(earlyCost));
-    earlyPredicted = masksOf(early.scores, earlyBias);
-  }
-  const pairCount = positionCount * neuronCount;
-  const measured = measure({ active, predicted, earlyPredicted, pairCount });
-  const curve = missCurve({ masks: predicted, tokenCount: positionCount, neuronCount });
-  return { rank, a, b, bias, earlyBias, measured, missCurve: curve };
 }
 
-/** Scores f32[positions][n], and what turns them into margins: f64[n] each. */
-interface Look {
-  scores: Float32Array;
-  offset: Float64Array;
-  sigma: Float64Array;
+/** Scores in deviations are about 1 / 1.7 of the logits of their probabilities. */
+const LOGITS_PER_DEVIATION = 1.7;
+
+/** The predictor of a rank, not rounded, with scores like logits: where training begins. */
+export function closedFormStart(
+  basis: ReducedRank,
+  rank: number,
+): { a: Float32Array; b: Float32Array; bias: Float32Array } {
+  const { hiddenSize: d, neuronCount: n, rankMax, moments, means } = basis;
+  const scale = residualsByRank(basis)[rank / RANK_STEP - 1]
+    .map((residual) => LOGITS_PER_DEVIATION / residual);
+  const a = basis.a.slice(0, rank * d);
+  const b = firstColumns(basis.b, n, rankMax, rank)
+    .map((value, k) => value * scale[Math.floor(k / rank)]);
+  const scaledMeans = means.map((mean, neuron) => mean * scale[neuron]);
+  return { a, b, bias: offsetsFor(scaledMeans, moments.mean, a, b) };
 }
 
-function marginsOf({ scores, offset, sigma }: Look, wanted: Uint32Array): MarginHistogram {
-  const histogram = new MarginHistogram();
-  const neuronCount = offset.length;
-  const wordCount = Math.ceil(neuronCount / 32);
-  for (let pair = 0, t = 0; pair < scores.length; t++) {
-    for (let neuron = 0; neuron < neuronCount; neuron++, pair++) {
-      const isWanted = (wanted[t * wordCount + (neuron >>> 5)] >>> (neuron & 31)) & 1;
-      histogram.add(-(scores[pair] + offset[neuron]) / sigma[neuron], isWanted === 1);
-    }
-  }
-  return histogram;
-}
-
-function biasWith({ offset, sigma }: Look, margin: number): Float32Array {
-  return Float32Array.from(offset, (value, neuron) => value + margin * sigma[neuron]);
-}
-
-/** `means` - B A seenMean, f64[n]: with it added, a score is the z to expect. */
-function offsetsFor(
-  means: Float64Array,
+/** `means` - B A seenMean, f32[n]: with it added, a score is the one to expect. */
+export function offsetsFor(
+  means: ArrayLike<number>,
   seenMean: Float64Array,
   a: Float32Array,
   b: Float32Array,
-): Float64Array {
+): Float32Array {
   const d = seenMean.length, n = means.length, rank = a.length / d;
   const hidden = new Float64Array(rank);
   multiplyTransposed(rowsOf(a, rank, d), rowsOf(seenMean, 1, d), hidden, { depth: d });
   const scores = new Float64Array(n);
   multiplyTransposed(rowsOf(b, n, rank), rowsOf(hidden, 1, rank), scores, { depth: rank });
-  return means.map((mean, neuron) => mean - scores[neuron]);
+  return Float32Array.from(means, (mean, neuron) => mean - scores[neuron]);
 }
 
 /**
@@ -194,7 +169,7 @@ function offsetsFor(
  * row norms of B A C as stored less B V^T. The two are nearly orthogonal.
  */
 function storedResiduals(
-  basis: LayerBasis,
+  basis: ReducedRank,
   { a, b, exactB, rank }: { a: Float32Array; b: Float32Array; exactB: Float32Array; rank: number },
 ): Float64Array {
   const { hiddenSize: d, neuronCount: n, moments, vectors } = basis;
@@ -212,7 +187,7 @@ function storedResiduals(
 }
 
 /** f32[rows][cols] after rounding to blocks of 32 signed bytes with an f16 scale. */
-function storedAsQ8(values: Float32Array, rows: number, cols: number): Float32Array {
+export function storedAsQ8(values: Float32Array, rows: number, cols: number): Float32Array {
   const bytes = new Uint8Array(rows * vectorByteLength("q8", cols));
   storeRows("q8", values, { rows, cols }, bytes);
   const rounded = new Float32Array(rows * cols);
@@ -226,27 +201,4 @@ function firstColumns(matrix: Float32Array, rows: number, stride: number, cols: 
     first.set(matrix.subarray(row * stride, row * stride + cols), row * cols);
   }
   return first;
-}
-
-function measure(
-  { active, predicted, earlyPredicted, pairCount }: {
-    active: Uint32Array;
-    predicted: Uint32Array;
-    earlyPredicted: Uint32Array;
-    pairCount: number;
-  },
-): LowRankMeasures {
-  const late = countBits(active, predicted);
-  const early = countBits(active, earlyPredicted);
-  const both = countBits(predicted, earlyPredicted).inBoth;
-  const share = (part: number, whole: number) => whole === 0 ? 1 : part / whole;
-  return {
-    recall: share(late.inBoth, late.inA),
-    precision: share(late.inBoth, late.inB),
-    predictedShare: late.inB / pairCount,
-    activeShare: late.inA / pairCount,
-    earlyRecall: share(early.inBoth, early.inA),
-    earlyFound: share(both, late.inB),
-    earlyPredictedShare: early.inB / pairCount,
-  };
 }

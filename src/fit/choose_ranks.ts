@@ -5,10 +5,12 @@ import { matrixByteLength } from "../format/layout.ts";
 /** Ranks grow in steps of a tile's columns. */
 export const RANK_STEP = 32;
 
-/** A layer, and what ranks 32, 64, ... of its predictor would cost; entry k stands for rank 32 (k + 1). */
+/** A layer, and what some ranks of its predictor would cost, one entry a rank. */
 export interface RankChoices {
   hiddenSize: number;
   neuronCount: number;
+  /** The ranks, ascending; 32, 64, ... unless told. The first is the least that a layer gets. */
+  ranks?: readonly number[];
   /** Share of the neurons predicted at the wanted recall. */
   predictedShares: readonly number[];
   missCurves: readonly MissCurve[];
@@ -49,8 +51,8 @@ export function defaultPredictorBytes(
  * vain cost little in a layer that a cache holds anyway and much in another, so the measure is expected reads per
  * token, with slots divided for the very ranks: the mean of its logarithm over the cache sizes.
  *
- * Starts where the fewest neurons are predicted, then moves single steps of 32 ranks from layer to layer while that
- * helps. Throws a RangeError if rank 32 in each layer takes more bytes than allowed.
+ * Starts where the fewest neurons are predicted, then moves single steps from layer to layer while that
+ * helps. Throws a RangeError if the least rank in each layer takes more bytes than allowed.
  */
 export function chooseRanks(layers: readonly RankChoices[], options: ChooseRanksOptions): number[] {
   const { byteLimit, cacheShares = CACHE_SHARES } = options;
@@ -65,7 +67,11 @@ export function chooseRanks(layers: readonly RankChoices[], options: ChooseRanks
       if (movedCost < cost - 1e-9) steps = moved, cost = movedCost, improved = true;
     }
   }
-  return steps.map((step) => step * RANK_STEP);
+  return steps.map((step, layer) => rankOf(layers[layer], step));
+}
+
+function rankOf({ ranks }: RankChoices, step: number): number {
+  return ranks ? ranks[step - 1] : step * RANK_STEP;
 }
 
 /** Mean logarithm of the reads per token that the layers' miss curves promise. */
@@ -109,23 +115,25 @@ function isAllowed(layers: readonly RankChoices[], steps: readonly number[], byt
   let bytes = 0;
   for (let layer = 0; layer < layers.length; layer++) {
     if (steps[layer] < 1 || steps[layer] > layers[layer].missCurves.length) return false;
-    bytes += predictorByteLength(layers[layer], steps[layer] * RANK_STEP);
+    bytes += predictorByteLength(layers[layer], rankOf(layers[layer], steps[layer]));
   }
   return bytes <= byteLimit;
 }
 
 /**
- * Steps of 32 ranks for each layer: the layer grows next whose added ranks spare the most predicted neurons per byte.
+ * Steps of ranks for each layer: the layer grows next whose added ranks spare the most predicted neurons per byte.
  * Several steps are weighed at once, since one may gain little and two much.
  */
 function fewestPredicted(layers: readonly RankChoices[], byteLimit: number): number[] {
   const steps = layers.map(() => 1);
   const bytesOf = (layer: number, step: number) =>
-    predictorByteLength(layers[layer], step * RANK_STEP);
+    predictorByteLength(layers[layer], rankOf(layers[layer], step));
   let left = byteLimit - layers.reduce((sum, _, layer) => sum + bytesOf(layer, 1), 0);
   if (left < 0) {
     throw new RangeError(
-      `Cannot fit predictors of rank ${RANK_STEP} into ${byteLimit} bytes: ${-left} more are needed`,
+      `Cannot fit predictors of rank ${
+        rankOf(layers[0], 1)
+      } into ${byteLimit} bytes: ${-left} more are needed`,
     );
   }
   while (true) {
@@ -144,4 +152,9 @@ function fewestPredicted(layers: readonly RankChoices[], byteLimit: number): num
     steps[best.layer] = best.step;
     left -= best.bytes;
   }
+}
+
+/** Bytes of a layer's smallest predictor. */
+export function leastPredictorBytes(hiddenSize: number, neuronCount: number): number {
+  return predictorByteLength({ hiddenSize, neuronCount }, RANK_STEP);
 }
