@@ -10,12 +10,12 @@ import { copyFileSync, mkdtempSync, readFileSync, rmSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import process from "node:process";
-import { parseArgs } from "node:util";
 import { parseShare } from "../src/byte_size.ts";
 import { calibrate } from "../src/calibrate.ts";
 import type { FitMethod } from "../src/fit/fit_plan.ts";
 import type { Predictors } from "../src/format/header.ts";
 import { resourceUse, runtimeName } from "../src/runtime.ts";
+import { parseBenchArgs } from "./bench_args.ts";
 import { benchQuality } from "./quality.ts";
 import type { QualityResult } from "./quality.ts";
 
@@ -95,10 +95,21 @@ function bytesOf({ layers }: Predictors): number {
     .reduce((sum, { byteLength }) => sum + byteLength, 0);
 }
 
+const HELP = `What do a predictor's bytes buy in recall, reads and perplexity?
+
+  predictors MODEL.flash CALIBRATION_TEXT HELD_OUT_TEXT
+  --shares LIST      bytes of all predictors, in percent of the FFN's in f16 (default 5,7,10,15)
+  --methods LIST     trained, closed-form (default both)
+  --minutes N        of training (default 2)
+  --tokens N         of the held-out text (default 8192)
+  --recall SHARE     wanted (default 99%)
+  --ffn-cache SHARE  default 20%
+  --folder FOLDER    keep the calibrated files there
+  --json             print the results as JSON`;
+
 export async function main(args: string[]): Promise<void> {
-  const { values, positionals } = parseArgs({
-    args,
-    allowPositionals: true,
+  const parsed = parseBenchArgs(args, HELP, {
+    positionals: 3,
     options: {
       shares: { type: "string", default: "5,7,10,15" },
       methods: { type: "string", default: "trained,closed-form" },
@@ -110,7 +121,8 @@ export async function main(args: string[]): Promise<void> {
       json: { type: "boolean" },
     },
   });
-  const [modelPath, calibrationPath, heldOutPath] = positionals;
+  if (!parsed) return;
+  const { values, positionals: [modelPath, calibrationPath, heldOutPath] } = parsed;
   if (!heldOutPath) throw new RangeError("usage: predictors MODEL.flash CALIBRATION HELD_OUT");
   const folder = values.folder ?? mkdtempSync(join(tmpdir(), "flashpipe-"));
   let dense: QualityResult | undefined;

@@ -28,7 +28,8 @@ export interface OpenOptions {
   ffn?: FfnMode;
   /**
    * Which neurons make room for others: those used least often of late (`frequency`, the default), those not used for longest
-   * (`lru`), or all that were not used in the last `window` tokens. Changes no result.
+   * (`lru`), first those used only once (`segmented`), all but the hottest in the order of their last use (`pinned`), or all that were
+   * not used in the last `window` tokens (`window`). Changes no result.
    */
   policy?: PolicyName;
   /**
@@ -36,7 +37,7 @@ export interface OpenOptions {
    * calibrated for unless told, and within the curve that calibration wrote. Part of the mode: logits depend on it.
    */
   recall?: string | number;
-  /** Tokens whose neurons stay in the cache, with the policy `window`, which needs not be named then. */
+  /** Tokens whose neurons stay in the cache, with the policies `window` (which needs not be named then) and `pinned`. */
   window?: number;
   /** Flash readers. Default 8 with `pread`, where each has one read in flight, and 1 with `io_uring`. */
   readers?: number;
@@ -169,8 +170,8 @@ function choosePolicy({ policy, window }: OpenOptions): PolicyChoice {
   if (name === "window" && window === undefined) {
     throw new RangeError("Cannot cache by window as its tokens were not told: set `window` too");
   }
-  if (name !== "window" && window !== undefined) {
-    throw new RangeError(`Cannot cache by ${name} with a window: that is for the policy window`);
+  if (name !== "window" && name !== "pinned" && window !== undefined) {
+    throw new RangeError(`Cannot cache by ${name} with a window: for window and pinned`);
   }
   return { name, window: window ?? Infinity };
 }

@@ -19,7 +19,7 @@ test("open() refuses options that make no sense, before it starts a worker", asy
     [{ readers: 1000 }, /readers 1000/],
     [{ context: 129 }, /context 129: a whole number from 1 to 128/],
     [{ window: 0 }, /window 0/],
-    [{ policy: "luck" as "lru" }, /"luck": one of frequency, lru, window/],
+    [{ policy: "luck" as "lru" }, /"luck": one of frequency, lru, segmented, pinned, window/],
     [{ policy: "window" }, /set `window` too/],
     [{ policy: "lru", window: 3 }, /by lru with a window/],
     [{ waitMsMax: NaN }, /waitMsMax NaN: a whole number from 1 to 2147483647/],

@@ -64,7 +64,7 @@ export function addRunOptions(command: Command): Command {
     .addOption(
       new Option(
         "--policy <name>",
-        "which neurons make room: used least often of late (frequency), longest unused (lru), out of the window",
+        "which neurons make room for others (default: frequency; changes no result)",
       )
         .choices([...POLICY_NAMES]),
     )

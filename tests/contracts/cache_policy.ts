@@ -1,6 +1,6 @@
 import assert from "node:assert/strict";
 import { test } from "node:test";
-import type { PolicyFactory } from "../../src/cache/policy.ts";
+import type { PolicyFactory, PolicyShape } from "../../src/cache/policy.ts";
 import { seededRandom } from "../../src/random.ts";
 import { CacheRun } from "./cache_run.ts";
 import type { PolicyTwin } from "./policy_twins.ts";
@@ -11,7 +11,8 @@ const SEEDS = [1, 2, 3, 4, 5, 6];
 export function cachePolicyContract(
   name: string,
   makePolicy: PolicyFactory,
-  makeTwin: () => PolicyTwin,
+  makeTwin: (shape: PolicyShape) => PolicyTwin,
+  { steps = 60 } = {},
 ): void {
   test(`${name} names no slot before one is used`, () => {
     const policy = makePolicy({ slotCount: 3, neuronCount: 8 });
@@ -77,8 +78,9 @@ export function cachePolicyContract(
     let refusals = 0;
     for (let i = 0; i < 12; i++) {
       const seed = firstSeed + i, slotCount = [1, 3, 8, 20, 47, 48][i % 6];
-      const run = new CacheRun({ seed, neuronCount: 48, slotCount, makePolicy, twin: makeTwin() });
-      for (let step = 0; step < 60; step++) run.step();
+      const twin = makeTwin({ slotCount, neuronCount: 48 });
+      const run = new CacheRun({ seed, neuronCount: 48, slotCount, makePolicy, twin });
+      for (let step = 0; step < steps; step++) run.step();
       refusals += run.refusals;
     }
     assert.ok(refusals > 0, "the runs were hard enough to find all slots taken");
