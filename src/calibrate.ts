@@ -435,12 +435,8 @@ function finishedUpdate(
 }
 
 /** Appends the predictors to the file; returns their part of the header. */
-function write(
-  path: string,
-  { identity, tokens, fileByteLength }: FitPlan,
-  layers: LowRankLayer[],
-): Predictors {
-  const { textName, recallWanted } = identity;
+function write(path: string, plan: FitPlan, layers: LowRankLayer[]): Predictors {
+  const { identity, tokens } = plan, { textName, recallWanted } = identity;
   try {
     const header = updateFlash(path, ({ header, append }) => ({
       ...header,
@@ -452,7 +448,7 @@ function write(
     return header.predictors!;
   } catch (error) {
     // A disk that is full: nothing half-written stays.
-    truncateSync(path, fileByteLength);
+    finishedUpdate(path, plan);
     throw error;
   }
 }

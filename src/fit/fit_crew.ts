@@ -56,6 +56,8 @@ export type TaskDone = (task: FitTask, result: RankTrials | null) => void;
 /** Threads that do the tasks of a calibration. Ended at any moment by `close`: the working folder bears it. */
 export class FitCrew {
   readonly #hands: Hand[] = [];
+  /** Tasks that are done before one that was begun earlier. */
+  readonly #untold = new Map<number, FitTask>();
 
   /** Starts `count` threads. */
   static async start(options: FitTasksOptions, count: number): Promise<FitCrew> {
@@ -73,12 +75,13 @@ export class FitCrew {
     }
   }
 
-  /** Tasks that are being done, and the share of each that is. */
+  /** Tasks that are being done or were not told of yet, and the share of each that is done. */
   get running(): { task: FitTask; share: number }[] {
-    return this.#hands.filter(({ task }) => task !== undefined).map(({ task, progress }) => ({
-      task: task!,
-      share: Atomics.load(progress, 0) / PROGRESS_PARTS,
+    const running = this.#hands.filter(({ task }) => task !== undefined).map((hand) => ({
+      task: hand.task!,
+      share: Atomics.load(hand.progress, 0) / PROGRESS_PARTS,
     }));
+    return [...running, ...[...this.#untold.values()].map((task) => ({ task, share: 1 }))];
   }
 
   /** Does all tasks, begun in their order. Throws the first failure; the others then go on until `close`. */
@@ -90,7 +93,11 @@ export class FitCrew {
         signal?.throwIfAborted();
         const index = next++;
         results.set(index, await this.#runOne(hand, tasks[index]));
-        for (; results.has(told); told++) done(tasks[told], results.get(told)!);
+        this.#untold.set(index, tasks[index]);
+        for (; results.has(told); told++) {
+          this.#untold.delete(told);
+          done(tasks[told], results.get(told)!);
+        }
       }
     };
     const all = Promise.all(this.#hands.map(work));

@@ -76,10 +76,10 @@ export const CURVE_RECALLS: readonly number[] = [
 ];
 
 /**
- * Thresholds aim at this share of the misses that are allowed: text that was not calibrated with has a twentieth more of
+ * Thresholds aim at this share of the misses that are allowed: text that was not calibrated with has up to a tenth more of
  * them than held-out positions of the text that was (models/tales/README.md).
  */
-const MISSES_AIMED = 0.9;
+const MISSES_AIMED = 0.85;
 
 /** Positions whose scores are in memory at a time. */
 const BLOCK_POSITIONS = 256;
