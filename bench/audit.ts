@@ -49,11 +49,10 @@ export async function benchAudit(bench: AuditBench): Promise<AuditRun[]> {
   }
   const results: AuditRun[] = [];
   for (let run = 0; run < runs; run++) {
-    const meter = new RecallMeter(file, model.build);
+    const meter = new RecallMeter(file, { build: model.build });
     const ids = chunks[Math.floor(chunks.length * run / runs)];
-    await model.eachObservation(ids, (layers) => {
-      layers.forEach(({ ffnInput }, layer) => meter.add(layer, ffnInput));
-    });
+    await model.eachObservation(ids, (layers) => meter.add(layers.map(({ ffnInput }) => ffnInput)));
+    await meter.measure();
     const { recall, lostMass } = model.stats().audit!;
     const sum = (pick: (layer: RecallMeter["layers"][number]) => number) =>
       meter.layers.reduce((total, layer) => total + pick(layer), 0);

@@ -12,12 +12,12 @@ import { join } from "node:path";
 import process from "node:process";
 import { parseShare } from "../src/byte_size.ts";
 import { calibrate } from "../src/calibrate.ts";
+import { evaluate } from "../src/eval.ts";
+import type { Evaluation } from "../src/evaluation.ts";
 import type { FitMethod } from "../src/fit/fit_plan.ts";
 import type { Predictors } from "../src/format/header.ts";
 import { resourceUse, runtimeName } from "../src/runtime.ts";
 import { parseBenchArgs } from "./bench_args.ts";
-import { benchQuality } from "./quality.ts";
-import type { QualityResult } from "./quality.ts";
 
 export interface PredictorsBench {
   modelPath: string;
@@ -41,20 +41,20 @@ export interface PredictorsResult {
   /** Bytes of all predictors. */
   byteLength: number;
   seconds: number;
-  quality: QualityResult;
+  evaluation: Evaluation;
 }
 
 /** In closed form more positions teach nothing, and all are held in memory. */
 const CLOSED_FORM_TOKENS = 12_000;
 
-/** Calls `each` with the dense model's quality, then with each predictor's. */
+/** Calls `each` with the dense model's evaluation, then with each predictor's. */
 export async function benchPredictors(
   bench: PredictorsBench,
-  each: (result: PredictorsResult | QualityResult) => void = () => {},
-): Promise<{ dense: QualityResult; results: PredictorsResult[] }> {
+  each: (result: PredictorsResult | Evaluation) => void = () => {},
+): Promise<{ dense: Evaluation; results: PredictorsResult[] }> {
   const { modelPath, heldOutText: text, tokensMax, ffnCache } = bench;
-  const scoring = { text, tokensMax };
-  const dense = await benchQuality({ ...scoring, modelPath, mode: "dense", ffnCache: "100%" });
+  const scoring = { text, tokensMax, reference: false };
+  const dense = await evaluate({ ...scoring, path: modelPath, ffn: "dense" });
   each(dense);
   const results: PredictorsResult[] = [];
   for (const byteShare of bench.byteShares) {
@@ -80,7 +80,7 @@ export async function benchPredictors(
         ranks: predictors.layers.map(({ rank }) => rank),
         byteLength: bytesOf(predictors),
         seconds,
-        quality: await benchQuality({ ...scoring, modelPath: path, mode: "predicted", ffnCache }),
+        evaluation: await evaluate({ ...scoring, path, ffn: "predicted", ffnCache }),
       };
       rmSync(path);
       each(result);
@@ -125,7 +125,7 @@ export async function main(args: string[]): Promise<void> {
   const { values, positionals: [modelPath, calibrationPath, heldOutPath] } = parsed;
   if (!heldOutPath) throw new RangeError("usage: predictors MODEL.flash CALIBRATION HELD_OUT");
   const folder = values.folder ?? mkdtempSync(join(tmpdir(), "flashpipe-"));
-  let dense: QualityResult | undefined;
+  let dense: Evaluation | undefined;
   const { results } = await benchPredictors({
     modelPath,
     calibrationText: readFileSync(calibrationPath, "utf8"),
@@ -139,7 +139,7 @@ export async function main(args: string[]): Promise<void> {
     folder,
   }, (result) => {
     if (values.json) return;
-    if ("mode" in result) {
+    if ("perplexity" in result) {
       dense = result;
       console.log(
         `${runtimeName()}; dense: perplexity ${
@@ -154,11 +154,11 @@ export async function main(args: string[]): Promise<void> {
 }
 
 function print(
-  { method, byteShare, ranks, byteLength, seconds, quality }: PredictorsResult,
-  dense: QualityResult,
+  { method, byteShare, ranks, byteLength, seconds, evaluation }: PredictorsResult,
+  dense: Evaluation,
 ) {
   const percent = (share: number) => `${(100 * share).toFixed(2)} %`;
-  const { layers, perplexity, readsPerToken, bytesPerToken } = quality;
+  const { layers, perplexity, readsPerToken, bytesPerToken } = evaluation;
   const rest = layers.slice(1);
   const mean = (values: number[]) => values.reduce((sum, value) => sum + value, 0) / values.length;
   console.log(
@@ -166,9 +166,9 @@ function print(
       seconds.toFixed(0)
     } s: ranks ${ranks}; ` +
       `perplexity ${perplexity.toFixed(3)} (${percent(perplexity / dense.perplexity - 1)}); ` +
-      `layers but the first: recall ${percent(mean(rest.map((l) => l.found / l.active)))}, ` +
-      `precision ${percent(mean(rest.map((l) => l.found / l.predicted)))}; predicted ` +
-      layers.map((l) => (l.predicted / l.positions).toFixed(0)).join(" ") +
+      `layers but the first: recall ${percent(mean(rest.map((l) => l.recall ?? NaN)))}, ` +
+      `precision ${percent(mean(rest.map((l) => l.precision ?? NaN)))}; predicted ` +
+      layers.map((l) => percent(l.listedShare)).join(" ") +
       `; ${readsPerToken.toFixed(0)} reads, ${(bytesPerToken / 1024).toFixed(0)} KiB a token`,
   );
 }

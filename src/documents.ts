@@ -24,12 +24,3 @@ export function* chunksOf(
     for (let at = 0; at < ids.length; at += chunkLength) yield ids.slice(at, at + chunkLength);
   }
 }
-
-/** -log of the probability of `id` under `logits` (f32[vocabulary]), in nats; sums in f64. */
-export function negativeLogLikelihood(logits: Float32Array, id: number): number {
-  let largest = -Infinity;
-  for (const logit of logits) if (logit > largest) largest = logit;
-  let sum = 0;
-  for (let i = 0; i < logits.length; i++) sum += Math.exp(logits[i] - largest);
-  return Math.log(sum) + largest - logits[id];
-}

@@ -30,11 +30,14 @@
 export { open } from "./open.ts";
 export type { OpenOptions } from "./open.ts";
 export type { GenerateOptions, Model, Token } from "./model.ts";
-export type { Cost, Statistics } from "./statistics.ts";
+export type { Cost, LayerCounts, Statistics } from "./statistics.ts";
 export type { AuditReport, Interval, LayerAudit } from "./audit/estimate.ts";
 export { pack } from "./format/pack.ts";
 export { calibrate } from "./calibrate.ts";
 export type { CalibrateOptions, CalibrateProgress } from "./calibrate.ts";
+export { evaluate } from "./eval.ts";
+export type { EvaluateOptions, EvaluateProgress } from "./eval.ts";
+export type { DenseComparison, Evaluation, LayerEvaluation } from "./evaluation.ts";
 export { WorkerError } from "./pipeline/crew.ts";
 export {
   FlashReadError,

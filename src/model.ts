@@ -4,7 +4,7 @@ import type { ReaderBackend } from "./flash/reader.ts";
 import type { FlashHeader } from "./format/header.ts";
 import type { KernelBuild } from "./kernels.ts";
 import { Client } from "./pipeline/client.ts";
-import type { ClientParts, Observation, UseRow } from "./pipeline/client.ts";
+import type { ClientParts, Observation, Row } from "./pipeline/client.ts";
 import type { EndReason, Request } from "./pipeline/request.ts";
 import { traceJson } from "./pipeline/trace.ts";
 import type { Plan } from "./plan.ts";
@@ -152,13 +152,25 @@ export class Model {
     return all;
   }
 
-  /** Calls `use` with the logits of each position, f32[vocabulary], a view that is valid during the call. */
+  /**
+   * Calls `use` with the logits of each position, f32[vocabulary], a view that is valid during the call. If it returns
+   * a promise, the next call waits for that.
+   */
   async eachLogits(
     prompt: string | ArrayLike<number>,
-    use: UseRow,
+    use: (logits: Float32Array, position: number) => unknown,
     signal?: AbortSignal,
   ): Promise<void> {
-    await this.#eachRow("logits", prompt, use, signal);
+    for await (const { logits, position } of this.rows(prompt, signal)) await use(logits, position);
+  }
+
+  /**
+   * Yields the logits of each position, and what each layer saw if the model was opened with `observations: true`:
+   * views that are valid until the next row is asked for. The model runs a few rows ahead and waits for its consumer
+   * as long as that takes; leaving the loop stops it.
+   */
+  rows(prompt: string | ArrayLike<number>, signal?: AbortSignal): AsyncGenerator<Row, void, void> {
+    return this.#rows("logits", prompt, signal);
   }
 
   /**
@@ -167,18 +179,19 @@ export class Model {
    */
   async eachObservation(
     prompt: string | ArrayLike<number>,
-    use: (layers: Observation[], position: number) => void,
+    use: (layers: Observation[], position: number) => unknown,
     signal?: AbortSignal,
   ): Promise<void> {
-    await this.#eachRow("observe", prompt, (_, position, layers) => use(layers, position), signal);
+    for await (const { layers, position } of this.#rows("observe", prompt, signal)) {
+      await use(layers, position);
+    }
   }
 
-  async #eachRow(
+  async *#rows(
     kind: "logits" | "observe",
     prompt: string | ArrayLike<number>,
-    use: UseRow,
     signal?: AbortSignal,
-  ): Promise<void> {
+  ): AsyncGenerator<Row, void, void> {
     const ids = this.#idsOf(prompt);
     const wantsObservations = this.plan.shape.observationRows > 0;
     const request: Request = {
@@ -193,7 +206,7 @@ export class Model {
     };
     const end = await this.#begin(signal);
     try {
-      await this.#client.takeRows(ids, request, use, signal);
+      yield* this.#client.rows(ids, request, signal);
     } finally {
       end();
     }

@@ -97,7 +97,10 @@ function connect(
   const stagingFlag = slotTotal;
   const auditFlag = stagingFlag + shape.stagingChunkCount * flagsPerChunk;
   const flagCount = auditFlag + (plan.auditSample ? 1 : 0);
-  const share = Control.create({ laneCount, readerCount, flagCount }, style);
+  const share = Control.create(
+    { laneCount, readerCount, layerCount: slotCounts.length, flagCount },
+    style,
+  );
   const control = new Control(share);
   const timeOrigin = performance.timeOrigin;
   const ids = new SharedArrayBuffer(4 * wishes.contextLength);

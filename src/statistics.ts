@@ -7,7 +7,7 @@ import type { ReaderBackend } from "./flash/reader.ts";
 import type { KernelBuild } from "./kernels.ts";
 import type { Control, Snapshot } from "./pipeline/control.ts";
 import type { FfnMode } from "./pipeline/options.ts";
-import { LANE, PREDICTOR, READER } from "./pipeline/statistics.ts";
+import { LANE, LAYER, PREDICTOR, READER } from "./pipeline/statistics.ts";
 import type { Plan } from "./plan.ts";
 import { resourceUse, runtimeName } from "./runtime.ts";
 
@@ -45,6 +45,18 @@ export interface Cost {
   predictorMsPerToken: { early: number; late: number };
 }
 
+/** What became of the neurons of one layer that were listed: counts, over all tokens. */
+export interface LayerCounts {
+  /** Named by the late look (in `dense`: all), so computed. */
+  listed: number;
+  /** ... and in a slot already. */
+  hits: number;
+  /** ... and not there, but their read had been begun by the early look. */
+  earlyStarted: number;
+  /** ... and not there: their read began with the list. */
+  lateMisses: number;
+}
+
 /** What `model.stats()` says of the last (or the running) request, and of the process. */
 export interface Statistics {
   runtime: string;
@@ -59,6 +71,8 @@ export interface Statistics {
   decode: Cost;
   /** What prediction missed in this request, prompt included; null without `audit`. */
   audit: AuditReport | null;
+  /** Each layer, over prompt and decoding together. */
+  layers: LayerCounts[];
   /** Largest memory of the process so far, in bytes. */
   peakBytes: number;
   /** What the process has read from disks so far, in bytes, as counted by the system. */
@@ -92,6 +106,7 @@ export function summarize(
     prompt: costOf(control, "begin", isAllPrompt ? "end" : prompt),
     decode: costOf(control, isAllPrompt ? "end" : prompt, end),
     audit: audit && plan.auditSample ? auditOf(control, plan, audit) : null,
+    layers: layersOf(control, "begin", end),
     peakBytes,
     diskBytes,
   };
@@ -107,6 +122,19 @@ function auditOf(control: Control, plan: Plan, share: AuditBoardShare): AuditRep
   const slotCountMax = Math.max(...plan.slotCounts);
   const weight = largestWeight(plan.auditSample!, slotCountMax);
   return reportAudit(rows, { numLayers, largestWeight: weight });
+}
+
+function layersOf(control: Control, from: Snapshot, to: Snapshot): LayerCounts[] {
+  return Array.from({ length: control.shape.layerCount ?? 0 }, (_, layer) => {
+    const first = control.layerStatistics(layer, from), last = control.layerStatistics(layer, to);
+    const difference = (name: keyof typeof LAYER) => last[LAYER[name]] - first[LAYER[name]];
+    return {
+      listed: difference("listed"),
+      hits: difference("hits"),
+      earlyStarted: difference("earlyStarted"),
+      lateMisses: difference("lateMisses"),
+    };
+  });
 }
 
 function costOf(control: Control, from: Snapshot, to: Snapshot): Cost {
@@ -128,7 +156,9 @@ function costOf(control: Control, from: Snapshot, to: Snapshot): Cost {
   const flash = lane(LANE.waitFlashMs), waitPredictor = lane(LANE.waitPredictorMs);
   const compute = lane(LANE.stepMs) - flash - waitPredictor - lane(LANE.waitLanesMs);
   const active = sum(0, laneCount, LANE.active);
-  const late = predictor(PREDICTOR.lateMisses), early = predictor(PREDICTOR.earlyStarted);
+  const layers = layersOf(control, from, to);
+  const count = (name: keyof LayerCounts) => layers.reduce((sum, layer) => sum + layer[name], 0);
+  const listed = count("listed"), late = count("lateMisses"), early = count("earlyStarted");
   const flashMs = readers(READER.flashMs);
   return {
     tokens,
@@ -143,8 +173,8 @@ function costOf(control: Control, from: Snapshot, to: Snapshot): Cost {
     },
     bytesPerToken: per(readers(READER.bytes)),
     readsPerToken: per(readers(READER.reads)),
-    neuronsPerToken: per(predictor(PREDICTOR.listed)),
-    activeShare: share(active, predictor(PREDICTOR.listed)),
+    neuronsPerToken: per(listed),
+    activeShare: share(active, listed),
     hitRate: share(sum(0, laneCount, LANE.activeHits), active),
     earlyRate: share(early, early + late),
     hidden: flashMs > 0 ? Math.max(0, 1 - flash / flashMs) : 1,

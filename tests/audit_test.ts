@@ -34,10 +34,9 @@ async function auditAndMeasure(options: OpenOptions) {
     ...options,
   });
   using file = FlashFile.open(path);
-  const meter = new RecallMeter(file, model.build);
-  await model.eachObservation(ids, (layers) => {
-    layers.forEach(({ ffnInput }, layer) => meter.add(layer, ffnInput));
-  });
+  const meter = new RecallMeter(file, { build: model.build });
+  await model.eachObservation(ids, (layers) => meter.add(layers.map(({ ffnInput }) => ffnInput)));
+  await meter.measure();
   const { readsPerToken } = model.stats().prompt;
   return { report: model.stats().audit!, layers: meter.layers, readsPerToken };
 }

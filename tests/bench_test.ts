@@ -3,16 +3,14 @@
  * (kernels_bench_test.ts) and fuzz (fuzz_test.ts).
  */
 import assert from "node:assert/strict";
-import { copyFileSync, readdirSync, readFileSync } from "node:fs";
+import { readdirSync, readFileSync } from "node:fs";
 import { after, test } from "node:test";
 import { benchPredictors } from "../bench/predictors.ts";
-import { benchQuality } from "../bench/quality.ts";
 import { benchReaders } from "../bench/readers.ts";
 import { benchTokens } from "../bench/tokens.ts";
 import { READER_BACKENDS } from "../src/flash/reader.ts";
 import { canUseUring } from "../src/flash/uring_reader.ts";
 import { PackedModels } from "./packed_models.ts";
-import { addPredictors } from "./tiny_flash.ts";
 
 const models = new PackedModels();
 after(() => models[Symbol.dispose]());
@@ -79,29 +77,6 @@ test("benchTokens() runs options in turn, which change no token", async () => {
   assert.notEqual(results[0].checksum, 0);
   assert.equal(results[1].checksum, results[0].checksum);
 });
-
-test("benchQuality() scores a text in each mode, and measures the predictor", async () => {
-  const modelPath = models.file("predicted.flash");
-  copyFileSync(await models.flashOf("tales", "q8"), modelPath);
-  addPredictors(modelPath);
-  const calibration = new URL("../models/tales/calibration.txt", import.meta.url);
-  const text = readFileSync(calibration, "utf8").slice(0, 2000);
-  const options = { modelPath, text, tokensMax: 40, ffnCache: "20%" };
-  const dense = await benchQuality({ ...options, mode: "dense" });
-  const exact = await benchQuality({ ...options, mode: "exact" });
-  assert.ok(dense.nats > 0 && dense.perplexity > 1 && dense.tokensScored > 0);
-  assert.equal(exact.nats, dense.nats);
-  assert.ok(exact.bytesPerToken > 0 && exact.bytesPerToken < dense.bytesPerToken);
-  assert.deepEqual(exact.layers, []);
-  const { layers } = await benchQuality({ ...options, mode: "predicted" });
-  assert.ok(layers.length > 0);
-  for (const { positions, active, predicted, found, mass, lostMass } of layers) {
-    assert.equal(positions, 40);
-    assert.ok(found <= active && found <= predicted && active > 0);
-    assert.ok(lostMass >= 0 && lostMass <= mass);
-  }
-});
-
 test("benchPredictors() calibrates copies and scores them, and leaves none", async () => {
   const calibration = new URL("../models/tales/calibration.txt", import.meta.url);
   const text = readFileSync(calibration, "utf8");
@@ -118,11 +93,11 @@ test("benchPredictors() calibrates copies and scores them, and leaves none", asy
     ffnCache: "20%",
     folder: models.path,
   });
-  assert.equal(dense.mode, "dense");
+  assert.equal(dense.ffn, "dense");
   assert.deepEqual(results.map(({ method }) => method), ["trained", "closed-form"]);
-  for (const { ranks, byteLength, quality } of results) {
+  for (const { ranks, byteLength, evaluation } of results) {
     assert.ok(ranks.every((rank) => rank >= 32) && byteLength < 0.06 * 6 * 4 * 1024 * 256);
-    assert.equal(quality.tokensScored, 29);
+    assert.equal(evaluation.tokensScored, 29);
   }
   assert.deepEqual(
     readdirSync(models.path).filter((name) => !name.startsWith("tales-")),

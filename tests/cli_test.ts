@@ -1,5 +1,6 @@
 import assert from "node:assert/strict";
-import { readdirSync, readFileSync, writeFileSync } from "node:fs";
+import { readdirSync, readFileSync, rmSync, writeFileSync } from "node:fs";
+import process from "node:process";
 import { after, before, test } from "node:test";
 import { fileURLToPath } from "node:url";
 import { fitContext } from "../src/cli/chat.ts";
@@ -54,7 +55,9 @@ const TIMEOUT = { timeout: 60_000 };
 test("flashpipe helps", TIMEOUT, async () => {
   const main = await flashpipe(["--help"]);
   assert.equal(main.exitCode, 0);
-  for (const name of ["run", "pack", "calibrate", "inspect", "trace", "simulate", "bench"]) {
+  for (
+    const name of ["run", "pack", "calibrate", "eval", "inspect", "trace", "simulate", "bench"]
+  ) {
     assert.match(main.stdout, new RegExp(`^  ${name} `, "m"));
   }
   const [run, pack] = await Promise.all([flashpipe(["run", "--help"]), flashpipe(["pack", "-h"])]);
@@ -213,6 +216,77 @@ test("flashpipe run ends quietly when nobody reads on", TIMEOUT, async () => {
   });
   assert.equal(stderr, "");
   assert.equal(exitCode, 0);
+});
+
+const TEXT = folder.file("text.txt");
+
+test("flashpipe eval writes JSON and a plot", TIMEOUT, async () => {
+  writeFileSync(TEXT, "Once upon a time there was a king<|endoftext|>The sea is wide and deep");
+  // Where the task's permissions let it write: in the folder that it runs in.
+  const plot = `eval-${process.pid}_tmp.svg`;
+  try {
+    const args = ["--text", TEXT, "--tokens", "12", "--ffn-cache", "20%", "--plot", plot, "--json"];
+    const { stdout, stderr, exitCode } = await flashpipe(["eval", tales, ...args]);
+    assert.equal(exitCode, 0, stderr);
+    const { ffn, isComplete, tokens, dense, layers, all } = JSON.parse(stdout);
+    assert.deepEqual({ ffn, isComplete, tokens }, { ffn: "exact", isComplete: true, tokens: 12 });
+    assert.equal(dense.divergenceMean, 0);
+    assert.equal(layers.length, 6);
+    assert.ok(all.activeShare > 0 && all.activeShare < 0.5);
+    const svg = readFileSync(plot, "utf8");
+    assert.match(svg, /^<svg [^>]*xmlns="http:\/\/www.w3.org\/2000\/svg"/);
+    assert.match(svg, /<\/svg>\s*$/);
+    for (const word of ["tales.flash, exact, 12 tokens", "active", "hit rate", "layer"]) {
+      assert.ok(svg.includes(`>${word}<`), word);
+    }
+  } finally {
+    rmSync(plot, { force: true });
+  }
+});
+
+test("flashpipe eval leaves the reference out, and tells people", TIMEOUT, async () => {
+  writeFileSync(TEXT, "Once upon a time there was a king");
+  const args = ["--text", TEXT, "--ffn-cache", "20%", "--no-reference"];
+  const { stdout, stderr, exitCode } = await flashpipe(["eval", tales, ...args]);
+  assert.equal(exitCode, 0, stderr);
+  assert.match(stdout, /^perplexity +[\d.]+ over 8 scored of 9 tokens\nflash .* reads per token/);
+  assert.match(stdout, /\nlayer +active +hit rate\n +0 +[\d.]+ % +[\d.]+ %\n/);
+});
+
+test("flashpipe eval tells the caller's mistakes, with exit code 2", TIMEOUT, async () => {
+  const empty = folder.file("empty.txt");
+  writeFileSync(empty, " <|endoftext|>\n");
+  writeFileSync(TEXT, "Once upon a time");
+  const evaluate = (...args: string[]) => ["eval", tales, "--text", TEXT, ...args];
+  await expectFailures([
+    [["eval", tales], 2, /required option '--text <file>'/],
+    [
+      ["eval", tales, "--text", folder.file("none")],
+      2,
+      /Cannot open .*none: there is no such file/,
+    ],
+    [["eval", tales, "--text", empty], 2, /Cannot evaluate an empty text/],
+    [evaluate("--tokens", "1"), 2, /--tokens <count>.*'1'.*whole number from 2 to/],
+    [evaluate("--ffn", "predicted"), 2, /no predictors: run `flashpipe calibrate`/],
+    [evaluate("--ffn", "dense", "--plot", "x_tmp.svg"), 2, /Cannot plot the layers of dense/],
+    [
+      evaluate("--plot", folder.file("no/x.svg")),
+      2,
+      /Cannot write .*no.x\.svg: there is no folder/,
+    ],
+    [["eval", TEXT, "--text", TEXT], 1, /text\.txt: 16 bytes are too few for a \.flash file/],
+  ]);
+});
+
+test("flashpipe eval ends cleanly at Ctrl-C, with what was measured", TIMEOUT, async () => {
+  writeFileSync(TEXT, "word ".repeat(40_000));
+  const args = ["eval", tales, "--text", TEXT, "--ffn-cache", "1%", "--no-reference"];
+  const { stdout, exitCode } = await flashpipe(args, {
+    onError: (child) => child.kill("SIGINT"), // The first line of its progress.
+  });
+  assert.match(stdout, /^perplexity .* tokens; interrupted\n/);
+  assert.match(stdout, /\n {2}all/);
+  assert.equal(exitCode, 130);
 });
 
 test("fitContext() forgets the oldest text", () => {

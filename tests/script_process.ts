@@ -19,7 +19,10 @@ export interface ScriptOptions {
   input?: string;
   /** Called once, when the first output comes. */
   onOutput?: (child: ChildProcessWithoutNullStreams) => void;
+  /** Called at once. */
   onStart?: (child: ChildProcessWithoutNullStreams) => void;
+  /** The same of standard error. */
+  onError?: (child: ChildProcessWithoutNullStreams) => void;
 }
 
 const ROOT = fileURLToPath(new URL("..", import.meta.url));
@@ -28,7 +31,7 @@ const ROOT = fileURLToPath(new URL("..", import.meta.url));
 export function runScript(
   path: string,
   args: string[],
-  { task, input = "", onOutput, onStart }: ScriptOptions = {},
+  { task, input = "", onOutput, onError, onStart }: ScriptOptions = {},
 ): Promise<Finished> {
   const isDeno = "deno" in process.versions;
   const flags = isDeno ? ["run", ...(task ? permissionsOf(task) : ["--allow-all"])] : [];
@@ -39,7 +42,10 @@ export function runScript(
     if (finished.stdout === "") onOutput?.(child);
     finished.stdout += text;
   });
-  child.stderr.setEncoding("utf8").on("data", (text: string) => finished.stderr += text);
+  child.stderr.setEncoding("utf8").on("data", (text: string) => {
+    if (finished.stderr === "") onError?.(child);
+    finished.stderr += text;
+  });
   child.on("error", reject);
   child.on("close", (code, signal) => {
     resolve({ ...finished, exitCode: code ?? (signal === "SIGINT" ? 130 : 128) });

@@ -27,6 +27,8 @@ export class LayerSlots {
   readonly cache: NeuronCache;
   /** Landing flag of slot 0, counted from the first flag. */
   readonly flag: number;
+  /** The layer's numbers; see `LAYER`. */
+  readonly statistics: Float64Array;
   readonly #readPlan: ReadPlan;
   readonly #address: number;
   readonly #slotByteLength: number;
@@ -59,6 +61,7 @@ export class LayerSlots {
     this.cache = new NeuronCache(neuronCount, range, policy, control.words);
     if (flash.isResident) this.cache.fillCompletely();
     this.flag = flag;
+    this.statistics = control.layerStatistics(layer);
     this.#readPlan = readPlan;
     this.#address = plan.slots[layer];
     this.#slotByteLength = flash.slotByteLength;

@@ -6,7 +6,6 @@ const BENCHES: Record<string, string> = {
   kernels: "How near do the kernels come to the speed of memory?",
   readers: "How near do the flash readers come to what the disk can do?",
   tokens: "How many tokens per second, and where does the time of one go?",
-  quality: "What do prediction and quantization cost in recall and perplexity?",
   predictors: "What do a predictor's bytes buy in recall, reads and perplexity?",
   audit: "Does the live audit hold what it promises, and what does it cost?",
   fuzz: "Does any damaged file do worse than a clear error?",
@@ -19,7 +18,7 @@ interface Bench {
 export function benchCommand(): Command {
   const list = namesOfBenches().map((name) => `  ${name.padEnd(10)} ${BENCHES[name]}`);
   return new Command("bench")
-    .description("measure this machine: kernels, disk, tokens per second, quality")
+    .description("measure this machine: kernels, disk, tokens per second")
     .argument("<name>", "which bench")
     .argument("[arguments...]", "for the bench (`flashpipe bench NAME --help`)")
     .passThroughOptions()

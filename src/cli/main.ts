@@ -1,6 +1,6 @@
 #!/usr/bin/env node
 /**
- * The command line: `flashpipe run | pack | calibrate | inspect | trace | simulate | bench`, one file a command.
+ * The command line: `flashpipe run | pack | calibrate | eval | inspect | trace | simulate | bench`, one file a command.
  *
  * Exit codes: 0 all went well; 1 the world failed (a damaged file, a disk, a worker); 2 the caller's mistake (an
  * option, a path that does not exist, memory too small); 130 ended by Ctrl-C.
@@ -12,6 +12,7 @@ import process from "node:process";
 import { VERSION } from "../version.ts";
 import { benchCommand } from "./bench.ts";
 import { calibrateCommand } from "./calibrate.ts";
+import { evalCommand } from "./eval.ts";
 import { inspectCommand } from "./inspect.ts";
 import { packCommand } from "./pack.ts";
 import { reportError } from "./terminal/report_error.ts";
@@ -27,6 +28,7 @@ Examples:
   flashpipe run "Once upon a time"                    the embedded model tells a tale
   flashpipe pack ./opt-1.3b opt.flash --quant q8      a Hugging Face folder becomes a .flash file
   flashpipe calibrate opt.flash --text sample.txt     fits its predictors to your kind of text
+  flashpipe eval opt.flash --text other.txt           says what they cost: perplexity, divergence, reads
   flashpipe run --model opt.flash --memory 1GiB "The sea"
 
 Exit codes: 0 well; 1 the world failed (damaged file, disk); 2 a wrong argument or a path that does
@@ -47,6 +49,7 @@ function createProgram(): Command {
     runCommand,
     packCommand,
     calibrateCommand,
+    evalCommand,
     inspectCommand,
     traceCommand,
     simulateCommand,

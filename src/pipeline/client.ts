@@ -15,8 +15,14 @@ export interface Observation {
   ffnInput: Float32Array;
 }
 
-/** What is done with the rows of one position: f32[vocabulary], and a layer's observations each. */
-export type UseRow = (logits: Float32Array, position: number, layers: Observation[]) => void;
+/** What comes of one position. The arrays are views, valid until the next row is asked for. */
+export interface Row {
+  position: number;
+  /** f32[vocabulary] */
+  logits: Float32Array;
+  /** What each layer saw; empty unless the model was opened with `observations: true`. */
+  layers: Observation[];
+}
 
 /** What the main thread shares with lane 0. */
 export interface ClientParts {
@@ -134,55 +140,54 @@ export class Client {
     }
   }
 
-  /** Runs a `logits` request, handing each row to `use` as it comes. */
-  async takeRows(
-    ids: number[],
-    request: Request,
-    use: UseRow,
-    signal?: AbortSignal,
-  ): Promise<void> {
-    const { control, plan } = this.#parts, { words, layout } = control;
-    const { shape } = plan;
+  /**
+   * Runs a request for rows and yields them, position by position; the next one frees the place of the one before.
+   * Lane 0 runs a few rows ahead and then waits, however long the consumer takes. Cancels the request if the consumer
+   * leaves or the signal says so.
+   */
+  async *rows(ids: number[], request: Request, signal?: AbortSignal): AsyncGenerator<Row> {
+    const { control, plan: { shape } } = this.#parts, { words, layout } = control;
     const rowCount = request.wantsObservations
       ? Math.min(shape.logitsRows, shape.observationRows)
       : shape.logitsRows;
     const consumed = control.sequence("rowsConsumed");
-    let taken = 0, problem: unknown;
-    const cancel = () => this.#cancel();
-    signal?.addEventListener("abort", cancel);
-    const takeReady = (from: number) => {
-      const ready = (Atomics.load(words, layout.sequences.rowsProduced) - from) | 0;
-      for (; taken < ready; taken++) {
-        try {
-          if (!problem) {
-            use(this.#logitsRow(taken % rowCount), taken, this.#observations(taken % rowCount));
-          }
-        } catch (error) {
-          problem = error;
-          this.#cancel();
-        }
-        consumed.advance();
-      }
-    };
     const from = Atomics.load(words, layout.sequences.rowsProduced);
-    try {
-      const tokens = this.run(ids, request)[Symbol.asyncIterator]();
-      // The request yields no token, only its end; meanwhile rows come.
-      let isOver = false;
-      const over = tokens.next().finally(() => isOver = true);
-      over.catch(() => {});
-      if (signal?.aborted) cancel();
-      while (!isOver) {
-        const seen = Atomics.load(words, layout.sequences.rowsProduced);
-        takeReady(from);
+    const cancel = () => this.#cancel();
+    // The request yields no token, only its end; meanwhile rows come.
+    let isOver = false, taken = 0;
+    const over = this.run(ids, request).next().finally(() => isOver = true);
+    over.catch(() => {});
+    const nextRow = async (): Promise<boolean> => {
+      for (;;) {
+        const wasOver = isOver, seen = Atomics.load(words, layout.sequences.rowsProduced);
+        if (taken < ((seen - from) | 0)) return true;
+        if (wasOver) return false;
         await Promise.race([over, this.#changed(layout.sequences.rowsProduced, seen)]);
       }
+    };
+    const release = () => {
+      taken++;
+      consumed.advance();
+    };
+    signal?.addEventListener("abort", cancel);
+    if (signal?.aborted) cancel();
+    try {
+      for (; await nextRow(); release()) {
+        const row = taken % rowCount;
+        if (signal?.aborted) continue;
+        yield {
+          position: taken,
+          logits: this.#logitsRow(row),
+          layers: this.#observations(row),
+        };
+      }
       await over;
-      takeReady(from);
     } finally {
       signal?.removeEventListener("abort", cancel);
+      if (!isOver) this.#cancel();
+      // The consumer left: lane 0 may wait for the place of a row that nobody wants.
+      while (await nextRow().catch(() => false)) release();
     }
-    if (problem) throw problem;
     signal?.throwIfAborted();
   }
 

@@ -19,13 +19,15 @@ import type { WaitStyle } from "./sequence.ts";
  *
  * Who writes what:
  *   - lane 0: layerReady, tokensOut, rowsProduced, step; all lanes: maskArrived, maskReady, passDone, barrier
- *   - predictor: passPublished, pass descriptors, ticket rings, landing flags (to 0)
+ *   - predictor: passPublished, pass descriptors, ticket rings, landing flags (to 0), the layers' statistics
  *   - readers: inFlight, readerDone, landed, landing bells, landing flags (to 1)
  *   - main thread: requested, cancelled, rowsConsumed, fault and closing (as may anybody)
  */
 export interface ControlShape {
   laneCount: number;
   readerCount: number;
+  /** Layers that have statistics of their own; default 0. */
+  layerCount?: number;
   /** Landing flags: one a slot, then one a staging chunk. */
   flagCount: number;
 }
@@ -50,6 +52,9 @@ export function passIndex(pass: number): number {
 /** Float64s of statistics that each thread owns. */
 export const STATISTICS_FLOATS = 16;
 
+/** Float64s of statistics of each layer; the predictor owns them. */
+export const LAYER_FLOATS = 4;
+
 /** The numbers as they grow, and as they were when the last request began, had its prompt done, and ended. */
 const SNAPSHOT_NAMES = ["live", "begin", "prompt", "end"] as const;
 export type Snapshot = (typeof SNAPSHOT_NAMES)[number];
@@ -57,6 +62,11 @@ const SNAPSHOTS = SNAPSHOT_NAMES.length;
 
 function threadCountOf({ laneCount, readerCount }: ControlShape): number {
   return laneCount + 1 + readerCount;
+}
+
+/** Float64s of one snapshot of everybody's statistics: lanes, predictor, readers, then layers. */
+function snapshotFloats(shape: ControlShape): number {
+  return threadCountOf(shape) * STATISTICS_FLOATS + (shape.layerCount ?? 0) * LAYER_FLOATS;
 }
 
 const SEQUENCES = [
@@ -94,7 +104,7 @@ export interface ControlLayout {
   passes: number;
   step: number;
   flags: number;
-  /** First word of the statistics (even): live, then the snapshots; in each lanes, then predictor, then readers. */
+  /** First word of the statistics (even): live, then the snapshots; in each lanes, predictor, readers, layers. */
   statistics: number;
   wordLength: number;
 }
@@ -131,7 +141,7 @@ export function layoutControl(shape: ControlShape): ControlLayout {
     passes: take(PASS_COUNT * LINE_WORDS),
     step: take(LINE_WORDS),
     flags: take(flagCount),
-    statistics: take(SNAPSHOTS * threadCountOf(shape) * STATISTICS_FLOATS * 2),
+    statistics: take(SNAPSHOTS * snapshotFloats(shape) * 2),
   };
   return { ...layout, wordLength: next };
 }
@@ -177,9 +187,23 @@ export class Control {
 
   /** Statistics of thread `thread` (lanes 0.., then the predictor, then the readers), live or as of a snapshot. */
   statistics(thread: number, snapshot: Snapshot = "live"): Float64Array {
-    const block = SNAPSHOT_NAMES.indexOf(snapshot) * threadCountOf(this.shape) + thread;
-    const byteOffset = 4 * this.layout.statistics + block * STATISTICS_FLOATS * 8;
-    return new Float64Array(this.words.buffer, byteOffset, STATISTICS_FLOATS);
+    return this.#statistics(snapshot).subarray(
+      thread * STATISTICS_FLOATS,
+      (thread + 1) * STATISTICS_FLOATS,
+    );
+  }
+
+  /** Statistics of layer `layer`, live or as of a snapshot. */
+  layerStatistics(layer: number, snapshot: Snapshot = "live"): Float64Array {
+    const at = this.threadCount * STATISTICS_FLOATS + layer * LAYER_FLOATS;
+    return this.#statistics(snapshot).subarray(at, at + LAYER_FLOATS);
+  }
+
+  #statistics(snapshot: Snapshot): Float64Array {
+    const floats = snapshotFloats(this.shape);
+    const byteOffset = 4 * this.layout.statistics +
+      SNAPSHOT_NAMES.indexOf(snapshot) * floats * 8;
+    return new Float64Array(this.words.buffer, byteOffset, floats);
   }
 
   get threadCount(): number {
@@ -188,9 +212,7 @@ export class Control {
 
   /** Lane 0 copies everybody's live numbers at the borders of a request (others' may be a moment old). */
   takeSnapshot(snapshot: Snapshot): void {
-    for (let thread = 0; thread < this.threadCount; thread++) {
-      this.statistics(thread, snapshot).set(this.statistics(thread));
-    }
+    this.#statistics(snapshot).set(this.#statistics("live"));
   }
 
   /** Word offset of the descriptor of pass number `pass`. */

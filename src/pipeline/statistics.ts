@@ -23,19 +23,26 @@ export const LANE = {
 
 /** The predictor. */
 export const PREDICTOR = {
+  /** Neurons whose read the early look began, wanted or not. */
+  earlyIssued: 0,
+  earlyDropped: 1,
+  passes: 2,
+  /** Time in which the predictor worked, not waiting. */
+  earlyMs: 3,
+  lateMs: 4,
+} as const;
+
+/**
+ * A layer: what became of the neurons that were listed. The predictor counts them before it hands a list over, so they
+ * are complete whenever lane 0 has computed it.
+ */
+export const LAYER = {
   /** Neurons that were named by the late look (all of them in dense). */
   listed: 0,
   hits: 1,
   /** Misses whose read the early look had begun. */
   earlyStarted: 2,
   lateMisses: 3,
-  /** Neurons whose read the early look began, wanted or not. */
-  earlyIssued: 4,
-  earlyDropped: 5,
-  passes: 6,
-  /** Time in which the predictor worked, not waiting. */
-  earlyMs: 7,
-  lateMs: 8,
 } as const;
 
 /** A flash reader. */

@@ -1,4 +1,4 @@
-import { PREDICTOR } from "../pipeline/statistics.ts";
+import { LAYER, PREDICTOR } from "../pipeline/statistics.ts";
 import type { PredictorSeat } from "./predictor_seat.ts";
 
 /** Neurons of a chunk, at most: with a position in front it stays a whole number. */
@@ -17,6 +17,8 @@ const PLACES_MAX = 2 ** 26;
 export class DenseStream {
   readonly #seat: PredictorSeat;
   readonly #chunksPerLayer: number;
+  /** Each layer's numbers; see `LAYER`. */
+  readonly #layerStatistics: Float64Array[];
   /** Chunks that were asked for. */
   #issued = 0;
   /** Of each staging buffer: how many tickets will have landed when its chunk has. */
@@ -29,6 +31,7 @@ export class DenseStream {
   constructor(seat: PredictorSeat) {
     const { flash, sizes } = seat.options;
     this.#seat = seat;
+    this.#layerStatistics = flash.layers.map((_, layer) => seat.control.layerStatistics(layer));
     const { chunkCount, neuronsPerChunk } = flash.staging;
     this.#chunksPerLayer = Math.ceil(sizes.intermediateSize / neuronsPerChunk);
     this.#tickets = new Int32Array(chunkCount);
@@ -126,9 +129,10 @@ export class DenseStream {
       flags[i] = flag + buffer * flagsPerChunk + (layer.positionOf ? i : 0);
     }
     const isLast = first + count === sizes.intermediateSize;
-    passes.publish({ count, hitCount: 0, isLast, tickets: this.#tickets[buffer] });
+    const ofLayer = this.#layerStatistics[this.#layerOf(chunk)];
+    ofLayer[LAYER.listed] += count;
+    ofLayer[LAYER.lateMisses] += count;
     statistics[PREDICTOR.passes]++;
-    statistics[PREDICTOR.listed] += count;
-    statistics[PREDICTOR.lateMisses] += count;
+    passes.publish({ count, hitCount: 0, isLast, tickets: this.#tickets[buffer] });
   }
 }

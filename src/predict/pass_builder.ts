@@ -2,7 +2,7 @@ import type { LayerSlots } from "../cache/layer_slots.ts";
 import type { Auditor } from "../audit/auditor.ts";
 import type { NeuronCache } from "../cache/neuron_cache.ts";
 import type { Sequence } from "../pipeline/sequence.ts";
-import { PREDICTOR } from "../pipeline/statistics.ts";
+import { LAYER, PREDICTOR } from "../pipeline/statistics.ts";
 import { bitsOf } from "./mask.ts";
 import type { PredictorSeat } from "./predictor_seat.ts";
 
@@ -51,6 +51,7 @@ export class PassBuilder {
     this.#listCount = bitsOf(mask, this.#list);
     this.#at = 0;
     this.#eviction.list = list;
+    slots.statistics[LAYER.listed] += this.#listCount;
     this.#want(slots.cache, step, list);
     do {
       passes.awaitArrays();
@@ -108,17 +109,17 @@ export class PassBuilder {
 
   /** The neuron's slot: where it is, or where it is read to. -1 if the pass must end first. */
   #slotOf(neuron: number, slots: LayerSlots, step: number, isFirst: boolean): number {
-    const { cache } = slots, { statistics } = this.#seat;
+    const { cache, statistics } = slots;
     const found = cache.find(neuron);
     if (found >= 0) {
       const isEarly = cache.admittedStep(found) === step;
-      statistics[isEarly ? PREDICTOR.earlyStarted : PREDICTOR.hits]++;
+      statistics[isEarly ? LAYER.earlyStarted : LAYER.hits]++;
       return found;
     }
     const slot = this.#admit(cache, neuron, step, isFirst);
     if (slot < 0) return -1;
     slots.read(neuron, slot);
-    statistics[PREDICTOR.lateMisses]++;
+    statistics[LAYER.lateMisses]++;
     return slot;
   }
 

@@ -81,7 +81,6 @@ export class PredictorLoop {
     // What the predictor reads by itself is not its own work.
     const done = clock() - this.#passBuilder.readMs;
     this.#audit?.read();
-    statistics[PREDICTOR.listed] += neuronCount;
     statistics[PREDICTOR.earlyMs] += waiting - early;
     statistics[PREDICTOR.lateMs] += done - late;
     if (!trace) return;

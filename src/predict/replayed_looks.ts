@@ -16,6 +16,14 @@ import type { LookScratch } from "./low_rank_look.ts";
 /** Bundles read at a time, in bytes. */
 const RUN_BYTES = 1 << 22;
 
+export interface ReplayedLooksOptions {
+  build?: KernelBuild;
+  /** As in `open`: moves the thresholds. */
+  recall?: number;
+  /** If the up projections of all layers take more than this, one is held at a time. */
+  heldBytesMax?: number;
+}
+
 /** Addresses of one layer in the memory of its own. */
 interface LayerAddresses {
   up: number;
@@ -27,17 +35,24 @@ interface LayerAddresses {
 
 /**
  * Looks again at what a layer saw, with the very kernels of the engine, so that it names the sets that the engine
- * computed. Holds all up projections in memory of its own. The arrays hold the answers of the last look.
+ * computed. Holds all up projections in memory of its own; or one, which is then read anew for each exact look at
+ * another layer. The arrays hold the answers of the last look.
  */
 export class ReplayedLooks {
   /** Whether the file has predictors; else only the active neurons are known. */
   readonly hasPredictors: boolean;
+  /** Whether all up projections stay in memory. */
+  readonly isHeld: boolean;
   /** f32[n]: ReLU(up x). */
   readonly activations: Float32Array;
   /** u32[n / 32] each: activation not zero; named by the late look; named by the early look. */
   readonly active: Uint32Array;
   readonly predicted: Uint32Array;
   readonly early: Uint32Array;
+  readonly #file: FlashFile;
+  readonly #bytes: Uint8Array;
+  /** The layer whose up projection is there, if they take turns. */
+  #upLayer = -1;
   readonly #kernels: Kernels;
   readonly #addresses: LayerAddresses[];
   readonly #sizes: { d: number; n: number; epsilon: number };
@@ -52,12 +67,21 @@ export class ReplayedLooks {
     early: number;
   };
 
-  /** Reads what it needs from the file. Throws `RangeError` if its predictors cannot have this `recall`. */
-  constructor(file: FlashFile, build?: KernelBuild, recall?: number) {
+  /**
+   * Reads what it needs from the file; goes on doing so if up projections take turns. Throws `RangeError` if its
+   * predictors cannot have this `recall`.
+   */
+  constructor(
+    file: FlashFile,
+    { build, recall, heldBytesMax = Infinity }: ReplayedLooksOptions = {},
+  ) {
     const { header } = file, { predictors, config, quantization } = header;
     const shifts = predictors && recallShifts(predictors, recall, file.path);
     const { hiddenSize: d, intermediateSize: n, numLayers, layerNormEpsilon: epsilon } = config;
+    const upBytes = matrixByteLength(quantization, n, d);
     this.hasPredictors = predictors !== null;
+    this.isHeld = numLayers * upBytes <= heldBytesMax;
+    this.#file = file;
     this.#sizes = { d, n, epsilon };
     this.#quantization = quantization;
     let next = STATICS_BYTE_LENGTH;
@@ -80,10 +104,11 @@ export class ReplayedLooks {
       predicted: take(maskBytes),
       early: take(maskBytes),
     };
+    const sharedUp = this.isHeld ? 0 : take(upBytes);
     this.#addresses = header.layers.map((_, index) => {
       const layer = predictors?.layers[index];
       return {
-        up: take(matrixByteLength(quantization, n, d)),
+        up: this.isHeld ? take(upBytes) : sharedUp,
         upBias: take(4 * n),
         normWeight: take(4 * d),
         normBias: take(4 * d),
@@ -99,10 +124,11 @@ export class ReplayedLooks {
     const pages = Math.ceil(next / 65536);
     const memory = new WebAssembly.Memory({ initial: pages, maximum: pages, shared: true });
     this.#kernels = instantiateKernels(loadKernelModule(build), memory);
-    const bytes = new Uint8Array(memory.buffer);
+    this.#bytes = new Uint8Array(memory.buffer);
     for (let layer = 0; layer < numLayers; layer++) {
-      this.#load(file, layer, bytes);
+      this.#loadVectors(layer);
       if (shifts) this.#shift(memory, layer, shifts[layer]);
+      if (this.isHeld) this.#loadUp(layer);
     }
     const { input, activations, active, predicted, early } = this.#scratch;
     const mask = (address: number) => new Uint32Array(memory.buffer, address, maskBytes / 4);
@@ -122,10 +148,10 @@ export class ReplayedLooks {
     }
   }
 
-  #load(file: FlashFile, layer: number, bytes: Uint8Array): void {
-    const { header } = file, { d, n } = this.#sizes;
-    const at = this.#addresses[layer];
-    const stride = header.layers[layer].bundles.bundleByteLength;
+  /** Up rows of the layer's bundles as tiles, in the model's order. */
+  #loadUp(layer: number): void {
+    const file = this.#file, { d, n } = this.#sizes;
+    const stride = file.header.layers[layer].bundles.bundleByteLength;
     const rowBytes = vectorByteLength(this.#quantization, d);
     const rows = new Uint8Array(n * rowBytes);
     file.eachBundleRun(layer, RUN_BYTES, (run, neurons) => {
@@ -135,13 +161,19 @@ export class ReplayedLooks {
     });
     const tiles = new Uint8Array(matrixByteLength(this.#quantization, n, d));
     tileRows(this.#quantization, rows, { rows: n, cols: d }, tiles);
-    bytes.set(tiles, at.up);
+    this.#bytes.set(tiles, this.#addresses[layer].up);
+    this.#upLayer = layer;
+  }
+
+  /** All else that is needed of a layer. */
+  #loadVectors(layer: number): void {
+    const file = this.#file, bytes = this.#bytes, at = this.#addresses[layer];
     const tensor = (name: string) => file.readRange(file.tensor(`layers.${layer}.${name}`));
     bytes.set(tensor("ffn.up.bias"), at.upBias);
     bytes.set(tensor("ffnNorm.weight"), at.normWeight);
     bytes.set(tensor("ffnNorm.bias"), at.normBias);
     if (!at.predictor) return;
-    const { a, b, bias, earlyBias } = header.predictors!.layers[layer];
+    const { a, b, bias, earlyBias } = file.header.predictors!.layers[layer];
     bytes.set(file.readRange(a), at.predictor.a);
     bytes.set(file.readRange(b), at.predictor.b);
     bytes.set(file.readRange(bias), at.predictor.bias);
@@ -152,6 +184,7 @@ export class ReplayedLooks {
   lookExactly(layer: number, { ffnInput }: Pick<Observation, "ffnInput">): number {
     const { d, n } = this.#sizes, kernels = this.#kernels, scratch = this.#scratch;
     const { up, upBias } = this.#addresses[layer], quantization = this.#quantization;
+    if (!this.isHeld && this.#upLayer !== layer) this.#loadUp(layer);
     this.#input.set(ffnInput);
     kernels.prepare[quantization](scratch.input, scratch.prepared, d);
     kernels.matvec[quantization](up, scratch.prepared, upBias, scratch.activations, 0, n, d);

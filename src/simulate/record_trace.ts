@@ -40,7 +40,7 @@ export async function recordTrace(options: RecordOptions): Promise<number> {
     observations: true,
     signal,
   });
-  const looks = new ReplayedLooks(file, model.build);
+  const looks = new ReplayedLooks(file, { build: model.build });
   const sets: SetName[] = hasPredictors ? ["active", "predicted", "early"] : ["active"];
   const header = headerOf(file, { sets, mode: model.plan.mode, textName: options.textName });
   const writer = new TraceWriter(

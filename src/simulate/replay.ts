@@ -8,7 +8,7 @@ import { NeuronOrder } from "../format/neuron_order.ts";
 import { GAP_BYTES } from "../open_options.ts";
 import { Control, PASS_COUNT } from "../pipeline/control.ts";
 import { PassWriter } from "../pipeline/pass_ring.ts";
-import { PREDICTOR } from "../pipeline/statistics.ts";
+import { LAYER, PREDICTOR } from "../pipeline/statistics.ts";
 import { BOUNCE_BYTES } from "../plan.ts";
 import { EarlyReads } from "../predict/early_reads.ts";
 import { bitsOf } from "../predict/mask.ts";
@@ -62,7 +62,7 @@ const FAKE_STYLE = { spins: 1, flashSpins: 1, waitMsMax: 1000 };
 export function replay(trace: NeuronTrace, options: ReplayOptions): ReplayResult {
   const { header } = trace, { intermediateSize, numLayers } = header;
   const slotTotal = options.slotCounts.reduce((sum, count) => sum + count, 0);
-  const shape = { laneCount: 1, readerCount: 1, flagCount: slotTotal };
+  const shape = { laneCount: 1, readerCount: 1, layerCount: numLayers, flagCount: slotTotal };
   const control = new Control(Control.create(shape, FAKE_STYLE));
   const slotsOptions = optionsOf(trace, options);
   const reader = new SimulatedReader(control);
@@ -89,24 +89,26 @@ export function replay(trace: NeuronTrace, options: ReplayOptions): ReplayResult
   });
   const listed = trace.listed, { warmupTokens = 0, earlyLook = false } = options;
   const missing = new Int32Array(32 * trace.wordCount);
-  const missesByLayer = new Array(numLayers).fill(0);
-  let before = new Float64Array(16), readsBefore = 0, bytesBefore = 0, residentNeurons = 0;
+  const layerCounts = () => layers.map(({ statistics }) => statistics.slice());
+  let before = statistics.slice(),
+    layersBefore = layerCounts(),
+    readsBefore = 0,
+    bytesBefore = 0,
+    residentNeurons = 0;
   for (let token = 0; token < trace.tokenCount; token++) {
     if (token === warmupTokens) {
       before = statistics.slice();
+      layersBefore = layerCounts();
       readsBefore = reader.reads;
       bytesBefore = reader.bytes;
-      missesByLayer.fill(0);
       residentNeurons = 0;
     }
     for (const [layer, slots] of layers.entries()) {
-      const list = token * numLayers + layer + 1, hitsBefore = statistics[PREDICTOR.hits];
+      const list = token * numLayers + layer + 1;
       if (earlyLook) earlyReads.start(trace.mask("early", token, layer), slots, token);
       const mask = trace.mask(listed, token, layer);
       if (options.onMisses) options.onMisses(layer, missingOf(mask, slots, missing));
-      const count = passBuilder.publish(mask, slots, token, list);
-      statistics[PREDICTOR.listed] += count;
-      missesByLayer[layer] += count - (statistics[PREDICTOR.hits] - hitsBefore);
+      passBuilder.publish(mask, slots, token, list);
     }
     for (const { cache } of layers) {
       cache.endStep(token, passes.done);
@@ -114,18 +116,22 @@ export function replay(trace: NeuronTrace, options: ReplayOptions): ReplayResult
     }
   }
   const of = (index: number) => statistics[index] - before[index];
+  const ofLayers = (index: number) =>
+    layers.map(({ statistics }, layer) => statistics[index] - layersBefore[layer][index]);
+  const sum = (values: number[]) => values.reduce((all, value) => all + value, 0);
+  const hits = ofLayers(LAYER.hits);
   const tokens = Math.max(0, trace.tokenCount - warmupTokens);
   return {
     tokens,
-    listed: of(PREDICTOR.listed),
-    hits: of(PREDICTOR.hits),
-    earlyStarted: of(PREDICTOR.earlyStarted),
+    listed: sum(ofLayers(LAYER.listed)),
+    hits: sum(hits),
+    earlyStarted: sum(ofLayers(LAYER.earlyStarted)),
     earlyIssued: of(PREDICTOR.earlyIssued),
     reads: reader.reads - readsBefore,
     bytes: reader.bytes - bytesBefore,
     passes: of(PREDICTOR.passes),
     residentNeurons: residentNeurons / tokens,
-    missesByLayer,
+    missesByLayer: ofLayers(LAYER.listed).map((listed, layer) => listed - hits[layer]),
   };
 }
 
