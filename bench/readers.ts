@@ -140,7 +140,7 @@ function rowOf(readBytes: number, depth: number, { fio, readers }: Runs): Reader
 }
 
 /** A file of pseudo-random bytes, on the disk and out of the page cache as far as we can have it. */
-function makeFile(file: string, byteLength: number): void {
+export function makeFile(file: string, byteLength: number): void {
   const block = new Uint8Array(new WebAssembly.Memory({ initial: 16 }).buffer);
   const random = seededRandom(1);
   for (let i = 0; i < block.length; i++) block[i] = random() * 256;
@@ -153,7 +153,7 @@ function makeFile(file: string, byteLength: number): void {
 }
 
 /** Opens for writing past the page cache where that can be: else its growth could not be told from this file's. */
-function openUncached(file: string): number {
+export function openUncached(file: string): number {
   const { O_WRONLY, O_CREAT, O_TRUNC, O_DIRECT = 0 } = fs.constants;
   try {
     return fs.openSync(file, O_WRONLY | O_CREAT | O_TRUNC | O_DIRECT, 0o600);
@@ -316,7 +316,7 @@ function runFio({ file, readBytes, depth, seconds, fileBytes }: RunOptions): num
 }
 
 /** Bytes in the page cache of the system, where it tells. */
-function cachedBytes(): number | null {
+export function cachedBytes(): number | null {
   try {
     const line = /^Cached:\s+(\d+) kB/m.exec(fs.readFileSync("/proc/meminfo", "utf8"));
     return line ? Number(line[1]) * 1024 : null;

@@ -63,13 +63,23 @@ export function makeTrace(
     }
   }
   writer.finish();
-  const bytes = new Uint8Array(parts.reduce((sum, part) => sum + part.byteLength, 0));
-  let at = 0;
-  for (const part of parts) {
-    bytes.set(part, at);
-    at += part.byteLength;
-  }
+  const bytes = joined(parts);
   return { bytes, header, lists, documents };
+}
+
+/** A trace of one layer whose tokens list these neurons, in one document. */
+export function traceOfLists(tokens: number[][], { neurons }: { neurons: number }): RandomTrace {
+  const { header } = makeTrace({ seed: 0, tokens: 1, numLayers: 1, neurons, predictors: false });
+  const parts: Uint8Array[] = [];
+  const writer = new TraceWriter(header, (bytes) => parts.push(bytes.slice()));
+  writer.begin("document");
+  for (const list of tokens) {
+    writer.beginToken();
+    writer.addSet(maskOf(list, neurons));
+  }
+  writer.finish();
+  const lists = { active: tokens.map((list) => [list]), predicted: [], early: [] };
+  return { bytes: joined(parts), header, lists, documents: [0] };
 }
 
 export function parseTrace(trace: RandomTrace): NeuronTrace {
@@ -80,4 +90,14 @@ function maskOf(list: number[], neurons: number): Uint32Array {
   const mask = new Uint32Array(Math.ceil(neurons / 32));
   for (const neuron of list) mask[neuron >> 5] |= 1 << (neuron & 31);
   return mask;
+}
+
+function joined(parts: readonly Uint8Array[]): Uint8Array {
+  const bytes = new Uint8Array(parts.reduce((sum, part) => sum + part.byteLength, 0));
+  let at = 0;
+  for (const part of parts) {
+    bytes.set(part, at);
+    at += part.byteLength;
+  }
+  return bytes;
 }

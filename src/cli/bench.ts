@@ -7,6 +7,7 @@ const BENCHES: Record<string, string> = {
   readers: "How near do the flash readers come to what the disk can do?",
   tokens: "How many tokens per second, and where does the time of one go?",
   predictors: "What do a predictor's bytes buy in recall, reads and perplexity?",
+  questions: "What do the ten questions of docs/questions.md come to?",
   audit: "Does the live audit hold what it promises, and what does it cost?",
   fuzz: "Does any damaged file do worse than a clear error?",
 };

@@ -66,6 +66,24 @@ export class NeuronTrace {
     return count;
   }
 
+  /** The same tokens with some fields of the header changed: another disk, another division of slots. */
+  withHeader(changes: Partial<TraceHeader>): NeuronTrace {
+    return this.#with({ ...this.header, ...changes }, this.#masks);
+  }
+
+  /** The trace of a predictor that names the active neurons and no other: what no predictor can pass. */
+  perfectlyPredicted(): NeuronTrace {
+    const active = this.#masks.get("active")!;
+    const masks = new Map<SetName, Uint32Array>([["active", active], ["predicted", active]]);
+    return this.#with({ ...this.header, sets: ["active", "predicted"] }, masks);
+  }
+
+  #with(header: TraceHeader, masks: Map<SetName, Uint32Array>): NeuronTrace {
+    const { tokenCount, documents, chunks } = this;
+    const borders = { tokenCount, documents: [...documents], chunks: [...chunks] };
+    return new NeuronTrace(header, masks, borders);
+  }
+
   /** Reads a trace from its bytes; throws `ModelFileError` if they are not a whole and sound one. */
   static parse(bytes: Uint8Array, path: string): NeuronTrace {
     return new TraceParser(bytes, path).parse();

@@ -31,6 +31,8 @@ export interface ReplayOptions {
   orders?: readonly NeuronOrder[];
   /** Gets the neurons of each list that were not there, before they are read; a view that is valid during the call. */
   onMisses?: (layer: number, neurons: Int32Array) => void;
+  /** Gets each read: whole blocks, neighbours merged; in order, those of the warm-up too. */
+  onRead?: (byteOffset: number, byteLength: number) => void;
 }
 
 /** What the tokens after the warm-up cost. */
@@ -65,7 +67,7 @@ export function replay(trace: NeuronTrace, options: ReplayOptions): ReplayResult
   const shape = { laneCount: 1, readerCount: 1, layerCount: numLayers, flagCount: slotTotal };
   const control = new Control(Control.create(shape, FAKE_STYLE));
   const slotsOptions = optionsOf(trace, options);
-  const reader = new SimulatedReader(control);
+  const reader = new SimulatedReader(control, options.onRead);
   const readPlan = new ReadPlan(control, slotsOptions.flash.readPlan, reader);
   const { passOptions, sizes } = passOptionsOf(intermediateSize);
   const passes = new PassWriter(control, passOptions);

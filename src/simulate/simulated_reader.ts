@@ -17,9 +17,13 @@ export class SimulatedReader implements InlineReader {
   readonly #passPublished: Sequence;
   readonly #passDone: Sequence[];
   readonly #ticket = emptyTicket();
+  readonly #onRead?: (byteOffset: number, byteLength: number) => void;
   reads = 0;
   bytes = 0;
-  constructor(control: Control) {
+
+  /** @param onRead gets each read, in order */
+  constructor(control: Control, onRead?: (byteOffset: number, byteLength: number) => void) {
+    this.#onRead = onRead;
     const { layout } = control;
     this.#words = control.words;
     this.#flagBase = layout.flags;
@@ -49,6 +53,7 @@ export class SimulatedReader implements InlineReader {
     readTicket(this.#words, at, ticket);
     this.reads++;
     this.bytes += ticket.byteLength;
+    this.#onRead?.(ticket.byteOffset, ticket.byteLength);
     if (ticket.target !== 0) this.#raise(ticket.flag);
     else {
       for (let part = 0; part < ticket.partCount; part++) {
