@@ -72,12 +72,12 @@ export interface MeasuredRow {
 }
 
 /** Measures the engine with caches of several sizes, and everything in memory, which tells what a layer takes. */
-async function measureEngine(
+export async function measureEngine(
   workbench: Workbench,
-  trace: NeuronTrace,
+  cacheShares: readonly number[],
 ): Promise<{ machine: Machine; rows: MeasuredRow[]; residentSeconds: number }> {
-  const { modelPath, repeat } = workbench.options;
-  const shares = [...CACHE_SHARES, 1];
+  const { modelPath, repeat } = workbench.options, trace = await workbench.trace();
+  const shares = [...cacheShares, 1];
   const results = await benchTokens({
     modelPath,
     options: shares.map((ffnCache) => ({ ffnCache })),
@@ -124,7 +124,7 @@ function workOfRuns(trace: NeuronTrace, runs: Cost[], resident: ResidentBytes): 
 
 export async function ask(workbench: Workbench): Promise<Table[]> {
   const trace = await workbench.trace(), resident = workbench.residentBytes();
-  const { machine, rows, residentSeconds } = await measureEngine(workbench, trace);
+  const { machine, rows, residentSeconds } = await measureEngine(workbench, CACHE_SHARES);
   const engine = rows.find(({ cacheShare }) => cacheShare === CACHE_SHARE)!;
   const { numLayers, intermediateSize, strideBytes } = trace.header;
   const ffnBytes = numLayers * intermediateSize * strideBytes;
