@@ -4,9 +4,11 @@ import process from "node:process";
 import { FIT_METHODS } from "../fit/fit_plan.ts";
 import type { FitMethod } from "../fit/fit_plan.ts";
 import { FlashFile } from "../format/flash_file.ts";
+import type { ReorderOptions, ReorderResult } from "../reorder.ts";
 import { givenFile } from "./given_path.ts";
 import { Interrupt } from "./terminal/interrupt.ts";
 import { byteSize, realNumber, share } from "./option_values.ts";
+import { renderOrder } from "./reorder.ts";
 import { Progress } from "./terminal/progress.ts";
 import { readText } from "./text_file.ts";
 
@@ -33,6 +35,7 @@ interface CalibrateFlags {
   bytesShare?: number;
   method?: FitMethod;
   fresh?: boolean;
+  reorder?: boolean;
 }
 
 export function calibrateCommand(): Command {
@@ -66,6 +69,7 @@ export function calibrateCommand(): Command {
         "how predictors are fitted; closed-form takes seconds (default: trained)",
       ).choices([...FIT_METHODS]),
     )
+    .option("--reorder", "then put neurons that are read together side by side (see `reorder`)")
     .option("--fresh", "begin anew, whatever an unfinished run left")
     .addHelpText("after", AFTER_HELP)
     .action(calibrateFile);
@@ -79,11 +83,10 @@ async function calibrateFile(path: string, flags: CalibrateFlags): Promise<void>
   using progress = new Progress();
   // Loaded when needed only: it would slow the start of every other command.
   const { calibrate } = await import("../calibrate.ts");
+  const source = { path, text: readText(flags.text), textName: basename(flags.text) };
   let doneBefore: number | undefined;
   await calibrate({
-    path,
-    text: readText(flags.text),
-    textName: basename(flags.text),
+    ...source,
     recall,
     minutes,
     memory,
@@ -98,8 +101,23 @@ async function calibrateFile(path: string, flags: CalibrateFlags): Promise<void>
     },
     signal: interrupt.signal,
   });
+  const order = flags.reorder && await reorderBy(source, progress, interrupt.signal);
   progress.stop();
   process.stdout.write(renderPredictors(path));
+  if (order) process.stdout.write(renderOrder(order));
+}
+
+async function reorderBy(
+  source: Pick<ReorderOptions, "path" | "text" | "textName">,
+  progress: Progress,
+  signal: AbortSignal,
+): Promise<ReorderResult> {
+  const { reorder } = await import("../reorder.ts");
+  return await reorder({
+    ...source,
+    onProgress: ({ phase, ...state }) => progress.update(phase, state),
+    signal,
+  });
 }
 
 function renderPredictors(path: string): string {
