@@ -8,7 +8,11 @@ import { existsSync, readFileSync } from "node:fs";
 import { basename } from "node:path";
 import process from "node:process";
 import { fileURLToPath } from "node:url";
-import { DEMO_CALIBRATION, prepareEmbeddedModel } from "../src/cli/embedded_model.ts";
+import {
+  DEMO_CALIBRATION,
+  DEMO_ORDER_TOKENS,
+  prepareEmbeddedModel,
+} from "../src/cli/embedded_model.ts";
 import { documentsOf } from "../src/documents.ts";
 import { sampleText } from "../src/fit/sample_text.ts";
 import { FlashFile } from "../src/format/flash_file.ts";
@@ -46,7 +50,7 @@ const HELP = `What do the ten questions of docs/questions.md come to on this mac
 ${QUESTIONS.map(([, text], index) => `    ${`${index + 1}`.padStart(2)}  ${text}`).join("\n")}
 
   --model FILE       calibrated (default: the embedded model)
-  --text FILE        (default: what the embedded model's predictors were not fitted to of its calibration text)
+  --text FILE        (default: what the embedded model was not calibrated with of its calibration text)
   --tokens N         of the trace (default 6000)
   --repeat N         runs of each way, where something is measured (default 5)
   --machine NAME     whose figures the cost model takes: ${
@@ -140,7 +144,7 @@ function embeddedModel(): Promise<string> {
   });
 }
 
-/** Of the calibration text, what the embedded model's predictors were fitted to, and the rest. */
+/** Of the calibration text, what the embedded model's predictors and order were made from, and the rest. */
 function demoDocuments(modelPath: string) {
   using file = FlashFile.open(modelPath);
   const codec = new TextCodec(file.header.tokenizer!, modelPath);
@@ -153,10 +157,15 @@ function demoDocuments(modelPath: string) {
     seed: 1,
   });
   const begins = new Set(fitted.map((ids) => ids.slice(0, 16).join()));
-  const wasFitted = (document: string) => begins.has(encode(document).slice(0, 16).join());
+  let orderTokens = 0;
+  const wasUsed = (document: string) => {
+    const ids = encode(document), wasOrdered = orderTokens < DEMO_ORDER_TOKENS;
+    orderTokens += ids.length;
+    return wasOrdered || begins.has(ids.slice(0, 16).join());
+  };
   const { true: calibrationDocuments = [], false: documents = [] } = Object.groupBy(
     documentsOf(text),
-    (document) => wasFitted(document) ? "true" : "false",
+    (document) => wasUsed(document) ? "true" : "false",
   );
   return { documents, calibrationDocuments };
 }

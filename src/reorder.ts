@@ -145,7 +145,7 @@ function checkedConfig(path: string): FlashFile["header"]["config"] {
 }
 
 /** Of each layer, the neurons that were read for each of the first `tokenCount` tokens: u32[tokenCount][n / 32]. */
-function readsByLayer(
+export function readsByLayer(
   trace: NeuronTrace,
   settings: Pick<Parameters<typeof replay>[1], "slotCounts" | "policy">,
   tokenCount: number,

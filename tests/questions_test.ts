@@ -183,7 +183,7 @@ test("limitsOf() puts Belady and perfect prediction below the engine", () => {
   assert.equal(perfect.listed, trace.count("active"));
 });
 
-test("withLayerSeconds() explains the time of a token that reads nothing", () => {
+test("withLayerSeconds() explains the time of a token", () => {
   const { work } = replayedWorkload(trace, { machine, resident });
   const inMemory = { ...work, reads: 0, readBytes: 0 };
   const { total } = tokenTime(inMemory, withLayerSeconds(machine, inMemory, 0.5));
@@ -251,18 +251,17 @@ test("main() answers questions as tables whose rows are whole", { timeout: 120_0
   }
 });
 
-test(
-  "measureEngine() takes a layer's time from the token that reads nothing",
-  { timeout: 120_000 },
-  async () => {
-    const workbench = new Workbench({ ...await benchOptions(), tokens: 16 });
-    const { rows, residentSeconds } = await measureEngine(workbench, [0.5]);
-    assert.deepEqual(rows.map(({ cacheShare }) => cacheShare), [0.5, 1]);
-    assert.ok(rows[0].work.reads > 0 && rows[0].modelSeconds > rows[1].modelSeconds);
-    assert.equal(rows[1].work.reads, 0);
-    assert.equal(rows[1].measuredSeconds, residentSeconds);
-  },
-);
+test("measureEngine() takes a layer's time from the largest cache", {
+  timeout: 120_000,
+}, async () => {
+  const workbench = new Workbench({ ...await benchOptions(), tokens: 16 });
+  const { rows, residentSeconds } = await measureEngine(workbench, [0.5]);
+  assert.deepEqual(rows.map(({ cacheShare }) => cacheShare), [0.5]);
+  const [{ work, modelSeconds, openSeconds, measuredSeconds }] = rows;
+  assert.ok(work.reads > 0 && residentSeconds > 0 && openSeconds >= modelSeconds);
+  // A layer takes no less than no time, so the model may only be slower.
+  assert.ok(modelSeconds >= measuredSeconds - 1e-12);
+});
 
 test("main() refuses questions, machines and folders that there are not", async () => {
   await assert.rejects(() => main(["11"]), /there are 1 to 10/);

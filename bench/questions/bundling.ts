@@ -5,9 +5,10 @@
  */
 import { orderByCoActivation } from "../../src/cache/co_activation_order.ts";
 import type { TokenMasks } from "../../src/cache/miss_curve.ts";
-import type { NeuronOrder } from "../../src/format/neuron_order.ts";
+import { NeuronOrder } from "../../src/format/neuron_order.ts";
 import { GAP_BYTES } from "../../src/open_options.ts";
 import { BOUNCE_BYTES } from "../../src/plan.ts";
+import { readsByLayer } from "../../src/reorder.ts";
 import { closestFriends, replayWithFriends } from "../../src/simulate/closest_friend.ts";
 import { readingSeconds } from "../../src/simulate/cost_model.ts";
 import type { Machine } from "../../src/simulate/cost_model.ts";
@@ -20,6 +21,7 @@ import type { Workbench } from "./workbench.ts";
 
 const LEARNED_SHARE = 0.75;
 const CACHE_SHARE = 0.2;
+const LRU = { name: "lru", window: Infinity } as const;
 /** No two reads are merged. */
 const NO_GAP = -1;
 
@@ -41,14 +43,21 @@ export function compareLayouts(trace: NeuronTrace, cacheShare: number): LayoutRo
   const { blockByteLength } = trace.header;
   const learned = Math.floor(LEARNED_SHARE * trace.tokenCount);
   const slotCounts = slotCountsOf(trace, cacheShare);
-  const uses = usesByLayer(trace, learned), reads = readsByLayer(trace, slotCounts, learned);
+  const { numLayers, intermediateSize: neuronCount } = trace.header;
+  const uses = usesByLayer(trace, learned);
+  const reads = readsByLayer(trace, { slotCounts, policy: LRU }, learned).map((masks) => ({
+    masks,
+    tokenCount: learned,
+    neuronCount,
+  }));
+  const plain = new Array<NeuronOrder>(numLayers).fill(NeuronOrder.plain(neuronCount));
   const friendsOf = (all: TokenMasks[]) => all.map(closestFriends);
   const friendLayouts = [
     { layout: "closest friend, by uses", friends: friendsOf(uses) },
     { layout: "closest friend, by reads", friends: friendsOf(reads) },
   ];
   const orderLayouts = [
-    { layout: "order of the model", orders: undefined },
+    { layout: "order of the model", orders: plain },
     { layout: "order by uses", orders: uses.map(orderByCoActivation) },
     { layout: "order by reads", orders: reads.map(orderByCoActivation) },
   ];
@@ -57,7 +66,7 @@ export function compareLayouts(trace: NeuronTrace, cacheShare: number): LayoutRo
     const gapBytes = isMerged ? GAP_BYTES : NO_GAP;
     for (const { layout, orders } of orderLayouts) {
       // Alone, each bundle is a read, wherever it lies.
-      if (isMerged || orders === undefined) {
+      if (isMerged || orders === plain) {
         rows.push(orderRow(trace, { layout, isMerged, orders, slotCounts, gapBytes, learned }));
       }
     }
@@ -92,7 +101,7 @@ export function compareLayouts(trace: NeuronTrace, cacheShare: number): LayoutRo
 interface OrderOptions {
   layout: string;
   isMerged: boolean;
-  orders?: NeuronOrder[];
+  orders: NeuronOrder[];
   slotCounts: number[];
   gapBytes: number;
   learned: number;
@@ -102,8 +111,8 @@ function orderRow(
   trace: NeuronTrace,
   { layout, isMerged, orders, slotCounts, gapBytes, learned }: OrderOptions,
 ): LayoutRow {
-  const policy = { name: "lru", window: Infinity } as const;
-  const result = replay(trace, { slotCounts, policy, gapBytes, orders, warmupTokens: learned });
+  const options = { slotCounts, policy: LRU, gapBytes, orders, warmupTokens: learned };
+  const result = replay(trace, options);
   const { tokens, listed, hits, reads, bytes } = result;
   return {
     layout,
@@ -114,25 +123,6 @@ function orderRow(
     bytes: bytes / tokens,
     friends: null,
   };
-}
-
-/** Neurons that were read for each of the first tokens, by layer. */
-function readsByLayer(trace: NeuronTrace, slotCounts: number[], tokenCount: number): TokenMasks[] {
-  const { wordCount, header: { numLayers, intermediateSize: neuronCount } } = trace;
-  const masks = Array.from({ length: numLayers }, () => new Uint32Array(tokenCount * wordCount));
-  let lists = 0;
-  replay(trace, {
-    slotCounts,
-    policy: { name: "lru", window: Infinity },
-    onMisses: (layer, neurons) => {
-      const token = Math.floor(lists++ / numLayers);
-      if (token >= tokenCount) return;
-      for (const neuron of neurons) {
-        masks[layer][token * wordCount + (neuron >>> 5)] |= 1 << (neuron & 31);
-      }
-    },
-  });
-  return masks.map((masks) => ({ masks, tokenCount, neuronCount }));
 }
 
 /** Neurons that each layer listed for the first tokens. */

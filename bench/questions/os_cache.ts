@@ -15,6 +15,7 @@ import { slotCountsOf, warmupOf } from "../../src/simulate/simulate.ts";
 import { median } from "../median.ts";
 import { makeFile, openUncached } from "../readers.ts";
 import { benchTokens } from "../tokens.ts";
+import type { TokensResult } from "../tokens.ts";
 import { figure, mebibytes, milliseconds, percent } from "./table.ts";
 import type { Table } from "./table.ts";
 import type { Workbench } from "./workbench.ts";
@@ -193,7 +194,7 @@ function readingTable(title: string, rows: ReadingRow[]): Table {
 function memoryTable(trace: NeuronTrace, { tokens }: { tokens: number }): Table {
   const { numLayers, intermediateSize, strideBytes } = trace.header;
   const ffnBytes = numLayers * intermediateSize * strideBytes;
-  const splits = [[0.2, 0], [0.2, 0.2], [0.2, 1], [0.15, 0.05], [0.1, 0.1], [0.05, 0.15]];
+  const splits = [[0.2, 0], [0.4, 0], [0.2, 0.2], [0.2, 1], [0.15, 0.05], [0.1, 0.1], [0.05, 0.15]];
   return {
     title:
       "Memory as slots and as pages of the system, shares of the FFN: what reaches the disk for a token",
@@ -220,7 +221,10 @@ async function engineTable({ options }: Workbench): Promise<Table[]> {
   const { modelPath, repeat } = options;
   const inMemory = path.join(MEMORY_FOLDER, `questions-${process.pid}.flash`);
   const bench = {
-    options: [{ ffnCache: CACHE_SHARE }],
+    ways: [modelPath, inMemory].map((modelPath) => ({
+      modelPath,
+      options: { ffnCache: CACHE_SHARE },
+    })),
     tokens: 256,
     repeat,
     prompt: "Once upon a time",
@@ -229,9 +233,8 @@ async function engineTable({ options }: Workbench): Promise<Table[]> {
   };
   try {
     fs.copyFileSync(modelPath, inMemory);
-    const [onDisk] = await benchTokens({ ...bench, modelPath });
-    const [cached] = await benchTokens({ ...bench, modelPath: inMemory });
-    const rowOf = (name: string, { runs, checksum }: typeof onDisk) => [
+    const [onDisk, cached] = await benchTokens(bench);
+    const rowOf = (name: string, { runs, checksum }: TokensResult) => [
       name,
       milliseconds(median(runs.map(({ msPerToken }) => msPerToken.total)) / 1000),
       milliseconds(median(runs.map(({ msPerToken }) => msPerToken.flash)) / 1000),

@@ -13,7 +13,7 @@ import type { Table } from "./table.ts";
 import type { Workbench } from "./workbench.ts";
 
 const COUNTS = [1, 2, 4, 8];
-const CACHE_SHARE = 0.2;
+const CACHE_SHARES = [0.2, 0.5];
 
 /** Sequences side by side. */
 export interface SequencesRow {
@@ -22,12 +22,12 @@ export interface SequencesRow {
   /** Neurons that a step computes, as a share of all: of the trace, and if sequences had nothing in common but how hot a neuron is. */
   unionShare: number;
   independentShare: number;
-  /** Neurons that all sequences list together, counting what several want as often, over the union. */
+  /** Neurons that sequences list, what several want counted as often, over those of the union. */
   sharedBy: number;
-  /** For one token of one sequence, with the same slots. */
+  /** For one token of one sequence, with as many slots in all. */
   readsPerToken: number;
   bytesPerToken: number;
-  /** Computing the union once a step, by the cost model, s. */
+  /** By the cost model, s: each weight comes from memory once, and is multiplied for each sequence. */
   stepSeconds: number;
   passesPerList: number;
 }
@@ -46,9 +46,9 @@ export function compareSequences(
 ): SequencesRow[] {
   const { numLayers, intermediateSize } = trace.header, neurons = numLayers * intermediateSize;
   const policy = { name: "frequency", window: Infinity } as const;
-  const slotCounts = slotCountsOf(trace, cacheShare);
   return counts.filter((count) => count <= trace.documents.length).map((count) => {
     const union = sideBySide(trace, count), steps = union.tokenCount;
+    const slotCounts = slotCountsOf(union, cacheShare);
     const result = replay(union, { slotCounts, policy, warmupTokens: warmupOf(union) });
     const work = replayedWork(union, result, resident);
     const unionShare = union.count(union.listed) / steps / neurons;
@@ -61,7 +61,6 @@ export function compareSequences(
       sharedBy: count * listShare / unionShare,
       readsPerToken: work.reads / count,
       bytesPerToken: work.readBytes / count,
-      // Weights come from memory once a step, but are multiplied for each sequence.
       stepSeconds: tokenTime({ ...work, flopsPerByte: count * work.flopsPerByte }, machine).total,
       passesPerList: result.passes / result.tokens / numLayers,
     };
@@ -91,7 +90,21 @@ export function sideBySide(trace: NeuronTrace, count: number): NeuronTrace {
   }
   const sets = new Map([[trace.listed, masks]]);
   const borders = { tokenCount: steps, documents: [0], chunks: [] };
-  return new NeuronTrace({ ...header, sets: [trace.listed] }, sets, borders);
+  const union = new NeuronTrace({ ...header, sets: [trace.listed] }, sets, borders);
+  // Slots are divided by what lists are long: those of the union.
+  return union.withHeader({ predictedShares: listShares(union) });
+}
+
+/** Share of each layer's neurons that a step lists, in the mean. */
+function listShares(trace: NeuronTrace): number[] {
+  const { tokenCount, listed, header: { numLayers, intermediateSize } } = trace;
+  return Array.from({ length: numLayers }, (_, layer) => {
+    let sum = 0;
+    for (let token = 0; token < tokenCount; token++) {
+      sum += trace.neurons(listed, token, layer).length;
+    }
+    return sum / tokenCount / intermediateSize;
+  });
 }
 
 /** Neurons in the union of `count` tokens that were drawn at random from the trace, expected: sum of 1 - (1 - p)^count. */
@@ -111,57 +124,48 @@ function independentUnion(trace: NeuronTrace, count: number): number {
 export async function ask(workbench: Workbench): Promise<Table[]> {
   const trace = await workbench.trace(), { machine } = workbench;
   const bench = { trace, machine, resident: workbench.residentBytes() };
-  const rows = compareSequences({ ...bench, cacheShare: CACHE_SHARE }, COUNTS);
-  await workbench.plot("question_sequences", unionPlot(rows));
-  const layers = COUNTS.filter((count) => count <= trace.documents.length);
+  const bySize = CACHE_SHARES.map((cacheShare) =>
+    compareSequences({ ...bench, cacheShare }, COUNTS)
+  );
+  await workbench.plot("question_sequences", unionPlot(bySize[0]));
+  const counts = bySize[0].map(({ sequences }) => sequences);
+  const layers = counts.map((count) => listShares(sideBySide(trace, count)));
   return [
     {
-      title:
-        `Sequences side by side, a fifth of the FFN cached (time by the cost model, ${machine.name})`,
-      head: [
-        "sequences",
-        "union",
-        "if independent",
-        "a neuron shared by",
-        "reads a token",
-        "KiB a token",
-        "ms a step",
-        "ms a token",
-      ],
-      rows: rows.map((row) => [
+      title: "Neurons that a step of several sequences computes",
+      head: ["sequences", "union", "if independent", "a neuron shared by"],
+      rows: bySize[0].map((row) => [
         `${row.sequences}`,
         percent(row.unionShare),
         percent(row.independentShare),
         figure(row.sharedBy),
-        figure(row.readsPerToken),
-        figure(row.bytesPerToken / 1024),
-        milliseconds(row.stepSeconds),
-        milliseconds(row.stepSeconds / row.sequences),
       ]),
     },
+    ...bySize.map((rows, index) => costTable(rows, CACHE_SHARES[index], machine)),
     {
       title: "The union by layer",
-      head: ["layer", ...layers.map((count) => `${count}`)],
-      rows: layerShares(trace, layers).map((shares, layer) => [
+      head: ["layer", ...counts.map((count) => `${count}`)],
+      rows: layers[0].map((_, layer) => [
         `${layer}`,
-        ...shares.map(percent),
+        ...layers.map((shares) => percent(shares[layer])),
       ]),
     },
   ];
 }
 
-/** Share of each layer's neurons in the union, by the number of sequences. */
-function layerShares(trace: NeuronTrace, counts: readonly number[]): number[][] {
-  const { numLayers, intermediateSize } = trace.header;
-  const unions = counts.map((count) => sideBySide(trace, count));
-  return Array.from({ length: numLayers }, (_, layer) =>
-    unions.map((union) => {
-      let sum = 0;
-      for (let step = 0; step < union.tokenCount; step++) {
-        sum += union.neurons(union.listed, step, layer).length;
-      }
-      return sum / union.tokenCount / intermediateSize;
-    }));
+function costTable(rows: SequencesRow[], cacheShare: number, { name }: Machine): Table {
+  return {
+    title: `${percent(cacheShare)} of the FFN cached (time by the cost model, ${name})`,
+    head: ["sequences", "reads a token", "KiB a token", "passes a list", "ms a step", "ms a token"],
+    rows: rows.map((row) => [
+      `${row.sequences}`,
+      figure(row.readsPerToken),
+      figure(row.bytesPerToken / 1024),
+      figure(row.passesPerList),
+      milliseconds(row.stepSeconds),
+      milliseconds(row.stepSeconds / row.sequences),
+    ]),
+  };
 }
 
 function unionPlot(rows: readonly SequencesRow[]): TopLevelSpec {

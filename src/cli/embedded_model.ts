@@ -27,7 +27,7 @@ export const DEMO_CALIBRATION = {
 } as const;
 
 /** Tokens of the calibration text that order its neurons on flash: more take longer and gain little. */
-const DEMO_ORDER_TOKENS = 4000;
+export const DEMO_ORDER_TOKENS = 4000;
 
 /** Everything that the packed file is made from. */
 const SOURCE_FILES = [

@@ -7,7 +7,7 @@ export const MACHINES = {
   /**
    * Two virtual cores of a cloud server (AMD, Zen 4), one lane, its network disk. Disk: `bench readers`, io_uring, 4 to 64 KiB
    * at depth 16 and 1; memory: `bench kernels`, matvec and sparse in f16; arithmetic: products of f32 matrices, one core
-   * (docs/decisions.md); each layer: `bench tokens` with all of the embedded model in memory, less what its bytes take.
+   * (docs/decisions.md); each layer: the embedded model with a cache that misses hardly anything (`bench questions 9`).
    */
   cloud: {
     name: "cloud server, 2 cores",
@@ -19,7 +19,7 @@ export const MACHINES = {
     },
     memory: { bytesPerSecond: 20e9, sparseBytesPerSecond: 7.8e9 },
     flopsPerSecond: 30e9,
-    secondsPerLayer: 49e-6,
+    secondsPerLayer: 64e-6,
   },
   /**
    * LLM in a flash, table 2: 6.1 GB/s of long reads, 1.25 GB/s of reads of 8 KiB (OPT 6.7B, f16, 32 threads), so 5.2 us a
