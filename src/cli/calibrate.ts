@@ -6,7 +6,7 @@ import type { FitMethod } from "../fit/fit_plan.ts";
 import { FlashFile } from "../format/flash_file.ts";
 import { givenFile } from "./given_path.ts";
 import { Interrupt } from "./terminal/interrupt.ts";
-import { byteSize, realNumber, share } from "./option_values.ts";
+import { byteSize, realNumber, share, wholeNumber } from "./option_values.ts";
 import { Progress } from "./terminal/progress.ts";
 import { readText } from "./text_file.ts";
 
@@ -32,6 +32,7 @@ interface CalibrateFlags {
   memory?: number;
   bytesShare?: number;
   method?: FitMethod;
+  bits?: number;
   fresh?: boolean;
 }
 
@@ -57,14 +58,19 @@ export function calibrateCommand(): Command {
     )
     .option(
       "--bytes-share <share>",
-      "most bytes of all predictors, as a share of the FFN's in f16 (default: 10%)",
+      "most bytes of low-rank predictors, as a share of the FFN's in f16 (default: 10%)",
       share,
     )
     .addOption(
       new Option(
         "--method <name>",
-        "how predictors are fitted; closed-form takes seconds (default: trained)",
+        "how predictors are made; all but trained take seconds, beside running the text (default: trained)",
       ).choices([...FIT_METHODS]),
+    )
+    .option(
+      "--bits <count>",
+      "bits that low-bit keeps of a weight, 2 to 4 (default: 4)",
+      wholeNumber({ min: 2, max: 4 }),
     )
     .option("--fresh", "begin anew, whatever an unfinished run left")
     .addHelpText("after", AFTER_HELP)
@@ -74,7 +80,7 @@ export function calibrateCommand(): Command {
 async function calibrateFile(path: string, flags: CalibrateFlags): Promise<void> {
   givenFile(path);
   givenFile(flags.text);
-  const { recall, minutes, memory, bytesShare: byteShare, method, fresh } = flags;
+  const { recall, minutes, memory, bytesShare: byteShare, method, bits, fresh } = flags;
   using interrupt = new Interrupt();
   using progress = new Progress();
   // Loaded when needed only: it would slow the start of every other command.
@@ -89,6 +95,7 @@ async function calibrateFile(path: string, flags: CalibrateFlags): Promise<void>
     memory,
     byteShare,
     method,
+    bits,
     fresh,
     onProgress: ({ phase, done, total }) => {
       // What another run had done says nothing about this one's speed.
@@ -105,10 +112,14 @@ async function calibrateFile(path: string, flags: CalibrateFlags): Promise<void>
 function renderPredictors(path: string): string {
   using file = FlashFile.open(path);
   const percent = (share: number) => `${(100 * share).toFixed(1)} %`.padStart(8);
-  const rows = (file.header.predictors?.layers ?? []).map((layer, index) => {
-    const { rank, recall, predictedShare, activeShare } = layer;
-    return `${String(index).padStart(5)} ${String(rank).padStart(5)} ${percent(recall)} ` +
+  const { kind, layers } = file.header.predictors!;
+  const rows = layers.map((layer, index) => {
+    const { recall, predictedShare, activeShare } = layer;
+    const size = "rank" in layer ? layer.rank : layer.bits;
+    return `${String(index).padStart(5)} ${String(size).padStart(5)} ${percent(recall)} ` +
       `${percent(predictedShare)} ${percent(activeShare)}\n`;
   });
-  return `layer  rank   recall predicted  active\n${rows.join("")}`;
+  return `layer  ${kind === "low-rank" ? "rank" : "bits"}   recall predicted  active\n${
+    rows.join("")
+  }`;
 }
