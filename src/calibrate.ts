@@ -117,9 +117,9 @@ export function calibrationFolder(path: string): string {
 }
 
 /**
- * Fits a low-rank predictor for each layer to a text and writes them into the file atomically: the text runs through
- * the dense model, layer by layer; a few ranks are tried for each layer; those are chosen that read least within the
- * bytes, and trained. Returns what was written.
+ * Fits a predictor for each layer to a text and writes them into the file atomically: the text runs through the dense
+ * model, layer by layer; a few ranks are tried for each layer; those are chosen that read least within the bytes, and
+ * trained. Or, by a method that trains nothing, up rows are rounded to bits. Returns what was written.
  *
  * What it has lies in a folder beside the file (`NAME.flash.calibration`) until it is done. A run that was stopped, by
  * `signal` or by a kill, goes on there when it is called again with the same options, and ends with the same bytes as
@@ -258,7 +258,7 @@ function makePlan(
   const chunks = sampleText(options.text, {
     encode: (text) => codec.encode(text),
     chunkLength: header.config.maxPositionEmbeddings,
-    tokensMax: Math.min(identity.tokensMax, plannedTokens(sizes, minutes)),
+    tokensMax: Math.min(identity.tokensMax, plannedTokens(sizes, { minutes, isLowRank })),
     seed: 1,
   });
   const chunkLengths = chunks.map(({ length }) => length);

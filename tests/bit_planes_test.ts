@@ -8,7 +8,9 @@ import { ArrayPositions } from "../src/fit/positions.ts";
 import { quantizeRows } from "../src/fit/quantize_rows.ts";
 import { storePlanes } from "../src/format/bit_planes.ts";
 import { FlashFile } from "../src/format/flash_file.ts";
+import { inspect } from "../src/format/inspect.ts";
 import { loadKernelModule } from "../src/kernels.ts";
+import { open } from "../src/open.ts";
 import { ReplayedLooks } from "../src/predict/replayed_looks.ts";
 import { levelsTwin, planeScoreTwin } from "./kernel_twins.ts";
 import { seededRandom } from "../src/random.ts";
@@ -131,6 +133,21 @@ test("looks by bit planes equal their twin, whichever the kernels' build", async
       }
     }
   }
+});
+
+test("open() plans and reports the bytes of bit planes, and runs both looks by them", async () => {
+  const path = await packTiny(folder, "q8");
+  addBitPlanes(path, 2);
+  const { sizes } = await inspect(path);
+  // 2 layers, d = 32, n = 96: planes; scales and thresholds; means.
+  assert.equal(sizes.predictors, 2 * (96 * 2 * 32 / 8 + 4 * (3 * 96 + 2 * 32)));
+  await using model = await open(path, { readers: 1, ffnCache: "30%", lanes: 2 });
+  await model.logits([1, 5, 9, 30]);
+  const { predictorBytes, prompt } = model.stats();
+  assert.equal(predictorBytes, sizes.predictors);
+  assert.equal(model.plan.bytes.predictors, sizes.predictors);
+  assert.ok(prompt.neuronsPerToken > 0 && prompt.neuronsPerToken < 2 * 96);
+  assert.ok(prompt.earlyRate > 0, "no read began early");
 });
 
 /** The odd weights that bit planes stand for, i8[n][d]: the layout as docs/model_format.md tells it. */

@@ -18,12 +18,17 @@ sees about 150 000 tokens in the two minutes of the default, a model of 1B param
 for which 30 minutes and more are well spent. Minutes are those of two cores; work is planned by them
 and not by a clock, so that the same options give the same file.
 
+Methods that train nothing keep the FFN's up rows in memory, in 1 bit a weight (sign-sketch) or 2 to
+4 (low-bit), and need some thousand tokens for means and thresholds. Four bits take a quarter of what
+the up rows take in f16, and name little more than what is active; one bit names several times that.
+
 What is done is kept in FILE.calibration until the end, when the file is changed all at once. A run
 that was stopped goes on there when it is started again with the same options.
 
 Examples:
   flashpipe calibrate opt-6.7b.flash --text sample.txt --minutes 60
-  flashpipe calibrate opt-6.7b.flash --text sample.txt --recall 98% --memory 4GiB`;
+  flashpipe calibrate opt-6.7b.flash --text sample.txt --recall 98% --memory 4GiB
+  flashpipe calibrate opt-6.7b.flash --text sample.txt --method low-bit --bits 3`;
 
 interface CalibrateFlags {
   text: string;

@@ -85,6 +85,7 @@ const TRAINING_SHARE = 0.35;
 const TRIALS_SHARE = 0.15;
 
 const TOKENS_MIN = 1024;
+const BIT_PLANES_TOKENS_MAX = 24_576;
 const EPOCHS_MAX = 12;
 const STEPS_MIN = 100;
 const BATCH_RUNS = 8;
@@ -107,10 +108,14 @@ export function trainFlops({ d, n }: FitSizes, rank: number): number {
   return 6 * rank * (d + n);
 }
 
-/** How many positions are worth observing within the time. */
-export function plannedTokens(sizes: FitSizes, minutes: number): number {
+/** How many positions are worth observing within the time; bit planes know their scales after some thousand. */
+export function plannedTokens(
+  sizes: FitSizes,
+  { minutes, isLowRank }: { minutes: number; isLowRank: boolean },
+): number {
   const seconds = 60 * minutes * OBSERVING_SHARE;
-  return Math.max(TOKENS_MIN, Math.floor(seconds * FLOPS_PER_SECOND / observeFlops(sizes)));
+  const tokens = Math.max(TOKENS_MIN, Math.floor(seconds * FLOPS_PER_SECOND / observeFlops(sizes)));
+  return isLowRank ? tokens : Math.min(tokens, BIT_PLANES_TOKENS_MAX);
 }
 
 /** Steps of training within the time, with the ranks that the bytes allow on average. */
