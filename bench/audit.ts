@@ -107,8 +107,10 @@ export async function main(args: string[]): Promise<void> {
     ffnCache,
   });
   const [without, audited] = await benchTokens({
-    modelPath,
-    options: [{ ffnCache }, { ffnCache, audit: true }],
+    ways: [
+      { modelPath, options: { ffnCache } },
+      { modelPath, options: { ffnCache, audit: true } },
+    ],
     tokens: 256,
     repeat: Number(values.repeat),
     prompt: "Once upon a time",

@@ -1,9 +1,11 @@
 /**
- * How many tokens a second, and where does a token's time go? Generates with one set of options, or with two of them in turn
- * (A B A B ..., each in a pipeline of its own), and prints medians.
+ * How many tokens a second, and where does a token's time go? Generates in one way, or in two in turn (A B A B ..., each in a
+ * pipeline of its own), that differ in options or in the file, and prints medians.
  *
- *   deno run -A bench/tokens.ts MODEL.flash [--options '{"readers":8}'] [--vs '{"readers":16}'] [--tokens 256] [--repeat 5] [--json]
+ *   deno run -A bench/tokens.ts MODEL.flash [--options '{"readers":8}'] [--vs '{"readers":16}'] [--vs-model OTHER.flash]
+ *     [--tokens 256] [--repeat 5] [--json]
  */
+import { basename } from "node:path";
 import process from "node:process";
 import type { OpenOptions } from "../src/mod.ts";
 import { open } from "../src/mod.ts";
@@ -12,9 +14,14 @@ import { resourceUse, runtimeName } from "../src/runtime.ts";
 import { parseBenchArgs } from "./bench_args.ts";
 import { median } from "./median.ts";
 
-export interface TokensBench {
+/** What is compared: a file, and how it is opened. */
+export interface TokensWay {
   modelPath: string;
-  options: OpenOptions[];
+  options: OpenOptions;
+}
+
+export interface TokensBench {
+  ways: TokensWay[];
   tokens: number;
   repeat: number;
   prompt: string;
@@ -22,25 +29,20 @@ export interface TokensBench {
   topP: number;
 }
 
-export interface TokensResult {
-  options: OpenOptions;
+export interface TokensResult extends TokensWay {
   /** Of each run: the steady part, without prompt. */
   runs: Cost[];
   /** A number made of all ids: the same for the same model, seeds and mode. */
   checksum: number;
 }
 
-/** Runs every set of options in turn, `repeat` times, each with its own seed. */
+/** Runs every way in turn, `repeat` times, each with its own seed. */
 export async function benchTokens(bench: TokensBench): Promise<TokensResult[]> {
-  const results: TokensResult[] = bench.options.map((options) => ({
-    options,
-    runs: [],
-    checksum: 0,
-  }));
+  const results: TokensResult[] = bench.ways.map((way) => ({ ...way, runs: [], checksum: 0 }));
   const { temperature, topP, tokens: maxTokens } = bench;
   for (let seed = 0; seed < bench.repeat; seed++) {
     for (const result of results) {
-      await using model = await open(bench.modelPath, result.options);
+      await using model = await open(result.modelPath, result.options);
       const sampling = { maxTokens, ignoreEos: true, temperature, topP, seed };
       // A first run compiles the code and fills the cache.
       for await (const _ of model.generate(bench.prompt, { ...sampling, maxTokens: 64 }));
@@ -58,6 +60,7 @@ const HELP = `How many tokens a second, and where does a token's time go? Median
   tokens MODEL.flash
   --options JSON     how to open the model (default '{"ffnCache":"20%"}')
   --vs JSON          a second way, run in turn with the first
+  --vs-model FILE    a second file, run in turn with the first
   --tokens N         of each run (default 256)
   --repeat N         runs of each way (default 5)
   --prompt TEXT      default "Once upon a time"
@@ -71,6 +74,7 @@ export async function main(args: string[]): Promise<void> {
     options: {
       options: { type: "string", default: "{}" },
       vs: { type: "string" },
+      "vs-model": { type: "string" },
       tokens: { type: "string", default: "256" },
       repeat: { type: "string", default: "5" },
       prompt: { type: "string", default: "Once upon a time" },
@@ -82,12 +86,13 @@ export async function main(args: string[]): Promise<void> {
   if (!parsed) return;
   const { values, positionals: [modelPath] } = parsed;
   if (!modelPath) throw new RangeError("usage: tokens MODEL.flash [--options JSON] [--vs JSON]");
-  const options = [values.options, ...(values.vs ? [values.vs] : [])].map((text) =>
-    JSON.parse(text)
-  );
+  const { vs, "vs-model": vsModel } = values;
+  const ways = [{ modelPath, options: optionsOf(values.options) }];
+  if (vs !== undefined || vsModel !== undefined) {
+    ways.push({ modelPath: vsModel ?? modelPath, options: optionsOf(vs ?? values.options) });
+  }
   const results = await benchTokens({
-    modelPath,
-    options: options.map((wish) => ({ ffnCache: "20%", ...wish })),
+    ways,
     tokens: Number(values.tokens),
     repeat: Number(values.repeat),
     prompt: values.prompt,
@@ -100,13 +105,17 @@ export async function main(args: string[]): Promise<void> {
   console.log(`peak memory ${(resourceUse().peakBytes / (1 << 20)).toFixed(0)} MiB`);
 }
 
-function print({ options, runs, checksum }: TokensResult): void {
+function optionsOf(json: string): OpenOptions {
+  return { ffnCache: "20%", ...JSON.parse(json) };
+}
+
+function print({ modelPath, options, runs, checksum }: TokensResult): void {
   const middle = (pick: (cost: Cost) => number) => median(runs.map(pick));
   const time = (name: keyof Cost["msPerToken"]) =>
     middle((cost) => cost.msPerToken[name]).toFixed(2);
   const rates = runs.map((cost) => cost.tokensPerSecond);
   console.log(
-    `${JSON.stringify(options)}\n` +
+    `${basename(modelPath)} ${JSON.stringify(options)}\n` +
       `  ${middle((cost) => cost.tokensPerSecond).toFixed(0)} tokens/s ` +
       `(${Math.min(...rates).toFixed(0)} to ${Math.max(...rates).toFixed(0)}); ms/token ${
         time("total")

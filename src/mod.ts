@@ -38,6 +38,8 @@ export type { CalibrateOptions, CalibrateProgress } from "./calibrate.ts";
 export { evaluate } from "./eval.ts";
 export type { EvaluateOptions, EvaluateProgress } from "./eval.ts";
 export type { DenseComparison, Evaluation, LayerEvaluation } from "./evaluation.ts";
+export { reorder } from "./reorder.ts";
+export type { OrderCost, ReorderOptions, ReorderProgress, ReorderResult } from "./reorder.ts";
 export { WorkerError } from "./pipeline/crew.ts";
 export {
   FlashReadError,

@@ -60,12 +60,10 @@ for (const name of readdirSync(new URL("../bench/", import.meta.url))) {
 test("benchTokens() runs options in turn, which change no token", async () => {
   const modelPath = await models.flashOf("tales", "q8");
   const results = await benchTokens({
-    modelPath,
-    options: [{ ffn: "exact", ffnCache: "20%", lanes: 1 }, {
-      ffn: "dense",
-      ffnCache: "100%",
-      lanes: 1,
-    }],
+    ways: [
+      { modelPath, options: { ffn: "exact", ffnCache: "20%", lanes: 1 } },
+      { modelPath, options: { ffn: "dense", ffnCache: "100%", lanes: 1 } },
+    ],
     tokens: 6,
     repeat: 1,
     prompt: "Once upon a time",
@@ -77,6 +75,7 @@ test("benchTokens() runs options in turn, which change no token", async () => {
   assert.notEqual(results[0].checksum, 0);
   assert.equal(results[1].checksum, results[0].checksum);
 });
+
 test("benchPredictors() calibrates copies and scores them, and leaves none", async () => {
   const calibration = new URL("../models/tales/calibration.txt", import.meta.url);
   const text = readFileSync(calibration, "utf8");

@@ -56,7 +56,17 @@ test("flashpipe helps", TIMEOUT, async () => {
   const main = await flashpipe(["--help"]);
   assert.equal(main.exitCode, 0);
   for (
-    const name of ["run", "pack", "calibrate", "eval", "inspect", "trace", "simulate", "bench"]
+    const name of [
+      "run",
+      "pack",
+      "calibrate",
+      "eval",
+      "reorder",
+      "inspect",
+      "trace",
+      "simulate",
+      "bench",
+    ]
   ) {
     assert.match(main.stdout, new RegExp(`^  ${name} `, "m"));
   }

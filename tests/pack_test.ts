@@ -353,6 +353,7 @@ const UNSUPPORTED: [Record<string, unknown>, RegExp][] = [
   [{ layer_norm_elementwise_affine: false }, /layer_norm_elementwise_affine must be true/],
   [{ hidden_size: 40, word_embed_proj_dim: 40 }, /40 is no multiple of 32/],
   [{ ffn_dim: 80 }, /80 is no multiple of 32/],
+  [{ ffn_dim: 65_568 }, /q8 holds at most 65536 neurons a layer, not 65568/],
   [{ num_attention_heads: 16 }, /16 attention heads leave 2 numbers/],
   [{ eos_token_id: 43 }, /token 43 is not in a vocabulary of 43/],
 ];

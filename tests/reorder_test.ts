@@ -1,15 +1,18 @@
 import assert from "node:assert/strict";
-import { copyFileSync, readdirSync, readFileSync } from "node:fs";
+import { copyFileSync, readdirSync, readFileSync, writeFileSync } from "node:fs";
 import { dirname } from "node:path";
 import { after, before, test } from "node:test";
 import { crc32 } from "node:zlib";
+import { calibrate } from "../src/calibrate.ts";
 import { FlashFile } from "../src/format/flash_file.ts";
 import { NeuronOrder } from "../src/format/neuron_order.ts";
 import { reorderFlash } from "../src/format/reorder.ts";
 import { open } from "../src/open.ts";
+import { reorder } from "../src/reorder.ts";
 import type { OpenOptions } from "../src/open.ts";
 import { seededRandom } from "../src/random.ts";
 import { PackedModels } from "./packed_models.ts";
+import { runScript } from "./script_process.ts";
 import { addPredictors } from "./tiny_flash.ts";
 
 const models = new PackedModels();
@@ -121,4 +124,71 @@ test("NeuronOrder wants each neuron once", () => {
   assert.equal(NeuronOrder.plain(3).encode(), null);
   const bytes = new NeuronOrder([2, 0, 1]).encode();
   assert.deepEqual([...NeuronOrder.of({ order: bytes, count: 3 }).neuronAt], [2, 0, 1]);
+});
+
+const TEXT = readFileSync(new URL("../models/tales/calibration.txt", import.meta.url), "utf8");
+
+/** The embedded model with predictors in closed form. */
+async function calibratedTales(name: string): Promise<string> {
+  const path = models.file(name);
+  copyFileSync(await models.flashOf("tales", "q8"), path);
+  await calibrate({ path, text: TEXT, method: "closed-form", tokensMax: 500 });
+  return path;
+}
+
+test("reorder() makes fewer reads of a text that it has not seen, and changes no logit", async () => {
+  const path = await calibratedTales("tales.flash");
+  const before = await hashOf(path, { ffn: "predicted" });
+  const phases = new Set<string>();
+  const { before: cost, after, tokens, isApplied } = await reorder({
+    path,
+    text: TEXT,
+    tokensMax: 800,
+    onProgress: ({ phase, done, total }) => {
+      assert.ok(done <= total);
+      phases.add(phase);
+    },
+  });
+  assert.deepEqual([...phases], ["tracing", "ordering", "rewriting"]);
+  assert.deepEqual(tokens, { learned: 600, judged: 200 });
+  assert.ok(isApplied && after.readsPerToken < 0.9 * cost.readsPerToken);
+  assert.equal(await hashOf(path, { ffn: "predicted" }), before);
+});
+
+test("reorder() refuses what it cannot order, and leaves the file when it is stopped", async () => {
+  const bare = models.file("bare.flash");
+  copyFileSync(await models.flashOf("tales", "q8"), bare);
+  await assert.rejects(reorder({ path: bare, text: TEXT }), /no predictors: run `flashpipe cal/);
+  const path = await calibratedTales("alone.flash"), bytes = readFileSync(path);
+  await assert.rejects(reorder({ path, text: "One day" }), /at least 32/);
+  const stop = new AbortController();
+  const stopped = reorder({
+    path,
+    text: TEXT,
+    tokensMax: 100,
+    onProgress: ({ phase }) => phase === "ordering" && stop.abort(),
+    signal: stop.signal,
+  });
+  await assert.rejects(stopped, { name: "AbortError" });
+  assert.deepEqual(readFileSync(path), bytes);
+});
+
+test("flashpipe calibrate --reorder and flashpipe reorder tell what an order gains", async () => {
+  const path = models.file("commanded.flash"), text = models.file("text.txt");
+  copyFileSync(await models.flashOf("tales", "q8"), path);
+  writeFileSync(text, TEXT.slice(0, 6000));
+  const run = (task: string, ...args: string[]) =>
+    runScript("src/cli/main.ts", [task, path, "--text", text, ...args], { task });
+  const both = await run("calibrate", "--method", "closed-form", "--reorder");
+  assert.equal(both.exitCode, 0, both.stderr);
+  assert.match(
+    both.stdout,
+    /^layer {2}rank.*\n(.*\n){6}reads per token [\d.]+ before, [\d.]+ after; /,
+  );
+  const again = await run("reorder", "-n", "400", "--ffn-cache", "10%");
+  assert.equal(again.exitCode, 0, again.stderr);
+  assert.match(again.stdout, /reads per token .* \(100 other tokens of the text, replayed\)\n$/);
+  using file = FlashFile.open(path);
+  assert.notEqual(file.header.layers[1].bundles.order, null);
+  assert.equal((await file.verify()).ok, true);
 });

@@ -4,9 +4,11 @@ import process from "node:process";
 import { FIT_METHODS } from "../fit/fit_plan.ts";
 import type { FitMethod } from "../fit/fit_plan.ts";
 import { FlashFile } from "../format/flash_file.ts";
+import type { ReorderOptions, ReorderResult } from "../reorder.ts";
 import { givenFile } from "./given_path.ts";
 import { Interrupt } from "./terminal/interrupt.ts";
 import { byteSize, realNumber, share, wholeNumber } from "./option_values.ts";
+import { renderOrder } from "./reorder.ts";
 import { Progress } from "./terminal/progress.ts";
 import { readText } from "./text_file.ts";
 
@@ -39,6 +41,7 @@ interface CalibrateFlags {
   method?: FitMethod;
   bits?: number;
   fresh?: boolean;
+  reorder?: boolean;
 }
 
 export function calibrateCommand(): Command {
@@ -77,6 +80,7 @@ export function calibrateCommand(): Command {
       "bits that low-bit keeps of a weight, 2 to 4 (default: 4)",
       wholeNumber({ min: 2, max: 4 }),
     )
+    .option("--reorder", "then put neurons that are read together side by side (see `reorder`)")
     .option("--fresh", "begin anew, whatever an unfinished run left")
     .addHelpText("after", AFTER_HELP)
     .action(calibrateFile);
@@ -90,11 +94,10 @@ async function calibrateFile(path: string, flags: CalibrateFlags): Promise<void>
   using progress = new Progress();
   // Loaded when needed only: it would slow the start of every other command.
   const { calibrate } = await import("../calibrate.ts");
+  const source = { path, text: readText(flags.text), textName: basename(flags.text) };
   let doneBefore: number | undefined;
   await calibrate({
-    path,
-    text: readText(flags.text),
-    textName: basename(flags.text),
+    ...source,
     recall,
     minutes,
     memory,
@@ -110,8 +113,23 @@ async function calibrateFile(path: string, flags: CalibrateFlags): Promise<void>
     },
     signal: interrupt.signal,
   });
+  const order = flags.reorder && await reorderBy(source, progress, interrupt.signal);
   progress.stop();
   process.stdout.write(renderPredictors(path));
+  if (order) process.stdout.write(renderOrder(order));
+}
+
+async function reorderBy(
+  source: Pick<ReorderOptions, "path" | "text" | "textName">,
+  progress: Progress,
+  signal: AbortSignal,
+): Promise<ReorderResult> {
+  const { reorder } = await import("../reorder.ts");
+  return await reorder({
+    ...source,
+    onProgress: ({ phase, ...state }) => progress.update(phase, state),
+    signal,
+  });
 }
 
 function renderPredictors(path: string): string {

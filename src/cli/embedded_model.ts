@@ -26,6 +26,9 @@ export const DEMO_CALIBRATION = {
   earlyCost: 4,
 } as const;
 
+/** Tokens of the calibration text that order its neurons on flash: more take longer and gain little. */
+const DEMO_ORDER_TOKENS = 4000;
+
 /** Everything that the packed file is made from. */
 const SOURCE_FILES = [
   "config.json",
@@ -70,13 +73,24 @@ export async function prepareEmbeddedModel(
     // Loaded when needed only: it would slow the start of every other run.
     const { calibrate, calibrationFolder } = await import("../calibrate.ts");
     aside = calibrationFolder(unfinished);
-    await calibrate({
+    const source = {
       path: unfinished,
       text: readFileSync(new URL("calibration.txt", SOURCE), "utf8"),
       textName: "calibration.txt",
+    };
+    await calibrate({
+      ...source,
       ...DEMO_CALIBRATION,
       onProgress: ({ phase, done, total }) =>
         progress.update("calibrating", { done, total }, phase),
+      signal,
+    });
+    const { reorder } = await import("../reorder.ts");
+    await reorder({
+      ...source,
+      tokensMax: DEMO_ORDER_TOKENS,
+      cacheShare: DEMO_FFN_CACHE,
+      onProgress: ({ phase, ...state }) => progress.update(phase, state),
       signal,
     });
     renameSync(unfinished, path);

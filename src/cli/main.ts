@@ -1,6 +1,6 @@
 #!/usr/bin/env node
 /**
- * The command line: `flashpipe run | pack | calibrate | eval | inspect | trace | simulate | bench`, one file a command.
+ * The command line: `flashpipe run | pack | calibrate | eval | reorder | inspect | trace | simulate | bench`, one file a command.
  *
  * Exit codes: 0 all went well; 1 the world failed (a damaged file, a disk, a worker); 2 the caller's mistake (an
  * option, a path that does not exist, memory too small); 130 ended by Ctrl-C.
@@ -15,6 +15,7 @@ import { calibrateCommand } from "./calibrate.ts";
 import { evalCommand } from "./eval.ts";
 import { inspectCommand } from "./inspect.ts";
 import { packCommand } from "./pack.ts";
+import { reorderCommand } from "./reorder.ts";
 import { reportError } from "./terminal/report_error.ts";
 import { runCommand } from "./run.ts";
 import { simulateCommand } from "./simulate.ts";
@@ -50,6 +51,7 @@ function createProgram(): Command {
     packCommand,
     calibrateCommand,
     evalCommand,
+    reorderCommand,
     inspectCommand,
     traceCommand,
     simulateCommand,

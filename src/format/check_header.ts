@@ -17,7 +17,7 @@ import {
   tensorByteLength,
   type TensorForm,
 } from "./header.ts";
-import { bundleByteLength } from "./layout.ts";
+import { bundleByteLength, problemWithNeurons } from "./layout.ts";
 import { NeuronOrder } from "./neuron_order.ts";
 
 /** Where the header itself lies, for messages and for the check of overlaps. */
@@ -41,7 +41,8 @@ export function validateHeader(value: unknown, place: HeaderPlace): FlashHeader 
   }
   const header = parsed.data;
   const family = familyOf(header.architecture, place.path);
-  const problem = family.problemWith(header.config);
+  const problem = family.problemWith(header.config) ??
+    problemWithNeurons(header.quantization, header.config.intermediateSize);
   if (problem !== null) throw headerError(place, "config", problem);
   checkTensors(header, place);
   checkLayers(header, place);

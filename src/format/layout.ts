@@ -21,6 +21,15 @@ export type Quantization = "f32" | "f16" | "q8";
 
 export const QUANTIZATIONS: readonly Quantization[] = ["f32", "f16", "q8"];
 
+/** Neurons of a layer, at most, in q8: carries of exact sums would leave the highest digit (kernels/sparse/grid.ts). */
+export const Q8_NEURONS_MAX = 65_536;
+
+/** What forbids layers of so many neurons, or null. */
+export function problemWithNeurons(quantization: Quantization, count: number): string | null {
+  if (quantization !== "q8" || count <= Q8_NEURONS_MAX) return null;
+  return `q8 holds at most ${Q8_NEURONS_MAX} neurons a layer, not ${count}`;
+}
+
 /** Rows of a tile, and columns of a tile or of a q8 block. */
 export const TILE_ROWS = 8;
 export const TILE_COLS = 32;

@@ -3,11 +3,12 @@ import { basename, join, resolve } from "node:path";
 import { setImmediate } from "node:timers/promises";
 import type { ModelConfig, ModelFamily } from "../../models/family.ts";
 import { familyOf } from "../../models/registry.ts";
-import { ModelFileError } from "../errors.ts";
+import { ModelFileError, UnsupportedModelError } from "../errors.ts";
 import { VERSION } from "../version.ts";
 import { type ByteSource, FileSource, readRange } from "./byte_source.ts";
 import { type FlashContent, type FlashPart, FlashWriter } from "./flash_writer.ts";
 import type { FlashHeader, Tokenizer } from "./header.ts";
+import { problemWithNeurons } from "./layout.ts";
 import type { Quantization } from "./layout.ts";
 import { PartPacker } from "./part_packer.ts";
 import { openSafetensors, type Safetensors } from "./safetensors.ts";
@@ -69,6 +70,8 @@ export async function pack(options: PackOptions): Promise<PackResult> {
   options.signal?.throwIfAborted();
   const openSource = options.openSource ?? ((path: string) => new FileSource(path));
   const { family, config } = readConfig(options.source, openSource);
+  const problem = problemWithNeurons(options.quant, config.intermediateSize);
+  if (problem !== null) throw new UnsupportedModelError(`${options.source}: ${problem}`);
   const tokenizer = readTokenizer(options.source, openSource);
   const weights = openSafetensors(options.source, openSource);
   try {
