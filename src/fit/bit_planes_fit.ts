@@ -1,4 +1,5 @@
 import { storePlanes } from "../format/bit_planes.ts";
+import { PLANE_BITS_MAX } from "../format/header.ts";
 import { preparedByteLength } from "../kernels.ts";
 import type { KernelModule } from "../kernels.ts";
 import { FitMemory } from "./fit_memory.ts";
@@ -54,6 +55,14 @@ export function fitBitPlanes(
   fitScales(scorer, observations, kernels);
   const judgement = new Judge(heldOut, { d, n }).judge(scorer, options);
   return { ...start, rowScales: scorer.rowScales.slice(), ...judgement };
+}
+
+/** Bytes that `fitBitPlanes` takes at most, beside what it is given and what the judge takes. */
+export function bitPlanesFitByteLength({ d, n }: { d: number; n: number }): number {
+  const bits = PLANE_BITS_MAX, planes = n * bits * d / 8, sums = 6 * 8 * n;
+  // Up rows come as f32, and lie beside the kernels once more; levels are bytes.
+  return 4 * n * d + n * d + planes + byteLengthOf({ d, n, bits }) +
+    ExactScores.byteLength({ d, n }) + sums;
 }
 
 /** Scores by the engine's own kernel, position by position. */
@@ -188,8 +197,7 @@ class ExactScores {
   readonly #blocks: Record<"inputs" | "up" | "scores", Block>;
 
   constructor(kernels: KernelModule, up: Float32Array, { d, n }: { d: number; n: number }) {
-    const numbers = BLOCK_POSITIONS * (d + n) + n * d + Matmul.length;
-    const memory = new FitMemory(kernels, 4 * numbers + 4096);
+    const memory = new FitMemory(kernels, ExactScores.byteLength({ d, n }));
     this.#sizes = { d, n };
     this.#matmul = new Matmul(memory);
     this.#blocks = {
@@ -198,6 +206,10 @@ class ExactScores {
       scores: memory.floats(BLOCK_POSITIONS * n),
     };
     this.#blocks.up.values.set(up);
+  }
+
+  static byteLength({ d, n }: { d: number; n: number }): number {
+    return 4 * (BLOCK_POSITIONS * (d + n) + n * d + Matmul.length) + 4096;
   }
 
   /** f32[rows][n], valid until the next call. */

@@ -2,6 +2,8 @@ import type { MissCurve } from "../cache/miss_curve.ts";
 import { FlashFile } from "../format/flash_file.ts";
 import { loadRows } from "../format/quantize.ts";
 import type { KernelModule } from "../kernels.ts";
+import { bitPlanesFitByteLength, fitBitPlanes } from "./bit_planes_fit.ts";
+import type { BitPlanesLayer } from "./bit_planes_fit.ts";
 import {
   closedFormStart,
   finishLayer,
@@ -12,8 +14,6 @@ import {
 import type { LowRankLayer } from "./closed_form.ts";
 import type { FitPlan, FitSizes } from "./fit_plan.ts";
 import { planeBitsOf, sizesOf } from "./fit_plan.ts";
-import { fitBitPlanes } from "./bit_planes_fit.ts";
-import type { BitPlanesLayer } from "./bit_planes_fit.ts";
 import { Judge } from "./judge.ts";
 import { LowRankScorer } from "./low_rank_scorer.ts";
 import type { LowRankStart } from "./low_rank_scorer.ts";
@@ -107,11 +107,14 @@ export class FitTasks {
       rank: rankMax,
       batchSize,
     });
-    const judge = Judge.byteLength({ d, n }) + 3 * heldOutCount * n / 8 +
-      LowRankScorer.byteLength({ d, n, rank: rankMax });
-    const closedForm = 4 * d * 2 * START_POSITIONS + 8 * d * d * 6 + 4 * n * d * 4 +
+    const judge = Judge.byteLength({ d, n }) + 3 * heldOutCount * n / 8;
+    const scorer = LowRankScorer.byteLength({ d, n, rank: rankMax });
+    const observations = 4 * d * 2 * START_POSITIONS;
+    const closedForm = observations + 8 * d * d * 6 + 4 * n * d * 4 +
       4 * n * rankMax * 3;
-    return Math.max(observing, closedForm, trainer + judge + 12 * rankMax * (d + n));
+    const bitPlanes = observations + bitPlanesFitByteLength({ d, n }) + judge;
+    const training = trainer + judge + scorer + 12 * rankMax * (d + n);
+    return Math.max(observing, closedForm, bitPlanes, training);
   }
 
   close(): void {
@@ -216,14 +219,16 @@ export class FitTasks {
 
   #fit(layer: number, rank: number, report: ReportProgress): void {
     if (this.#folder.readRecord(fitRecord(layer))) return;
-    const { identity } = this.#plan;
-    const fitted = planeBitsOf(identity) > 0
-      ? this.#fitBitPlanes(layer)
-      : identity.method === "trained"
-      ? this.#fitByTraining(layer, rank, report)
-      : this.#fitInClosedForm(layer, rank);
+    const fitted = this.#fitted(layer, rank, report);
     this.#folder.writeRecord(fitRecord(layer), packLayer(fitted));
     this.#folder.forget(trainingRecord(layer));
+  }
+
+  #fitted(layer: number, rank: number, report: ReportProgress): FittedLayer {
+    const { identity } = this.#plan;
+    if (planeBitsOf(identity) > 0) return this.#fitBitPlanes(layer);
+    if (identity.method === "closed-form") return this.#fitInClosedForm(layer, rank);
+    return this.#fitByTraining(layer, rank, report);
   }
 
   #fitInClosedForm(layer: number, rank: number): LowRankLayer {
