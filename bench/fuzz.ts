@@ -26,7 +26,7 @@ import { FlashFile } from "../src/format/flash_file.ts";
 import { readSafetensorsHeader } from "../src/format/safetensors_header.ts";
 import { open } from "../src/open.ts";
 import { seededRandom } from "../src/random.ts";
-import { addPredictors, packTiny, withHeader } from "../tests/tiny_flash.ts";
+import { addBitPlanes, addPredictors, packTiny, withHeader } from "../tests/tiny_flash.ts";
 import { TemporaryFolder } from "../tests/tiny_model.ts";
 import { parseBenchArgs } from "./bench_args.ts";
 
@@ -53,7 +53,8 @@ export interface FuzzCounts {
 }
 
 type Random = () => number;
-type Originals = { flash: Uint8Array; safetensors: Uint8Array };
+/** A file with predictors of each kind, and a source. */
+type Originals = { flash: Uint8Array[]; safetensors: Uint8Array };
 
 const SLOWEST_MS_MAX = 5000;
 
@@ -86,8 +87,10 @@ export async function fuzz({ count, seed, onAccepted }: FuzzOptions): Promise<Fu
 async function makeOriginals(): Promise<Originals> {
   using folder = new TemporaryFolder();
   const path = await packTiny(folder, "q8");
-  addPredictors(path);
-  const flash = new Uint8Array(readFileSync(path));
+  const flash = [() => addPredictors(path), () => addBitPlanes(path, 2)].map((add) => {
+    add();
+    return new Uint8Array(readFileSync(path));
+  });
   const safetensors = new Uint8Array(readFileSync(folder.file("tiny/model.safetensors")));
   return { flash, safetensors };
 }
@@ -105,7 +108,7 @@ async function runMutant(
       readSafetensors(new MutantSource(SAFETENSORS_MUTATIONS[kind](safetensors.slice(), random)));
       return "accepted safetensors";
     }
-    const bytes = FLASH_MUTATIONS[kind](flash.slice(), random);
+    const bytes = FLASH_MUTATIONS[kind](pick(random, flash).slice(), random);
     using file = FlashFile.open(new MutantSource(bytes));
     const { ok } = await file.verify();
     await onAccepted?.({ bytes, file, seed });

@@ -15,6 +15,7 @@ export { layerNorm } from "./layer_norm";
 export { softmax } from "./softmax";
 export { attentionHead } from "./attention";
 export { reluMask, thresholdMask } from "./masks";
+export { planeScores, preparePlanes } from "./bit_planes";
 export { add, argmax, copy, fold, gather, zero } from "./vector";
 export { multiplyPacked, packColumns, packRows } from "./fit/matmul";
 export { adamStep, logisticGradient } from "./fit/logistic";

@@ -4,13 +4,13 @@ import { crc32 } from "node:zlib";
 import { formatBytes, parseByteSize } from "./byte_size.ts";
 import { MemoryBudgetError } from "./errors.ts";
 import { chooseRanks, leastPredictorBytes } from "./fit/choose_ranks.ts";
-import type { LowRankLayer } from "./fit/closed_form.ts";
 import { FitCrew } from "./fit/fit_crew.ts";
 import {
   candidateRanks,
   FIT_METHODS,
   fitCountOf,
   observeFlops,
+  planeBitsOf,
   plannedSteps,
   plannedTokens,
   sizesOf,
@@ -18,16 +18,16 @@ import {
 } from "./fit/fit_plan.ts";
 import type { FitIdentity, FitMethod, FitPlan } from "./fit/fit_plan.ts";
 import { FitTasks, PLAN_RECORD, readFittedLayer } from "./fit/fit_tasks.ts";
-import type { FitTask, RankTrials } from "./fit/fit_tasks.ts";
+import type { FitTask, FittedLayer, RankTrials } from "./fit/fit_tasks.ts";
 import { sampleText } from "./fit/sample_text.ts";
+import { storePredictors } from "./fit/store_predictors.ts";
 import { WorkFolder } from "./fit/work_folder.ts";
 import { FlashFile } from "./format/flash_file.ts";
 import { updateFlash } from "./format/flash_update.ts";
-import type { AppendTensor } from "./format/flash_update.ts";
-import type { Predictors, TensorRef } from "./format/header.ts";
-import { matrixByteLength, vectorByteLength } from "./format/layout.ts";
+import { PLANE_BITS_MAX } from "./format/header.ts";
+import type { Predictors } from "./format/header.ts";
+import { vectorByteLength } from "./format/layout.ts";
 import { encodeHeader } from "./format/prelude.ts";
-import { storeRows, tileRows } from "./format/quantize.ts";
 import { loadKernelModule } from "./kernels.ts";
 import type { KernelModule } from "./kernels.ts";
 import { ffnByteLength } from "./plan.ts";
@@ -52,12 +52,17 @@ export interface CalibrateOptions {
   minutes?: number;
   /** Ceiling of the whole process's memory. Default: half of what is free, at most 2 GiB. */
   memory?: string | number;
-  /** What all predictors may take: a share of the FFN's bytes in f16. Default 0.1. */
+  /** What all low-rank predictors may take: a share of the FFN's bytes in f16. Default 0.1. */
   byteShare?: number;
   /** Most positions of the text to look at; the minutes may allow fewer. */
   tokensMax?: number;
-  /** `trained` (default) begins where `closed-form` ends: better predictors, for most of the time. */
+  /**
+   * `trained` (default) begins where `closed-form` ends: better low-rank predictors, for most of the time. `sign-sketch` and
+   * `low-bit` train nothing: they keep the up rows in 1 bit or a few a weight, and need the text for means and thresholds.
+   */
   method?: FitMethod;
+  /** Bits that `low-bit` keeps of a weight: 2, 3 or 4 (default). */
+  bits?: number;
   /** Shares of the FFN that caches will hold: ranks are weighed by the reads at these sizes. Default 10 to 30 %. */
   cacheShares?: readonly number[];
   /** How many neurons found by the early look are worth one read in vain. Default 0.5. */
@@ -80,14 +85,23 @@ export interface CalibrateProgress {
 const RECALL_WANTED = 0.99;
 const BYTE_SHARE = 0.1;
 const MINUTES = 2;
+const LOW_BITS = 4;
+const LOW_BITS_MIN = 2;
 const EARLY_COST = 0.5;
 const CACHE_SHARES = [0.1, 0.15, 0.2, 0.3];
+/** What provenance calls a method. */
+const CREATED: Record<FitMethod, string> = {
+  "trained": "trained",
+  "closed-form": "closed form",
+  "sign-sketch": "sign sketch",
+  "low-bit": "low-bit copy",
+};
 const TOKENS_MIN = 64;
 const MEMORY_MAX = 2 ** 31;
 const THREADS_MAX = 16;
 
 /** Layout of the working folder. */
-const FOLDER_VERSION = 1;
+const FOLDER_VERSION = 2;
 /** A group is taken through a layer at once: fewer cost more reading of weights, more gain nothing. */
 const GROUP_POSITIONS = 4096;
 const GROUP_POSITIONS_MIN = 256;
@@ -103,9 +117,9 @@ export function calibrationFolder(path: string): string {
 }
 
 /**
- * Fits a low-rank predictor for each layer to a text and writes them into the file atomically: the text runs through
- * the dense model, layer by layer; a few ranks are tried for each layer; those are chosen that read least within the
- * bytes, and trained. Returns what was written.
+ * Fits a predictor for each layer to a text and writes them into the file atomically: the text runs through the dense
+ * model, layer by layer; a few ranks are tried for each layer; those are chosen that read least within the bytes, and
+ * trained. Or, by a method that trains nothing, up rows are rounded to bits. Returns what was written.
  *
  * What it has lies in a folder beside the file (`NAME.flash.calibration`) until it is done. A run that was stopped, by
  * `signal` or by a kill, goes on there when it is called again with the same options, and ends with the same bytes as
@@ -128,13 +142,15 @@ export async function calibrate(options: CalibrateOptions): Promise<Predictors> 
   const { positionsMax, threadCount } = divideMemory(options, plan);
   const crewOptions = { path: options.path, folder: folder.path, kernels, positionsMax };
   const progress = new Progress(plan, job.sizes, options.onProgress);
-  let layers: LowRankLayer[];
+  let layers: FittedLayer[];
   {
     await using crew = await FitCrew.start(crewOptions, threadCount);
     using _ticking = progress.tick(crew);
     await observe(crew, job, positionsMax, progress, options.signal);
-    const trials = await tryRanks(crew, job, progress, options.signal);
-    layers = await fit(crew, job, ranksOf(job, trials), progress, options.signal);
+    const ranks = planeBitsOf(plan.identity) > 0
+      ? layersOf(job.sizes).map(() => 0)
+      : ranksOf(job, await tryRanks(crew, job, progress, options.signal));
+    layers = await fit(crew, job, ranks, progress, options.signal);
   }
   const predictors = write(options.path, plan, layers);
   folder.remove();
@@ -167,7 +183,8 @@ function identityOf(
   { header }: FlashFile,
   kernels: KernelModule,
 ): FitIdentity {
-  const { text, textName = "text", minutes = MINUTES, method = "trained" } = options;
+  const { text, textName = "text", minutes = MINUTES, method = "trained", bits = LOW_BITS } =
+    options;
   const { recall = RECALL_WANTED, byteShare = BYTE_SHARE, earlyCost = EARLY_COST } = options;
   const { cacheShares = CACHE_SHARES, tokensMax = Number.MAX_SAFE_INTEGER } = options;
   if (!(recall > 0 && recall < 1)) {
@@ -178,6 +195,12 @@ function identityOf(
   }
   if (!FIT_METHODS.includes(method)) {
     throw new RangeError(`Cannot calibrate by "${method}": one of ${FIT_METHODS.join(", ")}`);
+  }
+  if (!(Number.isInteger(bits) && bits >= LOW_BITS_MIN && bits <= PLANE_BITS_MAX)) {
+    throw new RangeError(`Cannot keep ${bits} bits: ${LOW_BITS_MIN} to ${PLANE_BITS_MAX}`);
+  }
+  if (options.bits !== undefined && method !== "low-bit") {
+    throw new RangeError(`Cannot keep ${bits} bits by ${method}: only low-bit has a choice`);
   }
   if (!header.tokenizer) {
     throw new RangeError(`Cannot calibrate ${options.path} with text as it has no tokenizer`);
@@ -190,6 +213,7 @@ function identityOf(
     text: crc32(text),
     textName,
     method,
+    bits,
     recallWanted: recall,
     byteShare,
     minutes,
@@ -218,9 +242,10 @@ function makePlan(
   folder: WorkFolder,
 ): FitPlan {
   const { header } = file, sizes = sizesOf(header), { minutes } = identity;
+  const isLowRank = planeBitsOf(identity) === 0;
   const byteLimit = byteLimitOf(file, identity.byteShare);
   const least = leastPredictorBytes(sizes.d, sizes.n) * sizes.numLayers;
-  if (byteLimit < least) {
+  if (isLowRank && byteLimit < least) {
     const percent = Math.ceil(1000 * identity.byteShare * least / byteLimit) / 10;
     throw new RangeError(
       `Cannot fit predictors of rank 32 into ${byteLimit} bytes: ${
@@ -233,7 +258,7 @@ function makePlan(
   const chunks = sampleText(options.text, {
     encode: (text) => codec.encode(text),
     chunkLength: header.config.maxPositionEmbeddings,
-    tokensMax: Math.min(identity.tokensMax, plannedTokens(sizes, minutes)),
+    tokensMax: Math.min(identity.tokensMax, plannedTokens(sizes, { minutes, isLowRank })),
     seed: 1,
   });
   const chunkLengths = chunks.map(({ length }) => length);
@@ -242,7 +267,7 @@ function makePlan(
     throw new RangeError(`Cannot calibrate with ${tokens} tokens of text: at least ${TOKENS_MIN}`);
   }
   const fitCount = fitCountOf(chunkLengths);
-  const ranks = candidateRanks(sizes, byteLimit);
+  const ranks = isLowRank ? candidateRanks(sizes, byteLimit) : [];
   const plan: FitPlan = {
     identity,
     fileByteLength: file.byteLength,
@@ -281,7 +306,7 @@ function divideMemory(options: CalibrateOptions, plan: FitPlan) {
   const needed = (threadCount: number, positionsMax: number) =>
     runtimeBytes(threadCount) + threadCount * (THREAD_MIB * 2 ** 20 + FitTasks.byteLength(file, {
         positionsMax,
-        rankMax: Math.max(...ranks),
+        rankMax: Math.max(0, ...ranks),
         batchSize,
         heldOutCount: tokens - fitCount,
       }));
@@ -409,7 +434,7 @@ async function fit(
   ranks: number[],
   progress: Progress,
   signal?: AbortSignal,
-): Promise<LowRankLayer[]> {
+): Promise<FittedLayer[]> {
   progress.chosen(ranks);
   const tasks = ranks.map((rank, layer): FitTask => ({ kind: "fit", layer, rank }));
   await crew.run(tasks, (task) => progress.fitted(task.layer), signal);
@@ -435,12 +460,13 @@ function finishedUpdate(
 }
 
 /** Appends the predictors to the file; returns their part of the header. */
-function write(path: string, plan: FitPlan, layers: LowRankLayer[]): Predictors {
+function write(path: string, plan: FitPlan, layers: FittedLayer[]): Predictors {
   const { identity, tokens } = plan, { textName, recallWanted } = identity;
   try {
     const header = updateFlash(path, ({ header, append }) => ({
       ...header,
-      predictors: store(layers, append, identity.method, {
+      predictors: storePredictors(layers, append, {
+        createdBy: `flashpipe ${VERSION}, ${CREATED[identity.method]}`,
         recallWanted,
         calibration: { tokens, textName: basename(textName) },
       }),
@@ -451,48 +477,6 @@ function write(path: string, plan: FitPlan, layers: LowRankLayer[]): Predictors 
     finishedUpdate(path, plan);
     throw error;
   }
-}
-
-function store(
-  layers: LowRankLayer[],
-  append: AppendTensor,
-  method: FitMethod,
-  { recallWanted, calibration }: Pick<Predictors, "recallWanted" | "calibration">,
-): Predictors {
-  const matrix = (values: Float32Array, rows: number, cols: number): TensorRef => {
-    const rowBytes = new Uint8Array(rows * vectorByteLength("q8", cols));
-    storeRows("q8", values, { rows, cols }, rowBytes);
-    const tiles = new Uint8Array(matrixByteLength("q8", rows, cols));
-    tileRows("q8", rowBytes, { rows, cols }, tiles);
-    return append({ dtype: "q8", layout: "tiled", shape: [rows, cols] }, tiles);
-  };
-  const vector = (values: Float32Array): TensorRef =>
-    append(
-      { dtype: "f32", layout: "rows", shape: [values.length] },
-      new Uint8Array(values.buffer, values.byteOffset, values.byteLength),
-    );
-  return {
-    kind: "low-rank",
-    createdBy: `flashpipe ${VERSION}, ${method === "trained" ? "trained" : "closed form"}`,
-    recallWanted,
-    calibration,
-    layers: layers.map(({ rank, a, b, bias, earlyBias, measured, recallCurve }) => {
-      const n = bias.length, d = a.length / rank;
-      const { recall, predictedShare, activeShare } = measured;
-      return {
-        rank,
-        a: matrix(a, rank, d),
-        b: matrix(b, n, rank),
-        bias: vector(bias),
-        earlyBias: vector(earlyBias),
-        recall,
-        predictedShare,
-        activeShare,
-        recallCurve,
-      };
-    }),
-    missCurves: layers.map(({ missCurve }) => missCurve),
-  };
 }
 
 /** Counts work over all phases, in floating-point operations. */
@@ -516,8 +500,10 @@ class Progress {
     this.#sizes = sizes;
     this.#tell = tell;
     this.#perObservation = observeFlops(sizes) / numLayers;
-    // In closed form a layer costs about as much as a few thousand positions.
-    this.#perTrial = isTrained
+    // In closed form or bit planes a layer costs about as much as a few thousand positions.
+    this.#perTrial = ranks.length === 0
+      ? 0
+      : isTrained
       ? trialSteps * batchSize * ranks.reduce((sum, rank) => sum + trainFlops(sizes, rank), 0)
       : 2000 * this.#perObservation;
     const rank = byteLimit / numLayers / (1.0625 * (d + n));

@@ -153,6 +153,27 @@ export interface Kernels {
     rowTo: number,
   ): number;
 
+  /**
+   * x (f32[cols]) less `mean` (f32[cols]) in levels of 5 bits, into the tables that `planeScores` reads:
+   * `preparedByteLength(cols)` bytes.
+   */
+  preparePlanes(x: number, mean: number, tables: number, cols: number): void;
+
+  /**
+   * `y[row] = dot(weights of row, levels) * scale * rowScales[row]`, the dot product in integers, for rows of `bits` bit
+   * planes (docs/model_format.md); `rowFrom` and `rowTo` are multiples of 16.
+   */
+  planeScores(
+    planes: number,
+    tables: number,
+    rowScales: number,
+    y: number,
+    rowFrom: number,
+    rowTo: number,
+    bits: number,
+    cols: number,
+  ): void;
+
   /** `values[row] = max(values[row], 0)`, and its bit if that is not zero. Returns how many bits are set. */
   reluMask(values: number, mask: number, rowFrom: number, rowTo: number): number;
 
@@ -203,6 +224,8 @@ export function instantiateKernels(
     softmax: e.softmax,
     attentionHead: e.attentionHead,
     thresholdMask: e.thresholdMask,
+    preparePlanes: e.preparePlanes,
+    planeScores: e.planeScores,
     reluMask: e.reluMask,
     add: e.add,
     copy: e.copy,

@@ -4,13 +4,14 @@ import type { DiskFacts } from "./flash/bypass.ts";
 import type { FlashDisk } from "./flash/disk.ts";
 import { ModelFileError } from "./errors.ts";
 import { alignUp } from "./format/align.ts";
-import type { FlashHeader, TensorRef } from "./format/header.ts";
+import type { FlashHeader, StoredTensor } from "./format/header.ts";
 import { predictorTensors, SECTION_ALIGNMENT } from "./format/header.ts";
 import { matrixByteLength, vectorByteLength } from "./format/layout.ts";
 import { NeuronOrder } from "./format/neuron_order.ts";
 import { tileRows } from "./format/quantize.ts";
 import type { LayerWeights, ModelWeights } from "./pipeline/options.ts";
 import type { Plan } from "./plan.ts";
+import { locatePredictor } from "./predict/layer_predictor.ts";
 
 /** Bytes read at a time while loading. */
 const LOAD_BYTES = 1 << 20;
@@ -173,7 +174,7 @@ interface Range {
 
 /** Compares every resident tensor with its checksum; throws `ModelFileError` naming the first that differs. */
 function verifyTensors(bytes: Uint8Array, path: string, header: FlashHeader, plan: Plan): void {
-  const tensors: [string, TensorRef][] = header.tensors.map((tensor) => [tensor.name, tensor]);
+  const tensors: [string, StoredTensor][] = header.tensors.map((tensor) => [tensor.name, tensor]);
   for (const [index, layer] of (header.predictors?.layers ?? []).entries()) {
     for (const [name, tensor] of predictorTensors(layer)) {
       tensors.push([`predictors.layers.${index}.${name}`, tensor]);
@@ -228,13 +229,7 @@ export function locateWeights(header: FlashHeader, plan: Plan): ModelWeights {
       upBias: at(`${prefix}.ffn.up.bias`),
       downBias: at(`${prefix}.ffn.down.bias`),
       predictor: predictor
-        ? {
-          rank: predictor.rank,
-          a: addressOf(plan, predictor.a.byteOffset),
-          b: addressOf(plan, predictor.b.byteOffset),
-          bias: addressOf(plan, predictor.bias.byteOffset),
-          earlyBias: addressOf(plan, predictor.earlyBias.byteOffset),
-        }
+        ? locatePredictor(predictor, ({ byteOffset }) => addressOf(plan, byteOffset))
         : null,
     };
   };

@@ -8,7 +8,7 @@ import { MemoryBudgetError } from "./errors.ts";
 import type { ReaderBackend } from "./flash/reader.ts";
 import type { DiskFacts } from "./flash/bypass.ts";
 import type { FlashHeader } from "./format/header.ts";
-import { extentsOf, isReordered, predictorTensors } from "./format/header.ts";
+import { extentsOf, isReordered, predictorTensors, rankMaxOf } from "./format/header.ts";
 import { MEMORY_PAGES_MAX } from "./kernels.ts";
 import type { FfnMode } from "./pipeline/options.ts";
 
@@ -170,7 +170,7 @@ function planWith(
       ? neuronsPerChunk * slotBytes
       : slotByteLength(chunk, 4096),
     passNeuronsMax: isStreaming ? neuronsPerChunk : n,
-    rankMax: Math.max(0, ...(header.predictors?.layers.map(({ rank }) => rank) ?? [])),
+    rankMax: rankMaxOf(header.predictors),
     bounceByteLength: wishes.depth * BOUNCE_BYTES,
     sections: residentSections(header),
     hasResidentUp: isExact,

@@ -73,6 +73,8 @@ export interface Statistics {
   audit: AuditReport | null;
   /** Each layer, over prompt and decoding together. */
   layers: LayerCounts[];
+  /** Bytes of the predictors in memory. */
+  predictorBytes: number;
   /** Largest memory of the process so far, in bytes. */
   peakBytes: number;
   /** What the process has read from disks so far, in bytes, as counted by the system. */
@@ -107,6 +109,7 @@ export function summarize(
     decode: costOf(control, isAllPrompt ? "end" : prompt, end),
     audit: audit && plan.auditSample ? auditOf(control, plan, audit) : null,
     layers: layersOf(control, "begin", end),
+    predictorBytes: plan.bytes.predictors,
     peakBytes,
     diskBytes,
   };

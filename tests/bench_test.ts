@@ -85,7 +85,8 @@ test("benchPredictors() calibrates copies and scores them, and leaves none", asy
     calibrationText: text.slice(0, 20_000),
     heldOutText: text.slice(-2000),
     byteShares: [0.06],
-    methods: ["trained", "closed-form"],
+    bits: [3],
+    methods: ["trained", "closed-form", "sign-sketch", "low-bit"],
     minutes: 0.005,
     tokensMax: 30,
     recall: 0.95,
@@ -93,9 +94,19 @@ test("benchPredictors() calibrates copies and scores them, and leaves none", asy
     folder: models.path,
   });
   assert.equal(dense.ffn, "dense");
-  assert.deepEqual(results.map(({ method }) => method), ["trained", "closed-form"]);
-  for (const { ranks, byteLength, evaluation } of results) {
-    assert.ok(ranks.every((rank) => rank >= 32) && byteLength < 0.06 * 6 * 4 * 1024 * 256);
+  assert.deepEqual(
+    results.map(({ name }) => name),
+    ["trained, 6 %", "closed-form, 6 %", "sign-sketch", "low-bit, 3 bits", "exact"],
+  );
+  // 6 layers, d = 256, n = 1024: scales and thresholds are 3 numbers a neuron, means 2 a column.
+  const planesBytes = (bits: number) => 6 * (1024 * 256 / 8 * bits + 4 * (3 * 1024 + 2 * 256));
+  assert.equal(results[2].byteLength, planesBytes(1));
+  assert.equal(results[3].byteLength, planesBytes(3));
+  assert.equal(results[4].byteLength, 6 * 1024 * 256 / 32 * 34);
+  assert.deepEqual(results[3].sizes, new Array(6).fill(3));
+  assert.equal(results[4].evaluation.nats, dense.nats);
+  for (const { sizes, byteLength, evaluation } of results.slice(0, 2)) {
+    assert.ok(sizes.every((rank) => rank >= 32) && byteLength < 0.06 * 6 * 4 * 1024 * 256);
     assert.equal(evaluation.tokensScored, 29);
   }
   assert.deepEqual(

@@ -13,6 +13,7 @@ import { calibrate, calibrationFolder } from "../src/calibrate.ts";
 import type { CalibrateOptions } from "../src/calibrate.ts";
 import { FlashFile } from "../src/format/flash_file.ts";
 import { updateFlash } from "../src/format/flash_update.ts";
+import { inspect, renderInspection } from "../src/format/inspect.ts";
 import { pack } from "../src/format/pack.ts";
 import { open } from "../src/open.ts";
 import { runScript } from "./script_process.ts";
@@ -65,6 +66,50 @@ test("calibrate() writes predictors that open, and leaves no folder", async () =
     const at = recallCurve!.recalls.indexOf(0.95);
     assert.equal(recallCurve!.shifts[at], 0);
   }
+});
+
+for (const [method, bits] of [["sign-sketch", 1], ["low-bit", 4]] as const) {
+  test(`calibrate() by ${method} writes bit planes that open, and sets recalls`, async () => {
+    const path = copyOf(method);
+    await calibrate({ path, ...OPTIONS, method });
+    assert.ok(!existsSync(calibrationFolder(path)));
+    using file = FlashFile.open(path);
+    assert.ok((await file.verify()).ok);
+    const { kind, layers, missCurves, createdBy } = file.header.predictors!;
+    assert.equal(kind, "bit-planes");
+    assert.match(createdBy, method === "low-bit" ? /low-bit copy$/ : /sign sketch$/);
+    assert.equal(missCurves.length, 3);
+    for (const layer of layers) {
+      assert.ok("bits" in layer && layer.bits === bits);
+      assert.ok(layer.recall >= 0.95, `recall ${layer.recall}`);
+      assert.ok(layer.predictedShare < 1);
+    }
+    const ids = Array.from({ length: 20 }, (_, k) => 3 + 7 * k);
+    const listedAt = async (recall?: number) => {
+      await using model = await open(path, { recall, readers: 1, ffnCache: "50%" });
+      await model.logits(ids);
+      return model.stats().prompt.neuronsPerToken;
+    };
+    const [few, calibrated, more] = [await listedAt(0.9), await listedAt(), await listedAt(0.99)];
+    assert.ok(few < calibrated && calibrated < more, `${few}, ${calibrated}, ${more}`);
+    assert.equal(await listedAt(0.95), calibrated);
+    const rendered = renderInspection(await inspect(path));
+    assert.match(rendered, new RegExp(`bit-planes, for recall 95.0 %[^]*layer 2 +bits ${bits}, `));
+  });
+}
+
+test("calibrate() by low-bit that was aborted goes on, and ends with equal bytes", async () => {
+  const unbroken = copyOf("planes-unbroken"), path = copyOf("planes-aborted");
+  const options = { ...OPTIONS, method: "low-bit" as const, bits: 2 };
+  await calibrate({ path: unbroken, ...options });
+  await interrupted(path, options);
+  assert.ok(existsSync(calibrationFolder(path)));
+  await assert.rejects(
+    calibrate({ path, ...options, bits: 3 }),
+    /begun otherwise \(bits 2, now 3\)/,
+  );
+  await calibrate({ path, ...options });
+  assert.deepEqual(readFileSync(path), readFileSync(unbroken));
 });
 
 test(
@@ -179,7 +224,13 @@ test("calibrate() refuses options that make no sense, before it begins", async (
   const rows: [Partial<CalibrateOptions>, RegExp][] = [
     [{ recall: 1 }, /recall of 1/],
     [{ minutes: 0 }, /0 minutes/],
-    [{ method: "magic" as "trained" }, /"magic": one of trained, closed-form/],
+    [
+      { method: "magic" as "trained" },
+      /"magic": one of trained, closed-form, sign-sketch, low-bit/,
+    ],
+    [{ method: "low-bit", bits: 5 }, /Cannot keep 5 bits: 2 to 4/],
+    [{ method: "low-bit", bits: 2.5 }, /Cannot keep 2.5 bits/],
+    [{ method: "sign-sketch", bits: 2 }, /Cannot keep 2 bits by sign-sketch/],
     [{ text: "short" }, /Cannot calibrate with \d+ tokens of text: at least 64/],
     [{ byteShare: 0.01 }, /rank 32 into \d+ bytes: \d+ more are needed/],
     [{ memory: "20MiB", fresh: true }, /the smallest memory that works is \d+MiB/],
@@ -199,7 +250,12 @@ test(
       runScript("src/cli/main.ts", ["calibrate", path, "--text", textFile, ...args], {
         task: "calibrate",
       });
-    for (const args of [["--minutes", "soon"], ["--memory", "lots"], ["--method", "magic"]]) {
+    for (
+      const args of [["--minutes", "soon"], ["--memory", "lots"], ["--method", "magic"], [
+        "--bits",
+        "5",
+      ]]
+    ) {
       assert.equal((await run(...args)).exitCode, 2);
     }
     writeFileSync(calibrationFolder(path), "a file where the folder would be");
@@ -260,8 +316,9 @@ test("open() sets the recall by the curve, and refuses what it does not cover", 
   const old = folder.file("old.flash");
   copyFileSync(path, old);
   updateFlash(old, ({ header }) => {
-    const layers = header.predictors!.layers.map(({ recallCurve: _, ...layer }) => layer);
-    return { ...header, predictors: { ...header.predictors!, layers } };
+    const predictors = structuredClone(header.predictors!);
+    for (const layer of predictors.layers) delete layer.recallCurve;
+    return { ...header, predictors };
   });
   await using _model = await open(old, { readers: 1 });
   await assert.rejects(open(old, { recall: 0.95 }), /run `flashpipe calibrate` again/);

@@ -8,18 +8,22 @@ import { MemorySource } from "../src/format/byte_source.ts";
 import { FlashFile } from "../src/format/flash_file.ts";
 import { updateFlash } from "../src/format/flash_update.ts";
 import { type FlashContent, FlashWriter } from "../src/format/flash_writer.ts";
+import { predictorTensors } from "../src/format/header.ts";
 import type { FlashHeader } from "../src/format/header.ts";
 import { findMsgpackProblem } from "../src/format/msgpack_bounds.ts";
 import { encodeSlot } from "../src/format/prelude.ts";
 import { opt } from "../models/opt_tensors.ts";
-import { addPredictors, packTiny, withHeader } from "./tiny_flash.ts";
+import { addBitPlanes, addPredictors, packTiny, withHeader } from "./tiny_flash.ts";
 import { TemporaryFolder, TINY_CONFIG } from "./tiny_model.ts";
 
 /** The bytes of a tiny `.flash` file, with predictors or without. */
-async function tinyBytes({ predictors = false } = {}): Promise<Uint8Array<ArrayBuffer>> {
+async function tinyBytes(
+  { predictors = false }: { predictors?: boolean | "bit-planes" } = {},
+): Promise<Uint8Array<ArrayBuffer>> {
   using folder = new TemporaryFolder();
   const path = await packTiny(folder, "q8");
-  if (predictors) addPredictors(path);
+  if (predictors === "bit-planes") addBitPlanes(path, 3);
+  else if (predictors) addPredictors(path);
   return new Uint8Array(readFileSync(path));
 }
 
@@ -66,10 +70,10 @@ test("FlashFile.verify() is content with a sound file and names what is damaged"
   const bytes = await tinyBytes({ predictors: true });
   using sound = openBytes(bytes);
   assert.deepEqual((await sound.verify()).failures, []);
-  const { header } = sound;
+  const { header } = sound, [[, firstTensor]] = predictorTensors(header.predictors!.layers[1]);
   const damage = [
     ["finalNorm.bias", sound.tensor("finalNorm.bias").byteOffset + 3],
-    ["predictors.layers.1.a", header.predictors!.layers[1].a.byteOffset],
+    ["predictors.layers.1.a", firstTensor.byteOffset],
     ["layers.0.bundles 64..95", header.layers[0].bundles.byteOffset + 96 * 68 - 1],
   ] as const;
   for (const [field, byteOffset] of damage) {
@@ -208,11 +212,56 @@ const BAD_HEADERS: [string, (header: Loose) => void, RegExp][] = [
   ],
 ];
 
+/** The same of bit planes: 96 neurons, 32 columns, 3 bits. */
+const BAD_BIT_PLANES: typeof BAD_HEADERS = [
+  ["no bits", (h) => h.predictors.layers[0].bits = 0, /layers\.0\.bits/],
+  ["5 bits", (h) => h.predictors.layers[0].bits = 5, /layers\.0\.bits/],
+  [
+    "other bits than the planes",
+    (h) => h.predictors.layers[1].bits = 2,
+    /expected 96,2,32, found 96,3,32 .*layers\.1\.planes\.shape/,
+  ],
+  ["a shape of two", (h) => h.predictors.layers[0].planes.shape = [96, 96], /planes\.shape/],
+  ["bytes as planes", (h) => h.predictors.layers[0].planes.dtype = "q8", /planes\.dtype/],
+  ["planes in tiles", (h) => h.predictors.layers[0].planes.layout = "tiled", /planes\.layout/],
+  [
+    "planes that are too short",
+    (h) => h.predictors.layers[0].planes.byteLength -= 16,
+    /expected 1152, found 1136 .*layers\.0\.planes\.byteLength/,
+  ],
+  ["bits as scales", (h) => h.predictors.layers[0].rowScales.dtype = "u1", /rowScales\.dtype/],
+  ["a mean of n", (h) => h.predictors.layers[0].mean.shape = [96], /layers\.0\.mean\.shape/],
+  ["no early mean", (h) => delete h.predictors.layers[1].earlyMean, /layers\.1\.earlyMean/],
+  ["a rank", (h) => h.predictors.layers[0].rank = 32, /rank/],
+  ["layers of another kind", (h) => h.predictors.kind = "low-rank", /predictors\.layers\.0/],
+  ["an unknown kind", (h) => h.predictors.kind = "gate", /predictors\.kind/],
+  [
+    "planes inside of other planes",
+    (h) => h.predictors.layers[1].planes.byteOffset = h.predictors.layers[0].planes.byteOffset,
+    /inside of predictors\.layers\.[01]\.planes/,
+  ],
+  ["bits in the model's tensors", (h) => h.tensors[0].dtype = "u1", /tensors\.0\.dtype/],
+  ["predictors of too few layers", (h) => h.predictors.layers.pop(), /predictors\.layers/],
+];
+
 test("FlashFile.open() refuses unsound headers with right checksums, naming the field", async () => {
   const bytes = await tinyBytes({ predictors: true });
+  const original = refuseAll(bytes, BAD_HEADERS);
+  refuseAll(await tinyBytes({ predictors: "bit-planes" }), BAD_BIT_PLANES);
+  const header = { ...decode(original) as FlashHeader, architecture: "gpt9" };
+  const open = () => openBytes(withHeader(bytes, encode(header)));
+  assert.throws(open, (error: Error) => {
+    assert.ok(error instanceof UnsupportedModelError);
+    assert.match(error.message, /"gpt9" is not supported; supported: opt/);
+    return true;
+  });
+});
+
+/** Opens a sound file with each of the headers behind it; returns the bytes of its own. */
+function refuseAll(bytes: Uint8Array, headers: typeof BAD_HEADERS): Uint8Array {
   const { slot } = openBytes(bytes);
   const original = bytes.subarray(slot.byteOffset, slot.byteOffset + slot.byteLength);
-  for (const [what, change, message] of BAD_HEADERS) {
+  for (const [what, change, message] of headers) {
     const header = decode(original) as FlashHeader;
     change(header);
     const bad = withHeader(bytes, encode(header));
@@ -223,14 +272,8 @@ test("FlashFile.open() refuses unsound headers with right checksums, naming the 
       return true;
     }, what);
   }
-  const header = { ...decode(original) as FlashHeader, architecture: "gpt9" };
-  const open = () => openBytes(withHeader(bytes, encode(header)));
-  assert.throws(open, (error: Error) => {
-    assert.ok(error instanceof UnsupportedModelError);
-    assert.match(error.message, /"gpt9" is not supported; supported: opt/);
-    return true;
-  });
-});
+  return original;
+}
 
 test("FlashFile.open() refuses what is no .flash file, or not whole", async () => {
   const bytes = await tinyBytes();

@@ -3,7 +3,7 @@ import assert from "node:assert/strict";
 import { test } from "node:test";
 import { closedFormStart, finishLayer, prepareLayer, storedAsQ8 } from "../src/fit/closed_form.ts";
 import { Judge } from "../src/fit/judge.ts";
-import type { Scorer } from "../src/fit/judge.ts";
+import { LowRankScorer } from "../src/fit/low_rank_scorer.ts";
 import { LogisticTrainer } from "../src/fit/logistic_trainer.ts";
 import { heldOutActive } from "../src/fit/observations.ts";
 import type { LayerObservations } from "../src/fit/observations.ts";
@@ -83,20 +83,20 @@ test("LogisticTrainer beats the closed form at equal bytes and recall, on held-o
     trainer.train({ rate, positive: (1 - share) / share / BATCH, negative: 1 / BATCH });
   }
   const { a, b, bias } = trainer.predictor;
-  const scorer: Scorer = {
+  const scorer = new LowRankScorer(kernels, {
     rank: RANK,
     a: storedAsQ8(a.slice(), RANK, D),
     b: storedAsQ8(b.slice(), N, RANK),
     offset: bias.slice(),
     earlyOffset: bias.slice(),
-  };
+  });
   const from = FIT * D;
   const heldOut = new ArrayPositions({
     inputs: layer.inputs.subarray(from),
     earlyInputs: layer.inputs.subarray(from),
     active: layer.heldOutActive,
   }, D);
-  const judge = new Judge(kernels, heldOut, { d: D, n: N, rankMax: RANK });
+  const judge = new Judge(heldOut, { d: D, n: N });
   const judgement = judge.judge(scorer, { recallWanted, earlyCost: 0.5 });
   const trained = judgement.measured;
   assert.ok(trained.recall >= recallWanted && closed.recall >= recallWanted);

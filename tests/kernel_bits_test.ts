@@ -12,6 +12,7 @@ import {
   MEMORY_PAGES_MAX,
   STATICS_BYTE_LENGTH,
 } from "../src/kernels.ts";
+import { storePlanes } from "../src/format/bit_planes.ts";
 import { QUANTIZATIONS, vectorByteLength } from "../src/format/layout.ts";
 import { storeRows, tileRows } from "../src/format/quantize.ts";
 import {
@@ -19,6 +20,8 @@ import {
   dotTwin,
   downTwin,
   layerNormTwin,
+  levelsTwin,
+  planeScoreTwin,
   Random,
   softmaxTwin,
 } from "./kernel_twins.ts";
@@ -31,7 +34,7 @@ const HEAD_DIM = 48;
  * Checksum of the outputs below. It comes from the twins, which the test runs too; whoever changes an order of
  * operations changes it on purpose: print `checksum(twinOutputs())`.
  */
-const CHECKSUM = 0x02829f80;
+const CHECKSUM = 0xba20c8d1;
 
 function inputs() {
   const random = new Random(20261121);
@@ -52,6 +55,13 @@ function rowBytes(quantization: (typeof QUANTIZATIONS)[number]): Uint8Array<Arra
   return Array.from({ length: ROWS }, (_, row) => bytes.slice(row * length, (row + 1) * length));
 }
 
+/** Odd weights of 3 bits, i8[ROWS][COLS]. */
+function planeLevels(): Int8Array {
+  return Int8Array.from(inputs().weights, (weight) => {
+    return Math.max(-7, Math.min(7, 2 * Math.floor(70 * weight) + 1));
+  });
+}
+
 function twinOutputs(): Float32Array[] {
   const { x, bias, columnBias, keys, values } = inputs();
   const outputs = QUANTIZATIONS.flatMap((quantization) => {
@@ -60,8 +70,13 @@ function twinOutputs(): Float32Array[] {
     const activations = y.map((value) => Math.max(value, 0));
     return [y, downTwin(quantization, rows, activations, columnBias, x)];
   });
+  const seen = levelsTwin(x, columnBias), levels = planeLevels();
+  const planes = bias.map((scale, row) =>
+    planeScoreTwin(levels.subarray(row * COLS, (row + 1) * COLS), seen, scale)
+  );
   return [
     ...outputs,
+    planes,
     layerNormTwin(x, columnBias, columnBias, 1e-5),
     softmaxTwin(x),
     attentionTwin(x.slice(0, HEAD_DIM), keys, values, 0.25),
@@ -117,6 +132,12 @@ function kernelOutputs(
     kernels.finishDown[quantization](sums, columnBiasAt, residual, 0, COLS, COLS);
     take(residual, COLS);
   }
+  const planesAt = put(storePlanes(planeLevels(), { rows: ROWS, cols: COLS, bits: 3 }));
+  often(() => {
+    kernels.preparePlanes(xAt, columnBiasAt, xp, COLS);
+    kernels.planeScores(planesAt, xp, biasAt, y, 0, ROWS, 3, COLS);
+  });
+  take(y, ROWS);
   often(() => kernels.layerNorm(xAt, columnBiasAt, columnBiasAt, y, COLS, 1e-5));
   take(y, COLS);
   const scores = put(x);

@@ -135,6 +135,30 @@ function addBlocks(
   }
 }
 
+/** The 31 levels of `x - mean` that a bit-planes predictor sees, and their scale. */
+export function levelsTwin(
+  x: Float32Array,
+  mean: Float32Array,
+): { levels: number[]; scale: number } {
+  const centred = x.map((value, c) => value - mean[c]);
+  const largest = centred.reduce((most, value) => Math.max(most, Math.abs(value)), 0);
+  const inverse = f(15 / largest);
+  return {
+    levels: Array.from(centred, (value) => roundToEven(f(value * inverse)) || 0),
+    scale: largest < 2 ** -60 ? 0 : f(largest / 15),
+  };
+}
+
+/** The score of a row of odd weights, i8[cols], in integers and then scaled twice. */
+export function planeScoreTwin(
+  weights: Int8Array,
+  { levels, scale }: ReturnType<typeof levelsTwin>,
+  rowScale: number,
+): number {
+  const sum = levels.reduce((total, level, c) => total + level * weights[c], 0);
+  return f(f(sum * scale) * rowScale);
+}
+
 /** `residual + (sum over neurons of activation * column + bias)`, neurons in order, zeros left out. */
 export function downTwin(
   quantization: Quantization,

@@ -16,6 +16,7 @@ import {
   QUANTIZATIONS,
   vectorByteLength,
 } from "../src/format/layout.ts";
+import { storePlanes } from "../src/format/bit_planes.ts";
 import { storeRows, tileRows } from "../src/format/quantize.ts";
 import {
   attentionTwin,
@@ -23,6 +24,8 @@ import {
   downTwin,
   expTwin,
   layerNormTwin,
+  levelsTwin,
+  planeScoreTwin,
   Random,
   softmaxTwin,
 } from "./kernel_twins.ts";
@@ -487,6 +490,48 @@ for (const build of BUILDS) {
     assert.equal(kernels.reluMask(values, mask, 0, rows), countIn(0, rows));
     assert.deepEqual(readMask(), maskOf(sums));
     assertAgrees("plain", floatsAt(values, rows), sums.map((v) => Math.max(v, 0)), 0, "relu");
+  });
+
+  test(`preparePlanes and planeScores equal their twin, bit for bit (${build})`, () => {
+    const random = new Random(12);
+    const rows = 48;
+    for (const bits of [1, 2, 3, 4]) {
+      for (const cols of [32, 96, 2048, 4128]) {
+        const scratch = new Scratch();
+        const [x, mean] = [random.vector(cols, 3), random.vector(cols, 0.5)];
+        const weights = Int8Array.from(
+          { length: rows * cols },
+          () => 2 * random.below(2 ** bits) + 1 - 2 ** bits,
+        );
+        const rowScales = random.vector(rows);
+        const inputs = [
+          x,
+          x.map((value) => Math.sign(value) * 9), // Most levels are 15 or near: the largest sums.
+          mean, // Nothing but the mean: no scale.
+          x.map((value, c) => c === 7 ? NaN : value),
+          x.map((value, c) => c === 7 ? Infinity : value),
+        ];
+        // Where all signs agree, sums are as large as they can be.
+        weights.forEach((_, i) =>
+          i < cols && (weights[i] = Math.sign(x[i] || 1) * (2 ** bits - 1))
+        );
+        const planes = scratch.bytes(storePlanes(weights, { rows, cols, bits }));
+        const [meanAt, scalesAt] = [scratch.floats(mean), scratch.floats(rowScales)];
+        const tables = scratch.reserve(preparedByteLength(cols));
+        for (const input of inputs) {
+          kernels.preparePlanes(scratch.floats(input), meanAt, tables, cols);
+          const y = scratch.floats(new Float32Array(rows).fill(77));
+          kernels.planeScores(planes, tables, scalesAt, y, 16, rows, bits, cols);
+          assert.equal(floatsAt(y, 16)[3], 77);
+          kernels.planeScores(planes, tables, scalesAt, y, 0, 16, bits, cols);
+          const seen = levelsTwin(input, mean);
+          const expected = rowScales.map((scale, row) =>
+            planeScoreTwin(weights.subarray(row * cols, (row + 1) * cols), seen, scale)
+          );
+          assertAgrees("plain", floatsAt(y, rows), expected, 0, `${bits} bits, ${cols} columns`);
+        }
+      }
+    }
   });
 
   test(`add, copy, zero, gather and argmax (${build})`, () => {

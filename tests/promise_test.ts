@@ -3,15 +3,18 @@
  * row of the tables below opens the model in another way and hashes the logits of 64 tokens.
  */
 import assert from "node:assert/strict";
-import { readFileSync } from "node:fs";
+import { copyFileSync, readFileSync } from "node:fs";
 import { after, before, test } from "node:test";
 import { crc32 } from "node:zlib";
 import { calibrate } from "../src/calibrate.ts";
 import { POLICY_NAMES } from "../src/cache/policies.ts";
+import type { FitMethod } from "../src/fit/fit_plan.ts";
 import { open } from "../src/open.ts";
 import type { OpenOptions } from "../src/open.ts";
 import { goldenOf, PackedModels } from "./packed_models.ts";
-import { addPredictors } from "./tiny_flash.ts";
+import { addBitPlanes, addPredictors } from "./tiny_flash.ts";
+
+const METHODS = ["trained", "sign-sketch", "low-bit"] as const satisfies FitMethod[];
 
 const models = new PackedModels();
 after(() => models[Symbol.dispose]());
@@ -30,12 +33,18 @@ async function hashOf(path: string, options: OpenOptions): Promise<string> {
   return crc32(bytes).toString(16).padStart(8, "0");
 }
 
-let calibrated = "";
+/** Files with predictors of each kind. */
+const calibrated: Partial<Record<FitMethod, string>> = {};
 before(async () => {
-  calibrated = await models.flashOf("tales");
+  const packed = await models.flashOf("tales");
   const text = readFileSync(new URL("../models/tales/calibration.txt", import.meta.url), "utf8");
-  await calibrate({ path: calibrated, text, tokensMax: 700 });
-}, { timeout: 120_000 });
+  for (const method of METHODS) {
+    const path = models.file(`${method}.flash`);
+    copyFileSync(packed, path);
+    await calibrate({ path, text, method, tokensMax: 700 });
+    calibrated[method] = path;
+  }
+}, { timeout: 240_000 });
 
 const WAYS: [string, OpenOptions][] = [
   ...POLICY_NAMES.filter((name) => name !== "window").map(
@@ -67,20 +76,40 @@ const WAYS: [string, OpenOptions][] = [
   ["waiters that sleep at once", { spins: 0, flashSpins: 0 }],
 ];
 
-test("Model.logits() in predicted does not depend on cache, policy, lanes, readers or timing", async (t) => {
-  const expected = await hashOf(calibrated, { ffn: "predicted" });
-  for (const [name, options] of WAYS) {
-    await t.test(name, async () => {
-      assert.equal(await hashOf(calibrated, { ffn: "predicted", ...options }), expected);
+/** What bit planes could be sensitive to: who looks, what was looked at early, in how many passes. */
+const LOOK_WAYS = [
+  "a cache smaller than",
+  "everything",
+  "2 lanes",
+  "4 lanes",
+  "no prefetch",
+  "another slow",
+];
+
+const WAYS_OF: Record<(typeof METHODS)[number], [string, OpenOptions][]> = {
+  "trained": WAYS,
+  "sign-sketch": WAYS.filter(([name]) => LOOK_WAYS.some((way) => name.startsWith(way))),
+  "low-bit": WAYS.filter(([name]) => LOOK_WAYS.some((way) => name.startsWith(way))),
+};
+
+for (const method of METHODS) {
+  test(`Model.logits() in predicted, ${method}, does not depend on cache, policy, lanes, readers or timing`, async (t) => {
+    const path = calibrated[method]!;
+    const expected = await hashOf(path, { ffn: "predicted" });
+    for (const [name, options] of WAYS_OF[method]) {
+      await t.test(name, async () => {
+        assert.equal(await hashOf(path, { ffn: "predicted", ...options }), expected);
+      });
+    }
+    await t.test("but another set of neurons does change them", async () => {
+      assert.notEqual(await hashOf(path, { ffn: "dense" }), expected);
+      assert.notEqual(await hashOf(path, { ffn: "predicted", recall: 0.9 }), expected);
     });
-  }
-  await t.test("but another set of neurons does change them", async () => {
-    assert.notEqual(await hashOf(calibrated, { ffn: "dense" }), expected);
   });
-});
+}
 
 test("Model.logits() in exact equals dense, bit for bit", async () => {
-  const expected = await hashOf(calibrated, { ffn: "dense" });
+  const expected = await hashOf(calibrated.trained!, { ffn: "dense" });
   const ways: OpenOptions[] = [
     { ffn: "dense", ffnCache: "100%", lanes: 2 },
     { ffn: "dense", lanes: 3, readers: 1 },
@@ -90,7 +119,7 @@ test("Model.logits() in exact equals dense, bit for bit", async () => {
     { ffn: "exact", prefetch: false, simulation: { seed: 3, delayMsMax: 0.3 } },
   ];
   for (const options of ways) {
-    assert.equal(await hashOf(calibrated, options), expected, JSON.stringify(options));
+    assert.equal(await hashOf(calibrated.trained!, options), expected, JSON.stringify(options));
   }
 });
 
@@ -101,15 +130,18 @@ test("Model.logits() in exact equals dense, bit for bit", async () => {
 const PLAIN_HASHES = {
   dense: { f16: "113ef1ad", q8: "f2221476" },
   predicted: { f16: "dc87f79c", q8: "3047e152" },
+  bitPlanes: { f16: "356eb217", q8: "8fc6b79e" },
 };
 
-for (const ffn of ["dense", "predicted"] as const) {
+for (const way of ["dense", "predicted", "bitPlanes"] as const) {
   for (const quant of ["f16", "q8"] as const) {
-    test(`Model.logits() with the plain kernels has one hash in all runtimes: ${ffn}, ${quant}`, async () => {
+    test(`Model.logits() with the plain kernels has one hash in all runtimes: ${way}, ${quant}`, async () => {
       const path = await models.flashOf("tales", quant);
-      addPredictors(path);
+      if (way === "bitPlanes") addBitPlanes(path, 3);
+      else addPredictors(path);
+      const ffn = way === "dense" ? "dense" : "predicted";
       const hash = await hashOf(path, { ffn, kernels: "plain" });
-      assert.equal(hash, PLAIN_HASHES[ffn][quant]);
+      assert.equal(hash, PLAIN_HASHES[way][quant]);
     });
   }
 }

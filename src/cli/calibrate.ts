@@ -7,7 +7,7 @@ import { FlashFile } from "../format/flash_file.ts";
 import type { ReorderOptions, ReorderResult } from "../reorder.ts";
 import { givenFile } from "./given_path.ts";
 import { Interrupt } from "./terminal/interrupt.ts";
-import { byteSize, realNumber, share } from "./option_values.ts";
+import { byteSize, realNumber, share, wholeNumber } from "./option_values.ts";
 import { renderOrder } from "./reorder.ts";
 import { Progress } from "./terminal/progress.ts";
 import { readText } from "./text_file.ts";
@@ -20,12 +20,17 @@ sees about 150 000 tokens in the two minutes of the default, a model of 1B param
 for which 30 minutes and more are well spent. Minutes are those of two cores; work is planned by them
 and not by a clock, so that the same options give the same file.
 
+Methods that train nothing keep the FFN's up rows in memory, in 1 bit a weight (sign-sketch) or 2 to
+4 (low-bit), and need some thousand tokens for means and thresholds. Four bits take a quarter of what
+the up rows take in f16, and name little more than what is active; one bit names several times that.
+
 What is done is kept in FILE.calibration until the end, when the file is changed all at once. A run
 that was stopped goes on there when it is started again with the same options.
 
 Examples:
   flashpipe calibrate opt-6.7b.flash --text sample.txt --minutes 60
-  flashpipe calibrate opt-6.7b.flash --text sample.txt --recall 98% --memory 4GiB`;
+  flashpipe calibrate opt-6.7b.flash --text sample.txt --recall 98% --memory 4GiB
+  flashpipe calibrate opt-6.7b.flash --text sample.txt --method low-bit --bits 3`;
 
 interface CalibrateFlags {
   text: string;
@@ -34,6 +39,7 @@ interface CalibrateFlags {
   memory?: number;
   bytesShare?: number;
   method?: FitMethod;
+  bits?: number;
   fresh?: boolean;
   reorder?: boolean;
 }
@@ -60,14 +66,19 @@ export function calibrateCommand(): Command {
     )
     .option(
       "--bytes-share <share>",
-      "most bytes of all predictors, as a share of the FFN's in f16 (default: 10%)",
+      "most bytes of low-rank predictors, as a share of the FFN's in f16 (default: 10%)",
       share,
     )
     .addOption(
       new Option(
         "--method <name>",
-        "how predictors are fitted; closed-form takes seconds (default: trained)",
+        "how predictors are made; all but trained take seconds, beside running the text (default: trained)",
       ).choices([...FIT_METHODS]),
+    )
+    .option(
+      "--bits <count>",
+      "bits that low-bit keeps of a weight, 2 to 4 (default: 4)",
+      wholeNumber({ min: 2, max: 4 }),
     )
     .option("--reorder", "then put neurons that are read together side by side (see `reorder`)")
     .option("--fresh", "begin anew, whatever an unfinished run left")
@@ -78,7 +89,7 @@ export function calibrateCommand(): Command {
 async function calibrateFile(path: string, flags: CalibrateFlags): Promise<void> {
   givenFile(path);
   givenFile(flags.text);
-  const { recall, minutes, memory, bytesShare: byteShare, method, fresh } = flags;
+  const { recall, minutes, memory, bytesShare: byteShare, method, bits, fresh } = flags;
   using interrupt = new Interrupt();
   using progress = new Progress();
   // Loaded when needed only: it would slow the start of every other command.
@@ -92,6 +103,7 @@ async function calibrateFile(path: string, flags: CalibrateFlags): Promise<void>
     memory,
     byteShare,
     method,
+    bits,
     fresh,
     onProgress: ({ phase, done, total }) => {
       // What another run had done says nothing about this one's speed.
@@ -123,10 +135,14 @@ async function reorderBy(
 function renderPredictors(path: string): string {
   using file = FlashFile.open(path);
   const percent = (share: number) => `${(100 * share).toFixed(1)} %`.padStart(8);
-  const rows = (file.header.predictors?.layers ?? []).map((layer, index) => {
-    const { rank, recall, predictedShare, activeShare } = layer;
-    return `${String(index).padStart(5)} ${String(rank).padStart(5)} ${percent(recall)} ` +
+  const { kind, layers } = file.header.predictors!;
+  const rows = layers.map((layer, index) => {
+    const { recall, predictedShare, activeShare } = layer;
+    const size = "rank" in layer ? layer.rank : layer.bits;
+    return `${String(index).padStart(5)} ${String(size).padStart(5)} ${percent(recall)} ` +
       `${percent(predictedShare)} ${percent(activeShare)}\n`;
   });
-  return `layer  rank   recall predicted  active\n${rows.join("")}`;
+  return `layer  ${kind === "low-rank" ? "rank" : "bits"}   recall predicted  active\n${
+    rows.join("")
+  }`;
 }

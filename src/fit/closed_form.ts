@@ -4,7 +4,9 @@ import { loadKernelModule } from "../kernels.ts";
 import type { KernelModule } from "../kernels.ts";
 import { chooseRanks, defaultPredictorBytes, RANK_STEP } from "./choose_ranks.ts";
 import { Judge } from "./judge.ts";
-import type { Judgement, Scorer } from "./judge.ts";
+import type { Judgement } from "./judge.ts";
+import { LowRankScorer } from "./low_rank_scorer.ts";
+import type { LowRankStart } from "./low_rank_scorer.ts";
 import { columnsOf, multiplyTransposed, rowsOf } from "./matrix_product.ts";
 import {
   checkObservations,
@@ -103,19 +105,19 @@ export function finishLayer(
   const { hiddenSize: d, neuronCount: n } = basis;
   const active = heldOutActive(observations);
   const { recallWanted = RECALL_WANTED, earlyCost = EARLY_COST } = options;
-  const scorer = closedFormScorer(basis, rank, meanOf(earlyInputs, fitCount, d));
+  const start = storedClosedForm(basis, rank, meanOf(earlyInputs, fitCount, d));
   const from = fitCount * d;
   const heldOut = new ArrayPositions(
     { inputs: inputs.subarray(from), earlyInputs: earlyInputs.subarray(from), active },
     d,
   );
-  const judge = new Judge(kernels, heldOut, { d, n, rankMax: rank });
-  const { a, b } = scorer;
+  const judge = new Judge(heldOut, { d, n });
+  const { a, b } = start, scorer = new LowRankScorer(kernels, start);
   return { rank, a, b, ...judge.judge(scorer, { recallWanted, earlyCost }) };
 }
 
 /** The predictor of a rank as q8 stores it, with scores in units of what it leaves out. */
-function closedFormScorer(basis: ReducedRank, rank: number, earlyMean: Float64Array): Scorer {
+function storedClosedForm(basis: ReducedRank, rank: number, earlyMean: Float64Array): LowRankStart {
   const { hiddenSize: d, neuronCount: n, rankMax, moments, means } = basis;
   const exactB = firstColumns(basis.b, n, rankMax, rank);
   const a = storedAsQ8(basis.a.subarray(0, rank * d), rank, d);

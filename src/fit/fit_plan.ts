@@ -3,10 +3,24 @@ import type { Quantization } from "../format/layout.ts";
 import { predictorByteLength, RANK_STEP } from "./choose_ranks.ts";
 import { RUN_LENGTH } from "./positions.ts";
 
-/** How predictors are fitted: in closed form, or trained from there by the balanced logistic loss. */
-export type FitMethod = "trained" | "closed-form";
+/**
+ * How predictors are made: low-rank ones in closed form, or trained from there by the balanced logistic loss; or bit
+ * planes of the up rows, without training.
+ */
+export type FitMethod = "trained" | "closed-form" | "sign-sketch" | "low-bit";
 
-export const FIT_METHODS: readonly FitMethod[] = ["trained", "closed-form"];
+export const FIT_METHODS: readonly FitMethod[] = [
+  "trained",
+  "closed-form",
+  "sign-sketch",
+  "low-bit",
+];
+
+/** Bits of a weight that a method keeps; 0 for low-rank ones. */
+export function planeBitsOf({ method, bits }: Pick<FitIdentity, "method" | "bits">): number {
+  if (method === "low-bit") return bits;
+  return method === "sign-sketch" ? 1 : 0;
+}
 
 /** What a calibration was asked for; a folder that was begun with something else is not gone on with. */
 export interface FitIdentity {
@@ -19,6 +33,8 @@ export interface FitIdentity {
   text: number;
   textName: string;
   method: FitMethod;
+  /** Of a weight, for `low-bit`. */
+  bits: number;
   recallWanted: number;
   byteShare: number;
   minutes: number;
@@ -40,7 +56,7 @@ export interface FitPlan {
   fitCount: number;
   /** Bytes of all predictors in the file. */
   byteLimit: number;
-  /** Ranks that a layer may get. */
+  /** Ranks that a layer may get; none for bit planes. */
   ranks: number[];
   batchSize: number;
   /** Steps that try a rank, and steps of the chosen one. */
@@ -69,6 +85,7 @@ const TRAINING_SHARE = 0.35;
 const TRIALS_SHARE = 0.15;
 
 const TOKENS_MIN = 1024;
+const BIT_PLANES_TOKENS_MAX = 24_576;
 const EPOCHS_MAX = 12;
 const STEPS_MIN = 100;
 const BATCH_RUNS = 8;
@@ -91,10 +108,14 @@ export function trainFlops({ d, n }: FitSizes, rank: number): number {
   return 6 * rank * (d + n);
 }
 
-/** How many positions are worth observing within the time. */
-export function plannedTokens(sizes: FitSizes, minutes: number): number {
+/** How many positions are worth observing within the time; bit planes know their scales after some thousand. */
+export function plannedTokens(
+  sizes: FitSizes,
+  { minutes, isLowRank }: { minutes: number; isLowRank: boolean },
+): number {
   const seconds = 60 * minutes * OBSERVING_SHARE;
-  return Math.max(TOKENS_MIN, Math.floor(seconds * FLOPS_PER_SECOND / observeFlops(sizes)));
+  const tokens = Math.max(TOKENS_MIN, Math.floor(seconds * FLOPS_PER_SECOND / observeFlops(sizes)));
+  return isLowRank ? tokens : Math.min(tokens, BIT_PLANES_TOKENS_MAX);
 }
 
 /** Steps of training within the time, with the ranks that the bytes allow on average. */

@@ -2,6 +2,8 @@ import type { MissCurve } from "../cache/miss_curve.ts";
 import { FlashFile } from "../format/flash_file.ts";
 import { loadRows } from "../format/quantize.ts";
 import type { KernelModule } from "../kernels.ts";
+import { bitPlanesFitByteLength, fitBitPlanes } from "./bit_planes_fit.ts";
+import type { BitPlanesLayer } from "./bit_planes_fit.ts";
 import {
   closedFormStart,
   finishLayer,
@@ -11,9 +13,10 @@ import {
 } from "./closed_form.ts";
 import type { LowRankLayer } from "./closed_form.ts";
 import type { FitPlan, FitSizes } from "./fit_plan.ts";
-import { sizesOf } from "./fit_plan.ts";
+import { planeBitsOf, sizesOf } from "./fit_plan.ts";
 import { Judge } from "./judge.ts";
-import type { Scorer } from "./judge.ts";
+import { LowRankScorer } from "./low_rank_scorer.ts";
+import type { LowRankStart } from "./low_rank_scorer.ts";
 import { LayerForward } from "./layer_forward.ts";
 import { LogisticTrainer } from "./logistic_trainer.ts";
 import type { LayerObservations } from "./observations.ts";
@@ -29,7 +32,7 @@ export type FitTask =
   | { kind: "observe"; layer: number; firstChunk: number; chunkCount: number }
   /** Tries ranks, and keeps what each costs. */
   | { kind: "try"; layer: number }
-  /** Fits the predictor of the rank that was chosen. */
+  /** Fits the predictor of the rank that was chosen; 0: bit planes, which have none. */
   | { kind: "fit"; layer: number; rank: number };
 
 export interface FitTasksOptions {
@@ -59,7 +62,7 @@ const WARMUP_STEPS = 40;
 
 /** A checkpoint is written after so many ms; how often changes no number. */
 const CHECKPOINT_MS = 4000;
-/** Positions that the closed form learns from, if it is only where training begins. */
+/** Positions that scales of bit planes, and the closed form where training begins, learn from. */
 const START_POSITIONS = 8192;
 /** Held-out positions that trials are judged by. */
 const TRIAL_POSITIONS = 3072;
@@ -104,10 +107,14 @@ export class FitTasks {
       rank: rankMax,
       batchSize,
     });
-    const judge = Judge.byteLength({ d, n, rankMax }) + 3 * heldOutCount * n / 8;
-    const closedForm = 4 * d * 2 * START_POSITIONS + 8 * d * d * 6 + 4 * n * d * 4 +
+    const judge = Judge.byteLength({ d, n }) + 3 * heldOutCount * n / 8;
+    const scorer = LowRankScorer.byteLength({ d, n, rank: rankMax });
+    const observations = 4 * d * 2 * START_POSITIONS;
+    const closedForm = observations + 8 * d * d * 6 + 4 * n * d * 4 +
       4 * n * rankMax * 3;
-    return Math.max(observing, closedForm, trainer + judge + 12 * rankMax * (d + n));
+    const bitPlanes = observations + bitPlanesFitByteLength({ d, n }) + judge;
+    const training = trainer + judge + scorer + 12 * rankMax * (d + n);
+    return Math.max(observing, closedForm, bitPlanes, training);
   }
 
   close(): void {
@@ -200,8 +207,8 @@ export class FitTasks {
       trainer.begin(closedFormStart(basis, rank));
       const done = (share: number) => report((workOf(index) + share * rank) / workOf(ranks.length));
       this.#train(trainer, layer, { steps: trialSteps, batchFrom: 0, report: done });
-      const scorer = this.#scorerOf(trainer, rank);
-      const judge = new Judge(this.#options.kernels, heldOut, { ...this.#sizes, rankMax: rank });
+      const scorer = new LowRankScorer(this.#options.kernels, this.#startOf(trainer, rank));
+      const judge = new Judge(heldOut, this.#sizes);
       const { predictedShare, missCurve } = judge.sketch(scorer, identity.recallWanted);
       trials.predictedShares.push(predictedShare);
       trials.missCurves.push(missCurve);
@@ -212,11 +219,16 @@ export class FitTasks {
 
   #fit(layer: number, rank: number, report: ReportProgress): void {
     if (this.#folder.readRecord(fitRecord(layer))) return;
-    const fitted = this.#plan.identity.method === "trained"
-      ? this.#fitByTraining(layer, rank, report)
-      : this.#fitInClosedForm(layer, rank);
+    const fitted = this.#fitted(layer, rank, report);
     this.#folder.writeRecord(fitRecord(layer), packLayer(fitted));
     this.#folder.forget(trainingRecord(layer));
+  }
+
+  #fitted(layer: number, rank: number, report: ReportProgress): FittedLayer {
+    const { identity } = this.#plan;
+    if (planeBitsOf(identity) > 0) return this.#fitBitPlanes(layer);
+    if (identity.method === "closed-form") return this.#fitInClosedForm(layer, rank);
+    return this.#fitByTraining(layer, rank, report);
   }
 
   #fitInClosedForm(layer: number, rank: number): LowRankLayer {
@@ -227,16 +239,23 @@ export class FitTasks {
     return finishLayer(observations, basis, rank, options, this.#options.kernels);
   }
 
+  #fitBitPlanes(layer: number): BitPlanesLayer {
+    const { fitCount, tokens, identity } = this.#plan, bits = planeBitsOf(identity);
+    const observations = this.#observations(layer, START_POSITIONS);
+    using heldOut = this.#positions(layer, { first: fitCount, count: tokens - fitCount });
+    return fitBitPlanes(observations, heldOut, { ...identity, bits }, this.#options.kernels);
+  }
+
   #fitByTraining(layer: number, rank: number, report: ReportProgress): LowRankLayer {
     const { steps, trialSteps, fitCount, tokens, identity } = this.#plan;
     const trainer = this.#trainer(rank);
     this.#restore(trainer, layer, rank);
     this.#train(trainer, layer, { steps, batchFrom: trialSteps, report, isKept: true });
-    const scorer = this.#scorerOf(trainer, rank);
-    scorer.earlyOffset = this.#earlyOffset(layer, scorer);
+    const start = this.#startOf(trainer, rank);
+    start.earlyOffset = this.#earlyOffset(layer, start);
     using heldOut = this.#positions(layer, { first: fitCount, count: tokens - fitCount });
-    const judge = new Judge(this.#options.kernels, heldOut, { ...this.#sizes, rankMax: rank });
-    const { a, b } = scorer;
+    const judge = new Judge(heldOut, this.#sizes);
+    const { a, b } = start, scorer = new LowRankScorer(this.#options.kernels, start);
     return { rank, a, b, ...judge.judge(scorer, identity) };
   }
 
@@ -310,7 +329,7 @@ export class FitTasks {
   }
 
   /** The predictor as q8 will store it. */
-  #scorerOf({ predictor }: LogisticTrainer, rank: number): Scorer {
+  #startOf({ predictor }: LogisticTrainer, rank: number): LowRankStart {
     const { d, n } = this.#sizes, offset = predictor.bias.slice();
     return {
       rank,
@@ -322,7 +341,7 @@ export class FitTasks {
   }
 
   /** Seen early, an input has another mean, for which each neuron's offset makes up. */
-  #earlyOffset(layer: number, { a, b, offset }: Scorer): Float32Array {
+  #earlyOffset(layer: number, { a, b, offset }: LowRankStart): Float32Array {
     const { d } = this.#sizes;
     const { inputs, earlyInputs, fitCount } = this.#observations(layer, START_POSITIONS);
     const mean = meanOf(inputs, fitCount, d), earlyMean = meanOf(earlyInputs!, fitCount, d);
@@ -376,26 +395,25 @@ function upOf(file: FlashFile, layer: number): { up: Float32Array; upBias: Float
   return { up, upBias: file.floats(`layers.${layer}.ffn.up.bias`) };
 }
 
-/** A fitted layer as a record. */
-function packLayer({ a, b, bias, earlyBias, ...rest }: LowRankLayer) {
-  const arrays = { a, b, bias, earlyBias };
-  const packed = Object.entries(arrays).map(([name, values]) => [name, bytesOf(values)]);
-  return { ...rest, ...Object.fromEntries(packed) };
+/** A fitted layer of either kind. */
+export type FittedLayer = LowRankLayer | BitPlanesLayer;
+
+/** A fitted layer as a record: numbers as bytes. */
+function packLayer(layer: FittedLayer): Record<string, unknown> {
+  const entries = Object.entries(layer) as [string, unknown][];
+  return Object.fromEntries(
+    entries.map(([name, value]) => [name, value instanceof Float32Array ? bytesOf(value) : value]),
+  );
 }
 
 /** The fitted layer of a record, or undefined if there is none. */
-export function readFittedLayer(folder: WorkFolder, layer: number): LowRankLayer | undefined {
-  const record = folder.readRecord(fitRecord(layer)) as
-    | (Omit<LowRankLayer, "a" | "b" | "bias" | "earlyBias"> & Record<string, Uint8Array>)
-    | undefined;
+export function readFittedLayer(folder: WorkFolder, layer: number): FittedLayer | undefined {
+  const record = folder.readRecord(fitRecord(layer)) as Record<string, unknown> | undefined;
   if (!record) return undefined;
-  return {
-    ...record,
-    a: floatsOf(record.a),
-    b: floatsOf(record.b),
-    bias: floatsOf(record.bias),
-    earlyBias: floatsOf(record.earlyBias),
-  };
+  const entries = Object.entries(record).map(([name, value]) =>
+    value instanceof Uint8Array && name !== "planes" ? [name, floatsOf(value)] : [name, value]
+  );
+  return Object.fromEntries(entries) as FittedLayer;
 }
 
 function bytesOf(values: Float32Array): Uint8Array {

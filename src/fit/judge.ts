@@ -1,31 +1,27 @@
 import { missCurve } from "../cache/miss_curve.ts";
 import type { MissCurve } from "../cache/miss_curve.ts";
 import type { RecallCurve } from "../format/header.ts";
-import type { KernelModule } from "../kernels.ts";
-import { FitMemory } from "./fit_memory.ts";
-import type { Block } from "./fit_memory.ts";
 import { countBits } from "./low_rank_scores.ts";
 import { MarginHistogram } from "./margin_histogram.ts";
-import { Matmul } from "./matmul.ts";
 import type { Positions } from "./positions.ts";
 
 /**
- * A predictor whose threshold is open: score = B (A x) + offset, in a unit that all neurons share, so that one number
- * added to all scores trades recall for reads. A and B are exactly what q8 stores.
+ * A predictor whose threshold is open: score + offset, in a unit that all neurons share, so that one number added to all
+ * scores trades recall for reads.
  */
 export interface Scorer {
-  rank: number;
-  /** f32[rank][d] */
-  a: Float32Array;
-  /** f32[n][rank] */
-  b: Float32Array;
   /** f32[n]: for the FFN's input, and for what the early look sees, which has another mean. */
-  offset: Float32Array;
-  earlyOffset: Float32Array;
+  readonly offset: Float32Array;
+  readonly earlyOffset: Float32Array;
+  /**
+   * Scores without offsets, f32[rows][n], valid until the next call; of at most `BLOCK_POSITIONS` rows.
+   * @param inputs f32[rows][d]: FFN inputs, or what the early look sees
+   */
+  scores(inputs: Float32Array, rows: number, isEarly: boolean): Float32Array;
 }
 
-/** Measured on the held-out positions, with the matrices as stored. */
-export interface LowRankMeasures {
+/** Measured on the held-out positions, with the numbers as stored. */
+export interface Measures {
   /** Active neurons that were predicted / active ones. */
   recall: number;
   /** Predicted ones that were active / predicted ones. */
@@ -40,13 +36,13 @@ export interface LowRankMeasures {
 }
 
 export interface Judgement {
-  /** f32[n]: predicted where (B A x)_i + bias_i > 0. */
+  /** f32[n]: predicted where score + bias > 0. */
   bias: Float32Array;
   /** f32[n]: the same for the early look. */
   earlyBias: Float32Array;
   /** What other recalls need, on the held-out positions; 0 is added at the one that the biases stand for. */
   recallCurve: RecallCurve;
-  measured: LowRankMeasures;
+  measured: Measures;
   /** Reads per token by cache slots, from the held-out positions in order. */
   missCurve: MissCurve;
 }
@@ -82,60 +78,40 @@ export const CURVE_RECALLS: readonly number[] = [
 const MISSES_AIMED = 0.85;
 
 /** Positions whose scores are in memory at a time. */
-const BLOCK_POSITIONS = 256;
+export const BLOCK_POSITIONS = 256;
 
 /** Sets the thresholds of a layer's predictor by held-out positions, and measures what it then finds. */
 export class Judge {
   readonly #positions: Positions;
   readonly #d: number;
   readonly #n: number;
-  readonly #rankMax: number;
-  readonly #memory: FitMemory;
-  readonly #matmul: Matmul;
-  readonly #inputs: Block;
-  readonly #hidden: Block;
-  readonly #scores: Block;
-  readonly #a: Block;
-  readonly #b: Block;
+  readonly #inputs: Float32Array;
   readonly #active: Uint32Array;
 
-  constructor(
-    kernels: KernelModule,
-    positions: Positions,
-    { d, n, rankMax }: { d: number; n: number; rankMax: number },
-  ) {
+  constructor(positions: Positions, { d, n }: { d: number; n: number }) {
     this.#positions = positions;
     this.#d = d;
     this.#n = n;
-    this.#rankMax = rankMax;
-    this.#memory = new FitMemory(kernels, Judge.byteLength({ d, n, rankMax }));
-    this.#matmul = new Matmul(this.#memory);
-    this.#inputs = this.#memory.floats(BLOCK_POSITIONS * d);
-    this.#hidden = this.#memory.floats(BLOCK_POSITIONS * rankMax);
-    this.#scores = this.#memory.floats(BLOCK_POSITIONS * n);
-    this.#a = this.#memory.floats(rankMax * d);
-    this.#b = this.#memory.floats(n * rankMax);
+    this.#inputs = new Float32Array(BLOCK_POSITIONS * d);
     this.#active = new Uint32Array(BLOCK_POSITIONS * Math.ceil(n / 32));
   }
 
-  static byteLength({ d, n, rankMax }: { d: number; n: number; rankMax: number }): number {
-    const numbers = BLOCK_POSITIONS * (d + rankMax + n) + rankMax * (d + n) + Matmul.length;
-    return 4 * numbers + 4096;
+  static byteLength({ d, n }: { d: number; n: number }): number {
+    return 4 * BLOCK_POSITIONS * (d + Math.ceil(n / 32));
   }
 
   judge(scorer: Scorer, { recallWanted, earlyCost }: JudgeOptions): Judgement {
     const { offset, earlyOffset } = scorer, n = this.#n;
-    this.#load(scorer);
     const active = this.#allActive();
-    const late = this.#margins("inputs", scorer.rank, offset, active);
+    const late = this.#margins("inputs", scorer, offset, active);
     const marginFor = (recall: number) => late.marginForRecall(1 - MISSES_AIMED * (1 - recall));
     const margin = marginFor(recallWanted);
     const bias = offset.map((value) => value + margin);
-    const predicted = this.#masks("inputs", scorer.rank, bias);
-    const early = this.#margins("early", scorer.rank, earlyOffset, predicted);
+    const predicted = this.#masks("inputs", scorer, bias);
+    const early = this.#margins("early", scorer, earlyOffset, predicted);
     const earlyMargin = early.marginForBenefit(earlyCost);
     const earlyBias = earlyOffset.map((value) => value + earlyMargin);
-    const earlyPredicted = this.#masks("early", scorer.rank, earlyBias);
+    const earlyPredicted = this.#masks("early", scorer, earlyBias);
     const recalls = [...new Set([...CURVE_RECALLS, recallWanted])].sort((a, b) => a - b);
     return {
       bias,
@@ -163,23 +139,16 @@ export class Judge {
     scorer: Scorer,
     recallWanted: number,
   ): { predictedShare: number; missCurve: MissCurve } {
-    this.#load(scorer);
     const active = this.#allActive();
-    const margin = this.#margins("inputs", scorer.rank, scorer.offset, active)
+    const margin = this.#margins("inputs", scorer, scorer.offset, active)
       .marginForRecall(recallWanted);
-    const masks = this.#masks("inputs", scorer.rank, scorer.offset.map((value) => value + margin));
+    const masks = this.#masks("inputs", scorer, scorer.offset.map((value) => value + margin));
     const { count: tokenCount } = this.#positions, neuronCount = this.#n;
     const predicted = countBits(masks, masks).inA;
     return {
       predictedShare: predicted / (tokenCount * neuronCount),
       missCurve: missCurve({ masks, tokenCount, neuronCount }),
     };
-  }
-
-  #load({ rank, a, b }: Scorer): void {
-    if (rank > this.#rankMax) throw new RangeError(`Cannot judge rank ${rank}: ${this.#rankMax}`);
-    this.#a.values.set(a);
-    this.#b.values.set(b);
   }
 
   #allActive(): Uint32Array {
@@ -197,44 +166,28 @@ export class Judge {
   /** Calls `visit` with the scores of some positions, f32[rows][n], without offsets. */
   #eachBlock(
     input: "inputs" | "early",
-    rank: number,
+    scorer: Scorer,
     visit: (scores: Float32Array, first: number, rows: number) => void,
   ): void {
-    const { count } = this.#positions, d = this.#d, n = this.#n;
+    const { count } = this.#positions, d = this.#d;
     for (let first = 0; first < count; first += BLOCK_POSITIONS) {
       const rows = Math.min(BLOCK_POSITIONS, count - first);
-      const inputs = this.#inputs.values.subarray(0, rows * d);
+      const inputs = this.#inputs.subarray(0, rows * d);
       if (input === "inputs") this.#positions.readInputs(inputs, first);
       else this.#positions.readEarlyInputs(inputs, first);
-      this.#matmul.multiply({
-        rows,
-        cols: rank,
-        depth: d,
-        left: { address: this.#inputs.address, stride: d },
-        right: { address: this.#a.address, stride: d, transposed: true },
-        target: { address: this.#hidden.address, stride: rank },
-      });
-      this.#matmul.multiply({
-        rows,
-        cols: n,
-        depth: rank,
-        left: { address: this.#hidden.address, stride: rank },
-        right: { address: this.#b.address, stride: rank, transposed: true },
-        target: { address: this.#scores.address, stride: n },
-      });
-      visit(this.#scores.values, first, rows);
+      visit(scorer.scores(inputs, rows, input === "early"), first, rows);
     }
   }
 
   #margins(
     input: "inputs" | "early",
-    rank: number,
+    scorer: Scorer,
     offset: Float32Array,
     wanted: Uint32Array,
   ): MarginHistogram {
     const histogram = new MarginHistogram();
     const n = this.#n, wordCount = Math.ceil(n / 32);
-    this.#eachBlock(input, rank, (scores, first, rows) => {
+    this.#eachBlock(input, scorer, (scores, first, rows) => {
       for (let t = 0, pair = 0; t < rows; t++) {
         const word = (first + t) * wordCount;
         for (let neuron = 0; neuron < n; neuron++, pair++) {
@@ -247,10 +200,10 @@ export class Judge {
   }
 
   /** Bits of the pairs with score + bias > 0: u32[count][ceil(n / 32)]. */
-  #masks(input: "inputs" | "early", rank: number, bias: Float32Array): Uint32Array {
+  #masks(input: "inputs" | "early", scorer: Scorer, bias: Float32Array): Uint32Array {
     const n = this.#n, wordCount = Math.ceil(n / 32);
     const masks = new Uint32Array(this.#positions.count * wordCount);
-    this.#eachBlock(input, rank, (scores, first, rows) => {
+    this.#eachBlock(input, scorer, (scores, first, rows) => {
       for (let t = 0, pair = 0; t < rows; t++) {
         const word = (first + t) * wordCount;
         for (let neuron = 0; neuron < n; neuron++, pair++) {
@@ -269,7 +222,7 @@ function measure(
     earlyPredicted: Uint32Array;
     pairCount: number;
   },
-): LowRankMeasures {
+): Measures {
   const late = countBits(active, predicted);
   const early = countBits(active, earlyPredicted);
   const both = countBits(predicted, earlyPredicted).inBoth;

@@ -6,13 +6,16 @@ import {
   type FlashHeader,
   headerSchema,
   type LayerBundles,
+  type PredictorLayer,
   type Predictors,
+  predictorTensors,
   PRELUDE_BYTES,
   type RecallCurve,
   SECTION_ALIGNMENT,
+  type StoredTensor,
   TENSOR_ALIGNMENT,
   tensorByteLength,
-  type TensorRef,
+  type TensorForm,
 } from "./header.ts";
 import { bundleByteLength, problemWithNeurons } from "./layout.ts";
 import { NeuronOrder } from "./neuron_order.ts";
@@ -83,7 +86,7 @@ function checkTensors(
 
 /** A tensor must have exactly this type, layout and shape, and the length that follows from them. */
 function checkTensor(
-  tensor: TensorRef,
+  tensor: StoredTensor,
   wanted: { dtype: string; layout: string; shape: readonly number[] },
   place: HeaderPlace,
   field: string,
@@ -150,14 +153,13 @@ function checkPredictors(
   }
   layers.forEach((layer, index) => {
     const field = `predictors.layers.${index}`;
-    const { rank } = layer;
-    if (rank % 32 !== 0) throw headerError(place, `${field}.rank`, `${rank} is no multiple of 32`);
-    const matrix = { dtype: "q8", layout: "tiled" };
-    const vector = { dtype: "f32", layout: "rows", shape: [n] };
-    checkTensor(layer.a, { ...matrix, shape: [rank, d] }, place, `${field}.a`);
-    checkTensor(layer.b, { ...matrix, shape: [n, rank] }, place, `${field}.b`);
-    checkTensor(layer.bias, vector, place, `${field}.bias`);
-    checkTensor(layer.earlyBias, vector, place, `${field}.earlyBias`);
+    if ("rank" in layer && layer.rank % 32 !== 0) {
+      throw headerError(place, `${field}.rank`, `${layer.rank} is no multiple of 32`);
+    }
+    const expected = expectedTensors(layer, { d, n });
+    for (const [name, tensor] of predictorTensors(layer)) {
+      checkTensor(tensor, expected[name], place, `${field}.${name}`);
+    }
     if (layer.recallCurve) checkRecallCurve(layer.recallCurve, place, `${field}.recallCurve`);
   });
   if (missCurves.length !== 0 && missCurves.length !== numLayers) {
@@ -172,6 +174,34 @@ function checkPredictors(
     const problem = `${slots.length} slots, ${missesPerToken.length} misses`;
     throw headerError(place, `predictors.missCurves.${index}`, problem);
   });
+}
+
+/** What a predictor's tensors must be, by their names. */
+function expectedTensors(
+  layer: PredictorLayer,
+  { d, n }: { d: number; n: number },
+): Record<string, TensorForm> {
+  const vector = (length: number): TensorForm => ({
+    dtype: "f32",
+    layout: "rows",
+    shape: [length],
+  });
+  const thresholds = { bias: vector(n), earlyBias: vector(n) };
+  if ("rank" in layer) {
+    const matrix = { dtype: "q8", layout: "tiled" } as const, { rank } = layer;
+    return {
+      a: { ...matrix, shape: [rank, d] },
+      b: { ...matrix, shape: [n, rank] },
+      ...thresholds,
+    };
+  }
+  return {
+    planes: { dtype: "u1", layout: "planes", shape: [n, layer.bits, d] },
+    rowScales: vector(n),
+    mean: vector(d),
+    earlyMean: vector(d),
+    ...thresholds,
+  };
 }
 
 /** Recalls grow from point to point, and shifts do not fall. */

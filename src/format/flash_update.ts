@@ -6,18 +6,19 @@ import { writeFully } from "./flash_writer.ts";
 import {
   type FlashHeader,
   SECTION_ALIGNMENT,
+  type StoredTensor,
   TENSOR_ALIGNMENT,
   tensorByteLength,
-  type TensorRef,
+  type TensorForm,
 } from "./header.ts";
 import { validateHeader } from "./check_header.ts";
 import { encodeHeader, encodeSlot, slotByteOffset } from "./prelude.ts";
 
 /** Appends a tensor to the file and says where it is. `bytes` are laid out as in layout.ts. */
-export type AppendTensor = (
-  tensor: Pick<TensorRef, "dtype" | "layout" | "shape">,
+export type AppendTensor = <Form extends TensorForm>(
+  tensor: Form,
   bytes: Uint8Array,
-) => TensorRef;
+) => Form & Pick<StoredTensor, "byteOffset" | "byteLength" | "checksum">;
 
 /**
  * Gives a `.flash` file a new header, and appended tensors that it refers to, such as predictors. Atomic: sections and
@@ -43,18 +44,18 @@ export function updateFlash(
   const descriptor = openSync(path, "r+");
   try {
     let end = alignUp(file.byteLength, SECTION_ALIGNMENT);
-    const append: AppendTensor = ({ dtype, layout, shape }, bytes) => {
-      const byteLength = tensorByteLength({ dtype, layout, shape });
+    const append: AppendTensor = (tensor, bytes) => {
+      const byteLength = tensorByteLength(tensor);
       if (bytes.byteLength !== byteLength) {
         throw new RangeError(
-          `Cannot append a tensor of shape [${shape}]: expected ${byteLength} bytes, ` +
+          `Cannot append a tensor of shape [${tensor.shape}]: expected ${byteLength} bytes, ` +
             `received ${bytes.byteLength}`,
         );
       }
       const byteOffset = alignUp(end, TENSOR_ALIGNMENT);
       writeFully(descriptor, bytes, byteOffset);
       end = byteOffset + byteLength;
-      return { dtype, layout, shape, byteOffset, byteLength, checksum: crc32(bytes) };
+      return { ...tensor, byteOffset, byteLength, checksum: crc32(bytes) };
     };
     const header = change({ header: file.header, append });
     commitHeader({ file, header, descriptor, byteOffset: alignUp(end, SECTION_ALIGNMENT) });

@@ -11,6 +11,8 @@ import { matrixByteLength, QUANTIZATIONS } from "./layout.ts";
 export const SECTION_ALIGNMENT = 4096;
 /** Tensors begin at multiples of this within a section: a cache line. */
 export const TENSOR_ALIGNMENT = 64;
+/** Bits of a weight in bit planes, at most. */
+export const PLANE_BITS_MAX = 4;
 /** Bytes before the first section. */
 export const PRELUDE_BYTES = 4096;
 
@@ -20,16 +22,25 @@ const checksum = z.int().min(0).max(0xffffffff);
 const share = z.number().min(0).max(1);
 const text = z.string().max(4096);
 
+const size = z.int().min(1).max(2 ** 32);
+
 const tensorRefShape = {
   dtype: z.enum(QUANTIZATIONS),
   layout: z.enum(["tiled", "rows"]),
-  shape: z.array(z.int().min(1).max(2 ** 32)).min(1).max(2),
+  shape: z.array(size).min(1).max(2),
   byteOffset: offset,
   byteLength: z.int().min(1).max(LENGTH_MAX),
   checksum,
 };
 
 const tensorRefSchema = z.strictObject(tensorRefShape);
+
+const planesRefSchema = z.strictObject({
+  ...tensorRefShape,
+  dtype: z.literal("u1"),
+  layout: z.literal("planes"),
+  shape: z.array(size).length(3),
+});
 
 const bundlesSchema = z.strictObject({
   byteOffset: offset,
@@ -47,16 +58,30 @@ const recallCurveSchema = z.strictObject({
   shifts: z.array(z.number().min(-1e6).max(1e6)).min(2).max(256),
 });
 
-const predictorLayerSchema = z.strictObject({
-  rank: z.int().min(32).max(2 ** 20),
-  a: tensorRefSchema,
-  b: tensorRefSchema,
+/** What a layer's predictor of any kind has: thresholds, and what they were measured to do. */
+const thresholdsShape = {
   bias: tensorRefSchema,
   earlyBias: tensorRefSchema,
   recall: share,
   predictedShare: share,
   activeShare: share,
   recallCurve: recallCurveSchema.optional(),
+};
+
+const lowRankLayerSchema = z.strictObject({
+  rank: z.int().min(32).max(2 ** 20),
+  a: tensorRefSchema,
+  b: tensorRefSchema,
+  ...thresholdsShape,
+});
+
+const bitPlanesLayerSchema = z.strictObject({
+  bits: z.int().min(1).max(PLANE_BITS_MAX),
+  planes: planesRefSchema,
+  rowScales: tensorRefSchema,
+  mean: tensorRefSchema,
+  earlyMean: tensorRefSchema,
+  ...thresholdsShape,
 });
 
 const missCurveSchema = z.strictObject({
@@ -64,14 +89,25 @@ const missCurveSchema = z.strictObject({
   missesPerToken: z.array(z.number().min(0).max(2 ** 32)).max(4096),
 });
 
-const predictorsSchema = z.strictObject({
-  kind: z.literal("low-rank"),
+const predictorsShape = {
   createdBy: text,
   recallWanted: share,
   calibration: z.strictObject({ tokens: z.int().min(0), textName: text }),
-  layers: z.array(predictorLayerSchema),
   missCurves: z.array(missCurveSchema),
-});
+};
+
+const predictorsSchema = z.discriminatedUnion("kind", [
+  z.strictObject({
+    kind: z.literal("low-rank"),
+    layers: z.array(lowRankLayerSchema),
+    ...predictorsShape,
+  }),
+  z.strictObject({
+    kind: z.literal("bit-planes"),
+    layers: z.array(bitPlanesLayerSchema),
+    ...predictorsShape,
+  }),
+]);
 
 export const headerSchema = z.strictObject({
   architecture: text,
@@ -93,11 +129,20 @@ export const headerSchema = z.strictObject({
 export type FlashHeader = z.infer<typeof headerSchema>;
 /** A tensor's type, shape, place in the file and CRC-32. */
 export type TensorRef = z.infer<typeof tensorRefSchema>;
+/** A tensor of the model, or bit planes of a predictor. */
+export type StoredTensor = TensorRef | z.infer<typeof planesRefSchema>;
+/** What a tensor is, wherever it lies. */
+export type TensorForm =
+  | Pick<TensorRef, "dtype" | "layout" | "shape">
+  | Pick<z.infer<typeof planesRefSchema>, "dtype" | "layout" | "shape">;
 export type NamedTensor = FlashHeader["tensors"][number];
 /** Where the bundles of a layer lie. */
 export type LayerBundles = z.infer<typeof bundlesSchema>;
 export type Predictors = z.infer<typeof predictorsSchema>;
-export type PredictorLayer = z.infer<typeof predictorLayerSchema>;
+export type LowRankPredictorLayer = z.infer<typeof lowRankLayerSchema>;
+export type BitPlanesPredictorLayer = z.infer<typeof bitPlanesLayerSchema>;
+/** A layer's predictor, of the kind that all layers of a file have. */
+export type PredictorLayer = LowRankPredictorLayer | BitPlanesPredictorLayer;
 export type RecallCurve = z.infer<typeof recallCurveSchema>;
 export type Provenance = FlashHeader["provenance"];
 export type Tokenizer = FlashHeader["tokenizer"];
@@ -110,11 +155,10 @@ export interface Extent {
 }
 
 /** Bytes that a tensor of this type, layout and shape takes. */
-export function tensorByteLength(
-  { dtype, layout, shape }: Pick<TensorRef, "dtype" | "layout" | "shape">,
-): number {
-  if (layout === "tiled") return matrixByteLength(dtype, shape[0], shape[1]);
+export function tensorByteLength({ dtype, layout, shape }: TensorForm): number {
   const length = shape.reduce((product, size) => product * size, 1);
+  if (dtype === "u1") return length / 8;
+  if (layout === "tiled") return matrixByteLength(dtype, shape[0], shape[1]);
   return length * (dtype === "f32" ? 4 : 2);
 }
 
@@ -141,8 +185,23 @@ export function isReordered({ layers }: FlashHeader): boolean {
   return layers.some(({ bundles }) => bundles.order !== null);
 }
 
+/** The largest rank of low-rank predictors; 0 if there are none. */
+export function rankMaxOf(predictors: Predictors | null): number {
+  if (predictors?.kind !== "low-rank") return 0;
+  return Math.max(0, ...predictors.layers.map(({ rank }) => rank));
+}
+
 /** The tensors of a layer's predictor, with their field names. */
-export function predictorTensors(layer: PredictorLayer): [string, TensorRef][] {
-  const { a, b, bias, earlyBias } = layer;
-  return [["a", a], ["b", b], ["bias", bias], ["earlyBias", earlyBias]];
+export function predictorTensors(layer: PredictorLayer): [string, StoredTensor][] {
+  const { bias, earlyBias } = layer;
+  const thresholds: [string, StoredTensor][] = [["bias", bias], ["earlyBias", earlyBias]];
+  if ("rank" in layer) return [["a", layer.a], ["b", layer.b], ...thresholds];
+  const { planes, rowScales, mean, earlyMean } = layer;
+  return [
+    ["planes", planes],
+    ["rowScales", rowScales],
+    ["mean", mean],
+    ["earlyMean", earlyMean],
+    ...thresholds,
+  ];
 }

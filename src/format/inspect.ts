@@ -48,10 +48,10 @@ export interface Inspection {
   readonly checksums: VerifyResult | null;
 }
 
-export type PredictorSummary = Pick<
-  PredictorLayer,
-  "rank" | "recall" | "predictedShare" | "activeShare"
->;
+/** Low-rank layers have a rank, bit planes have bits. */
+export type PredictorSummary =
+  & Pick<PredictorLayer, "recall" | "predictedShare" | "activeShare">
+  & { readonly rank?: number; readonly bits?: number };
 
 /**
  * Tells what is in a `.flash` file. With `verify`, every byte is read and compared with its checksum.
@@ -142,12 +142,11 @@ function partOf(field: string): Exclude<keyof FlashSizes, "header" | "unused"> {
 function summarize(predictors: FlashHeader["predictors"]): Inspection["predictors"] {
   if (predictors === null) return null;
   const { kind, createdBy, recallWanted, calibration } = predictors;
-  const layers = predictors.layers.map(({ rank, recall, predictedShare, activeShare }) => ({
-    rank,
-    recall,
-    predictedShare,
-    activeShare,
-  }));
+  const layers = predictors.layers.map((layer) => {
+    const { recall, predictedShare, activeShare } = layer;
+    const size = "rank" in layer ? { rank: layer.rank } : { bits: layer.bits };
+    return { ...size, recall, predictedShare, activeShare };
+  });
   return { kind, createdBy, recallWanted, calibration, layers };
 }
 
@@ -156,12 +155,16 @@ function renderPredictors({ predictors }: Inspection): string {
   const { kind, recallWanted, calibration, layers } = predictors;
   const head = `${kind}, for recall ${percent(recallWanted)}, ` +
     `from ${calibration.tokens} tokens of ${printable(calibration.textName)}`;
-  const rows = layers.map(({ rank, recall, predictedShare, activeShare }, index) =>
-    `\n  layer ${String(index).padEnd(4)} rank ${String(rank).padStart(4)}, recall ${
+  const rows = layers.map(({ rank, bits, recall, predictedShare, activeShare }, index) =>
+    `\n  layer ${String(index).padEnd(4)} ${sizeOf({ rank, bits })}, recall ${
       percent(recall)
     }, predicted ${percent(predictedShare)}, active ${percent(activeShare)}`
   );
   return head + rows.join("");
+}
+
+function sizeOf({ rank, bits }: Pick<PredictorSummary, "rank" | "bits">): string {
+  return rank === undefined ? `bits ${bits}` : `rank ${String(rank).padStart(4)}`;
 }
 
 function renderChecksums(checksums: VerifyResult | null): string {

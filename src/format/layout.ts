@@ -37,6 +37,9 @@ export const TILE_COLS = 32;
 const TILE_BYTES: Record<Quantization, number> = { f32: 1024, f16: 512, q8: 272 };
 const VECTOR_BYTES_PER_BLOCK: Record<Quantization, number> = { f32: 128, f16: 64, q8: 34 };
 
+/** Rows of a group of bit planes. */
+export const PLANE_ROWS = 16;
+
 /** Bytes of one tile of 8 x 32 weights. */
 export function tileByteLength(quantization: Quantization): number {
   return TILE_BYTES[quantization];

@@ -1,3 +1,5 @@
+import type { BitPlanes } from "../predict/bit_planes_look.ts";
+import type { LowRank } from "../predict/low_rank_look.ts";
 import type { Sequence } from "../pipeline/sequence.ts";
 import type { LaneSeat, Share } from "./lane_seat.ts";
 
@@ -22,16 +24,24 @@ export class LateLook {
     if (options.mode === "dense") return;
     const began = clock();
     if (options.mode === "exact") this.#lookExactly(layer);
-    else this.#lookLowRank(layer);
+    else this.#predict(layer);
     this.#handIn();
     trace?.span("late look", began, clock(), layer);
   }
 
-  /** mask = B (A x) + bias > 0, in q8. */
-  #lookLowRank(layer: number): void {
-    const { kernels, scratch, options } = this.#seat;
-    const { sizes, weights, plan, quantization } = options;
-    const { rank, a, b, bias } = weights.layers[layer].predictor!;
+  /** mask = scores + bias > 0. */
+  #predict(layer: number): void {
+    const { kernels, options } = this.#seat, { plan } = options;
+    const predictor = options.weights.layers[layer].predictor!;
+    if (predictor.kind === "low-rank") this.#scoreLowRank(predictor);
+    else this.#scoreBitPlanes(predictor);
+    const { from, to } = this.#neurons;
+    kernels.thresholdMask(plan.scores, predictor.bias, plan.mask, from, to);
+  }
+
+  /** scores = B (A x), in q8. */
+  #scoreLowRank({ rank, a, b }: LowRank): void {
+    const { kernels, scratch, options } = this.#seat, { sizes, plan, quantization } = options;
     const matvec = kernels.matvec.q8, prepare = kernels.prepare.q8;
     // The FFN input in q8's preparation goes where only the low-rank product needs it.
     const prepared = quantization === "q8" ? scratch.prepared : scratch.lookPrepared;
@@ -42,7 +52,14 @@ export class LateLook {
     prepare(plan.lowRank, scratch.lowRankPrepared, rank);
     const { from, to } = this.#neurons;
     matvec(b, scratch.lowRankPrepared, 0, plan.scores, from, to, rank);
-    kernels.thresholdMask(plan.scores, bias, plan.mask, from, to);
+  }
+
+  /** scores = rowScale * (planes (x - mean)), in integers. Each lane prepares x for itself: cheaper than meeting. */
+  #scoreBitPlanes({ bits, planes, rowScales, mean }: BitPlanes): void {
+    const { kernels, scratch, options } = this.#seat, { sizes, plan } = options;
+    const { normed, lookPrepared } = scratch, { from, to } = this.#neurons, d = sizes.hiddenSize;
+    kernels.preparePlanes(normed, mean, lookPrepared, d);
+    kernels.planeScores(planes, lookPrepared, rowScales, plan.scores, from, to, bits, d);
   }
 
   /** activations = ReLU(up x + bias) of all neurons, from the resident up projection; mask = those above 0. */

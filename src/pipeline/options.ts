@@ -5,6 +5,7 @@ import type { ReadPlanOptions } from "../cache/read_plan.ts";
 import type { ReaderOptions } from "../flash/reader.ts";
 import type { Quantization } from "../format/layout.ts";
 import type { KernelModule } from "../kernels.ts";
+import type { LayerPredictor } from "../predict/layer_predictor.ts";
 import type { ControlShare } from "./control.ts";
 
 /** How the FFN is computed: what the predictor names, the true active set, or all neurons. */
@@ -41,8 +42,7 @@ export interface LayerWeights {
   ffnNorm: WeightPair;
   upBias: number;
   downBias: number;
-  /** The low-rank predictor: scores = B (A x); a neuron is named if its score plus bias is above 0. */
-  predictor: { rank: number; a: number; b: number; bias: number; earlyBias: number } | null;
+  predictor: LayerPredictor | null;
 }
 
 /** Addresses of the resident weights. */

@@ -2,7 +2,7 @@ import type { LayerSlots } from "../cache/layer_slots.ts";
 import { EarlyReads } from "./early_reads.ts";
 import { instantiateKernels } from "../kernels.ts";
 import type { Kernels } from "../kernels.ts";
-import { lookLowRank } from "./low_rank_look.ts";
+import { look } from "./layer_predictor.ts";
 import type { PredictorSeat } from "./predictor_seat.ts";
 
 /**
@@ -30,15 +30,9 @@ export class EarlyLook {
     if (!predictor) return;
     const { hiddenSize: d, intermediateSize: n, layerNormEpsilon } = sizes;
     const kernels = this.#kernels, scratch = plan.predictor;
-    const input = plan.layerInput[slots.layer & 1];
-    kernels.layerNorm(input, ffnNorm.weight, ffnNorm.bias, scratch.normed, d, layerNormEpsilon);
-    lookLowRank(kernels, predictor, scratch, {
-      d,
-      n,
-      input: scratch.normed,
-      bias: predictor.earlyBias,
-      mask: scratch.mask,
-    });
+    const input = plan.layerInput[slots.layer & 1], { normed, mask } = scratch;
+    kernels.layerNorm(input, ffnNorm.weight, ffnNorm.bias, normed, d, layerNormEpsilon);
+    look(kernels, predictor, scratch, { d, n, input: normed, isEarly: true, mask });
     this.#reads.start(this.#mask, slots, step);
   }
 }

@@ -18,22 +18,16 @@ export interface LookScratch {
   scores: number;
 }
 
-/**
- * A whole look by one thread: mask = B (A x) + bias > 0, in q8. Returns how many neurons it names. Lanes share the same
- * products among them (src/lane/late_look.ts), with the same bits.
- *
- * @param input f32[d] @param bias f32[n] @param mask u32[n / 32]
- */
+/** scores = B (A x), in q8. */
 export function lookLowRank(
   kernels: Kernels,
   { rank, a, b }: LowRank,
   scratch: LookScratch,
-  { d, n, input, bias, mask }: { d: number; n: number; input: number; bias: number; mask: number },
-): number {
+  { d, n, input }: { d: number; n: number; input: number },
+): void {
   const { prepared, lowRank, lowRankPrepared, scores } = scratch;
   kernels.prepare.q8(input, prepared, d);
   kernels.matvec.q8(a, prepared, 0, lowRank, 0, rank, d);
   kernels.prepare.q8(lowRank, lowRankPrepared, rank);
   kernels.matvec.q8(b, lowRankPrepared, 0, scores, 0, n, rank);
-  return kernels.thresholdMask(scores, bias, mask, 0, n);
 }

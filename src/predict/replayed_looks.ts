@@ -1,4 +1,6 @@
 import type { FlashFile } from "../format/flash_file.ts";
+import { rankMaxOf } from "../format/header.ts";
+import type { StoredTensor } from "../format/header.ts";
 import { matrixByteLength, vectorByteLength } from "../format/layout.ts";
 import { tileRows } from "../format/quantize.ts";
 import {
@@ -10,7 +12,8 @@ import {
 import type { KernelBuild, Kernels } from "../kernels.ts";
 import type { Observation } from "../pipeline/client.ts";
 import { recallShifts } from "./recall_shift.ts";
-import { lookLowRank } from "./low_rank_look.ts";
+import { locatePredictor, look } from "./layer_predictor.ts";
+import type { LayerPredictor } from "./layer_predictor.ts";
 import type { LookScratch } from "./low_rank_look.ts";
 
 /** Bundles read at a time, in bytes. */
@@ -30,7 +33,7 @@ interface LayerAddresses {
   upBias: number;
   normWeight: number;
   normBias: number;
-  predictor?: { rank: number; a: number; b: number; bias: number; earlyBias: number };
+  predictor?: LayerPredictor;
 }
 
 /**
@@ -90,7 +93,13 @@ export class ReplayedLooks {
       next = Math.ceil((at + byteLength) / 64) * 64;
       return at;
     };
-    const rankMax = Math.max(32, ...(predictors?.layers.map(({ rank }) => rank) ?? []));
+    const predictorTensors: { tensor: StoredTensor; address: number }[] = [];
+    const takeTensor = (tensor: StoredTensor) => {
+      const address = take(tensor.byteLength);
+      predictorTensors.push({ tensor, address });
+      return address;
+    };
+    const rankMax = Math.max(32, rankMaxOf(predictors));
     const maskBytes = 4 * Math.ceil(n / 32);
     this.#scratch = {
       input: take(4 * d),
@@ -112,19 +121,16 @@ export class ReplayedLooks {
         upBias: take(4 * n),
         normWeight: take(4 * d),
         normBias: take(4 * d),
-        predictor: layer && {
-          rank: layer.rank,
-          a: take(layer.a.byteLength),
-          b: take(layer.b.byteLength),
-          bias: take(layer.bias.byteLength),
-          earlyBias: take(layer.earlyBias.byteLength),
-        },
+        predictor: layer && locatePredictor(layer, takeTensor),
       };
     });
     const pages = Math.ceil(next / 65536);
     const memory = new WebAssembly.Memory({ initial: pages, maximum: pages, shared: true });
     this.#kernels = instantiateKernels(loadKernelModule(build), memory);
     this.#bytes = new Uint8Array(memory.buffer);
+    for (const { tensor, address } of predictorTensors) {
+      this.#bytes.set(file.readRange(tensor), address);
+    }
     for (let layer = 0; layer < numLayers; layer++) {
       this.#loadVectors(layer);
       if (shifts) this.#shift(memory, layer, shifts[layer]);
@@ -165,19 +171,13 @@ export class ReplayedLooks {
     this.#upLayer = layer;
   }
 
-  /** All else that is needed of a layer. */
+  /** All else that is needed of a layer, but its predictor. */
   #loadVectors(layer: number): void {
     const file = this.#file, bytes = this.#bytes, at = this.#addresses[layer];
     const tensor = (name: string) => file.readRange(file.tensor(`layers.${layer}.${name}`));
     bytes.set(tensor("ffn.up.bias"), at.upBias);
     bytes.set(tensor("ffnNorm.weight"), at.normWeight);
     bytes.set(tensor("ffnNorm.bias"), at.normBias);
-    if (!at.predictor) return;
-    const { a, b, bias, earlyBias } = file.header.predictors!.layers[layer];
-    bytes.set(file.readRange(a), at.predictor.a);
-    bytes.set(file.readRange(b), at.predictor.b);
-    bytes.set(file.readRange(bias), at.predictor.bias);
-    bytes.set(file.readRange(earlyBias), at.predictor.earlyBias);
   }
 
   /** Which neurons are active: `active` and `activations`. Returns how many. */
@@ -196,13 +196,7 @@ export class ReplayedLooks {
     const predictor = this.#predictorOf(layer), { input, predicted: mask } = this.#scratch;
     this.#input.set(ffnInput);
     const { d, n } = this.#sizes;
-    return lookLowRank(this.#kernels, predictor, this.#scratch, {
-      d,
-      n,
-      input,
-      bias: predictor.bias,
-      mask,
-    });
+    return look(this.#kernels, predictor, this.#scratch, { d, n, input, isEarly: false, mask });
   }
 
   /** Which neurons the early look names: `early`. Returns how many. */
@@ -211,13 +205,8 @@ export class ReplayedLooks {
     const { normWeight, normBias } = this.#addresses[layer], { d, n, epsilon } = this.#sizes;
     this.#input.set(layerInput);
     this.#kernels.layerNorm(input, normWeight, normBias, normed, d, epsilon);
-    return lookLowRank(this.#kernels, predictor, this.#scratch, {
-      d,
-      n,
-      input: normed,
-      bias: predictor.earlyBias,
-      mask,
-    });
+    const at = { d, n, input: normed, isEarly: true, mask };
+    return look(this.#kernels, predictor, this.#scratch, at);
   }
 
   #predictorOf(layer: number) {
