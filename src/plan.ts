@@ -179,7 +179,7 @@ function planWith(
     audit: auditSample ? auditShape(auditSample, strideBytes) : undefined,
   };
   const arena = planArena(shape);
-  const predictors = predictorByteLength(header);
+  const predictors = predictorBytes(header);
   const weights = header.tensors.reduce((sum, { byteLength }) => sum + byteLength, 0);
   const residentUp = isExact ? numLayers * arenaUpBytes(arena, numLayers) : 0;
   const keyValueCache = 8 * hiddenSize * wishes.contextLength * numLayers;
@@ -227,8 +227,7 @@ function arenaUpBytes(arena: ArenaPlan, numLayers: number): number {
     : arena.keys[0] - arena.residentUp[0];
 }
 
-/** Bytes of all predictors. */
-export function predictorByteLength(header: FlashHeader): number {
+function predictorBytes(header: FlashHeader): number {
   let sum = 0;
   for (const layer of header.predictors?.layers ?? []) {
     for (const [, { byteLength }] of predictorTensors(layer)) sum += byteLength;

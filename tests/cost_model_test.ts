@@ -3,18 +3,15 @@ import assert from "node:assert/strict";
 import { test } from "node:test";
 import { checkAgainstPaper } from "../bench/questions/scale.ts";
 import { seededRandom } from "../src/random.ts";
+import { readingSeconds, replayedWork, rooflineOf, tokenTime } from "../src/simulate/cost_model.ts";
 import {
   memoryBytesOf,
   naiveTime,
   PAPER_SHARES,
-  readingSeconds,
-  replayedWork,
-  rooflineOf,
   sharesWithin,
-  tokenTime,
   workOf,
   workWithin,
-} from "../src/simulate/cost_model.ts";
+} from "../src/simulate/model_work.ts";
 import type { Machine, TokenWork } from "../src/simulate/cost_model.ts";
 import { MACHINES } from "../src/simulate/machines.ts";
 import { bytesOf, keyValueBytes, predictorBytes, SHAPES } from "../src/simulate/model_shape.ts";

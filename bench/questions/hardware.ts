@@ -2,7 +2,8 @@
  * What hardware would help? What-if runs of the cost model: other ways to ask for reads, other disks, a disk that computes,
  * faster memory; and larger sectors by replaying the trace itself.
  */
-import { PAPER_SHARES, tokenTime, workOf } from "../../src/simulate/cost_model.ts";
+import { tokenTime } from "../../src/simulate/cost_model.ts";
+import { PAPER_SHARES, workOf } from "../../src/simulate/model_work.ts";
 import type { DiskCost, Machine, TokenWork } from "../../src/simulate/cost_model.ts";
 import { bytesOf, SHAPES } from "../../src/simulate/model_shape.ts";
 import type { ModelShape } from "../../src/simulate/model_shape.ts";

@@ -2,16 +2,18 @@
  * What do a predictor's bytes, and so its ranks, bring in accuracy, memory and time, and is there a sweet spot? Once beside a cache
  * of its own, and once within a memory that predictors and cache share.
  */
-import { mkdtempSync, rmSync } from "node:fs";
+import { copyFileSync, mkdtempSync, rmSync } from "node:fs";
 import os from "node:os";
 import path from "node:path";
 import type { TopLevelSpec } from "vega-lite";
+import { calibrate } from "../../src/calibrate.ts";
 import { DOCUMENT_END } from "../../src/documents.ts";
+import { evaluate } from "../../src/eval.ts";
+import type { Evaluation } from "../../src/evaluation.ts";
 import { replayedWork, tokenTime } from "../../src/simulate/cost_model.ts";
-import { benchPredictors } from "../predictors.ts";
-import type { PredictorsResult } from "../predictors.ts";
 import { figure, milliseconds, percent } from "./table.ts";
 import type { Table } from "./table.ts";
+import { residentBytesOf } from "./workbench.ts";
 import type { Workbench } from "./workbench.ts";
 
 const BYTE_SHARES = [0.05, 0.07, 0.1, 0.14, 0.2];
@@ -37,7 +39,7 @@ export interface RankRow {
   tokenSeconds: number;
 }
 
-/** Calibrates in closed form within each share of bytes, and evaluates with the cache that goes with it. */
+/** Calibrates copies in closed form within each share of bytes, and evaluates with the cache that goes with it. */
 export async function compareRanks(
   workbench: Workbench,
   { byteShares, cacheShareOf, tokensMax }: {
@@ -46,25 +48,26 @@ export async function compareRanks(
     tokensMax: number;
   },
 ): Promise<RankRow[]> {
-  const { modelPath, calibrationDocuments, documents } = workbench.options;
+  const { modelPath, documents } = workbench.options;
+  const scoring = { text: documents.join(DOCUMENT_END), tokensMax, reference: false };
+  const dense = await evaluate({ ...scoring, path: modelPath, ffn: "dense" });
   const folder = mkdtempSync(path.join(os.tmpdir(), "flashpipe-"));
+  const copy = path.join(folder, "copy.flash");
   const rows: RankRow[] = [];
   try {
     for (const byteShare of byteShares) {
       const cacheShare = cacheShareOf(byteShare);
-      const { dense, results: [result] } = await benchPredictors({
-        modelPath,
-        calibrationText: calibrationDocuments.join(DOCUMENT_END),
-        heldOutText: documents.join(DOCUMENT_END),
-        byteShares: [byteShare],
-        methods: ["closed-form"],
-        minutes: 1,
-        tokensMax,
-        recall: RECALL,
-        ffnCache: `${100 * cacheShare}%`,
-        folder,
+      copyFileSync(modelPath, copy);
+      const ranks = await calibrateCopy(workbench, copy, { byteShare, cacheShare });
+      const options = { ...scoring, path: copy, ffn: "predicted", ffnCache: cacheShare } as const;
+      const evaluation = await evaluate(options);
+      rows.push({
+        ...await costOf(workbench, copy, evaluation),
+        byteShare,
+        cacheShare,
+        ranks,
+        perplexityRise: evaluation.perplexity / dense.perplexity - 1,
       });
-      rows.push(await rowOf(workbench, result, { cacheShare, densePerplexity: dense.perplexity }));
     }
   } finally {
     rmSync(folder, { recursive: true });
@@ -72,12 +75,26 @@ export async function compareRanks(
   return rows;
 }
 
-async function rowOf(
-  workbench: Workbench,
-  { byteShare, ranks, byteLength, evaluation }: PredictorsResult,
-  { cacheShare, densePerplexity }: { cacheShare: number; densePerplexity: number },
-): Promise<RankRow> {
-  const { perplexity, readsPerToken, bytesPerToken, all } = evaluation;
+async function calibrateCopy(
+  { options }: Workbench,
+  path: string,
+  { byteShare, cacheShare }: { byteShare: number; cacheShare: number },
+): Promise<number[]> {
+  const { layers } = await calibrate({
+    path,
+    text: options.calibrationDocuments.join(DOCUMENT_END),
+    textName: options.textName,
+    method: "closed-form",
+    byteShare,
+    recall: RECALL,
+    cacheShares: [cacheShare],
+  });
+  return layers.map((layer) => "rank" in layer ? layer.rank : NaN);
+}
+
+/** What the predictors of a copy find, and what a token costs with them. */
+async function costOf(workbench: Workbench, path: string, evaluation: Evaluation) {
+  const { readsPerToken, bytesPerToken, all } = evaluation;
   const { listedShare, hitRate, earlyRate, recall, precision } = all!;
   const trace = await workbench.trace(), { numLayers, intermediateSize } = trace.header;
   const listed = listedShare * numLayers * intermediateSize, hits = hitRate * listed;
@@ -89,19 +106,14 @@ async function rowOf(
     bytes: bytesPerToken,
     earlyStarted: earlyRate * (listed - hits),
   };
-  const { layerBytes, logitsBytes } = workbench.residentBytes();
-  const own = { layerBytes: layerBytes - workbench.predictorBytes() + byteLength, logitsBytes };
+  const work = replayedWork(trace, counts, residentBytesOf(path));
   return {
-    byteShare,
-    cacheShare,
-    ranks,
     recall: recall!,
     precision: precision!,
     listedShare,
     readsPerToken,
     bytesPerToken,
-    perplexityRise: perplexity / densePerplexity - 1,
-    tokenSeconds: tokenTime(replayedWork(trace, counts, own), workbench.machine).total,
+    tokenSeconds: tokenTime(work, workbench.machine).total,
   };
 }
 

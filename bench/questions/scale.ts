@@ -2,16 +2,17 @@
  * What changes at 175 B parameters? The shapes of OPT by the cost model, with the shares that the paper found for 6.7 B; and
  * the cost model against the paper's own figures.
  */
+import { tokenTime } from "../../src/simulate/cost_model.ts";
 import {
   memoryBytesOf,
   naiveTime,
   PAPER_SHARES,
   sharesWithin,
-  tokenTime,
   workOf,
   workWithin,
-} from "../../src/simulate/cost_model.ts";
-import type { Machine, RunShares } from "../../src/simulate/cost_model.ts";
+} from "../../src/simulate/model_work.ts";
+import type { Machine } from "../../src/simulate/cost_model.ts";
+import type { RunShares } from "../../src/simulate/model_work.ts";
 import { MACHINES } from "../../src/simulate/machines.ts";
 import {
   BYTES_PER_WEIGHT,

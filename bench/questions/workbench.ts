@@ -5,7 +5,7 @@ import { renderPlot } from "../../src/cli/plot.ts";
 import { DOCUMENT_END } from "../../src/documents.ts";
 import { FlashFile } from "../../src/format/flash_file.ts";
 import { matrixByteLength } from "../../src/format/layout.ts";
-import { predictorByteLength, residentSections } from "../../src/plan.ts";
+import { residentSections } from "../../src/plan.ts";
 import type { Machine, ResidentBytes } from "../../src/simulate/cost_model.ts";
 import { NeuronTrace } from "../../src/simulate/neuron_trace.ts";
 import { recordTrace } from "../../src/simulate/record_trace.ts";
@@ -50,19 +50,8 @@ export class Workbench {
     return this.#trace;
   }
 
-  /** Bytes that are in memory for good: embeddings, norms and what layers have beside the FFN. */
   residentBytes(): ResidentBytes {
-    using file = FlashFile.open(this.options.modelPath);
-    const { header } = file, { vocabSize, hiddenSize } = header.config;
-    const logitsBytes = matrixByteLength(header.quantization, vocabSize, hiddenSize);
-    const all = residentSections(header).reduce((sum, { byteLength }) => sum + byteLength, 0);
-    return { layerBytes: all - logitsBytes, logitsBytes };
-  }
-
-  /** The part of it that is predictors'. */
-  predictorBytes(): number {
-    using file = FlashFile.open(this.options.modelPath);
-    return predictorByteLength(file.header);
+    return residentBytesOf(this.options.modelPath);
   }
 
   async plot(name: string, spec: TopLevelSpec): Promise<void> {
@@ -82,4 +71,13 @@ export class Workbench {
     });
     return NeuronTrace.parse(new Uint8Array(await new Blob(parts).arrayBuffer()), "the trace");
   }
+}
+
+/** Bytes that are in memory for good: embeddings, norms and what layers have beside the FFN. */
+export function residentBytesOf(path: string): ResidentBytes {
+  using file = FlashFile.open(path);
+  const { header } = file, { vocabSize, hiddenSize } = header.config;
+  const logitsBytes = matrixByteLength(header.quantization, vocabSize, hiddenSize);
+  const all = residentSections(header).reduce((sum, { byteLength }) => sum + byteLength, 0);
+  return { layerBytes: all - logitsBytes, logitsBytes };
 }

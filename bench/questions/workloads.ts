@@ -1,10 +1,5 @@
-import {
-  naiveTime,
-  replayedWork,
-  sharesWithin,
-  tokenTime,
-  workWithin,
-} from "../../src/simulate/cost_model.ts";
+import { replayedWork, tokenTime } from "../../src/simulate/cost_model.ts";
+import { naiveTime, sharesWithin, workWithin } from "../../src/simulate/model_work.ts";
 import type { Machine, ResidentBytes, TokenWork } from "../../src/simulate/cost_model.ts";
 import { BYTES_PER_WEIGHT, bytesOf, SHAPES } from "../../src/simulate/model_shape.ts";
 import type { ModelShape } from "../../src/simulate/model_shape.ts";
