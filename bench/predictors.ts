@@ -61,12 +61,9 @@ export interface PredictorsResult {
   evaluation: Evaluation;
 }
 
-type Candidate = Pick<CalibrateOptions, "method" | "byteShare" | "bits" | "tokensMax"> & {
+type Candidate = Pick<CalibrateOptions, "method" | "byteShare" | "bits"> & {
   name: string;
 };
-
-/** In closed form more positions teach nothing, and all are held in memory. */
-const CLOSED_FORM_TOKENS = 12_000;
 
 /** Calls `each` with the dense model's evaluation, then with each row. */
 export async function benchPredictors(
@@ -82,29 +79,14 @@ export async function benchPredictors(
     results.push(result);
     each(result);
   };
-  for (const { name, ...candidate } of candidatesOf(bench)) {
-    const path = join(bench.folder, `${name.replaceAll(/[^a-z0-9]+/g, "-")}.flash`);
+  for (const candidate of candidatesOf(bench)) {
+    const path = join(bench.folder, `${candidate.name.replaceAll(/[^a-z0-9]+/g, "-")}.flash`);
     copyFileSync(modelPath, path);
-    const began = performance.now();
-    const predictors = await calibrate({
-      path,
-      text: bench.calibrationText,
-      textName: "calibration",
-      minutes: bench.minutes,
-      recall: bench.recall,
-      cacheShares: [parseShare(ffnCache)],
-      ...candidate,
-    });
-    const seconds = (performance.now() - began) / 1000;
-    add({
-      name,
-      sizes: predictors.layers.map((layer) => "rank" in layer ? layer.rank : layer.bits),
-      byteLength: bytesOf(predictors),
-      lookMicroseconds: timeLooks(path, "predicted"),
-      seconds,
-      evaluation: await evaluate({ ...scoring, path, ffn: "predicted", ffnCache }),
-    });
-    rmSync(path);
+    try {
+      add(await measure(bench, candidate, path));
+    } finally {
+      rmSync(path);
+    }
   }
   add({
     name: "exact",
@@ -117,6 +99,40 @@ export async function benchPredictors(
   return { dense, results };
 }
 
+/** Calibrates the copy, and scores the held-out text with it. */
+async function measure(
+  bench: PredictorsBench,
+  { name, ...candidate }: Candidate,
+  path: string,
+): Promise<PredictorsResult> {
+  const { heldOutText: text, tokensMax, ffnCache } = bench;
+  const began = performance.now();
+  const predictors = await calibrate({
+    path,
+    text: bench.calibrationText,
+    textName: "calibration",
+    minutes: bench.minutes,
+    recall: bench.recall,
+    cacheShares: [parseShare(ffnCache)],
+    ...candidate,
+  });
+  return {
+    name,
+    seconds: (performance.now() - began) / 1000,
+    sizes: predictors.layers.map((layer) => "rank" in layer ? layer.rank : layer.bits),
+    byteLength: bytesOf(predictors),
+    lookMicroseconds: timeLooks(path, "predicted"),
+    evaluation: await evaluate({
+      path,
+      text,
+      tokensMax,
+      ffn: "predicted",
+      ffnCache,
+      reference: false,
+    }),
+  };
+}
+
 function candidatesOf({ byteShares, bits, methods }: PredictorsBench): Candidate[] {
   const lowRank = methods.filter((method) => method === "trained" || method === "closed-form");
   const candidates = byteShares.flatMap((byteShare) =>
@@ -124,7 +140,6 @@ function candidatesOf({ byteShares, bits, methods }: PredictorsBench): Candidate
       name: `${method}, ${Math.round(1000 * byteShare) / 10} %`,
       method,
       byteShare,
-      ...(method === "closed-form" ? { tokensMax: CLOSED_FORM_TOKENS } : {}),
     }))
   );
   if (methods.includes("sign-sketch")) {
@@ -178,7 +193,7 @@ const HELP = `What do a predictor's bytes buy in recall, reads and perplexity?
   --tokens N         of the held-out text (default 8192)
   --recall SHARE     wanted (default 99%)
   --ffn-cache SHARE  default 20%
-  --folder FOLDER    keep the calibrated files there
+  --folder FOLDER    where copies of the model are made and removed (default: the system's for temporary files)
   --json             print the results as JSON`;
 
 export async function main(args: string[]): Promise<void> {
@@ -199,22 +214,43 @@ export async function main(args: string[]): Promise<void> {
   if (!parsed) return;
   const { values, positionals: [modelPath, calibrationPath, heldOutPath] } = parsed;
   if (!heldOutPath) throw new RangeError("usage: predictors MODEL.flash CALIBRATION HELD_OUT");
-  const folder = values.folder ?? mkdtempSync(join(tmpdir(), "flashpipe-"));
-  let dense: Evaluation | undefined;
-  const { results } = await benchPredictors({
+  const folder = mkdtempSync(join(values.folder ?? tmpdir(), "flashpipe-"));
+  const bench: PredictorsBench = {
     modelPath,
     calibrationText: readFileSync(calibrationPath, "utf8"),
     heldOutText: readFileSync(heldOutPath, "utf8"),
-    byteShares: values.shares.split(",").map((percent) => Number(percent) / 100),
-    bits: values.bits.split(",").map(Number),
-    methods: values.methods.split(",") as FitMethod[],
+    byteShares: numbersOf("--shares", values.shares).map((percent) => percent / 100),
+    bits: numbersOf("--bits", values.bits),
+    methods: methodsOf(values.methods),
     minutes: Number(values.minutes),
     tokensMax: Number(values.tokens),
     recall: parseShare(values.recall),
     ffnCache: values["ffn-cache"],
     folder,
-  }, (result) => {
-    if (values.json) return;
+  };
+  try {
+    await printTable(bench, values.json ?? false);
+  } finally {
+    rmSync(folder, { recursive: true });
+  }
+}
+
+function numbersOf(option: string, list: string): number[] {
+  const numbers = list.split(",").map(Number);
+  if (numbers.every((number) => number > 0)) return numbers;
+  throw new RangeError(`Cannot read ${option} ${list}: numbers with commas between them`);
+}
+
+function methodsOf(list: string): FitMethod[] {
+  const methods = list.split(",") as FitMethod[];
+  if (methods.every((method) => FIT_METHODS.includes(method))) return methods;
+  throw new RangeError(`Cannot compare ${list}: methods are ${FIT_METHODS.join(", ")}`);
+}
+
+async function printTable(bench: PredictorsBench, isJson: boolean): Promise<void> {
+  let dense: Evaluation | undefined;
+  const { results } = await benchPredictors(bench, (result) => {
+    if (isJson) return;
     if ("perplexity" in result) {
       dense = result;
       console.log(
@@ -224,9 +260,8 @@ export async function main(args: string[]): Promise<void> {
       );
     } else print(result, dense!);
   });
-  if (values.json) console.log(JSON.stringify(results));
+  if (isJson) console.log(JSON.stringify(results));
   else console.log(`peak memory ${(resourceUse().peakBytes / (1 << 20)).toFixed(0)} MiB`);
-  if (!values.folder) rmSync(folder, { recursive: true });
 }
 
 const COLUMNS: [string, number][] = [

@@ -147,7 +147,9 @@ function embeddedModel(): Promise<string> {
 /** Of the calibration text, what the embedded model's predictors and order were made from, and the rest. */
 function demoDocuments(modelPath: string) {
   using file = FlashFile.open(modelPath);
-  const codec = new TextCodec(file.header.tokenizer!, modelPath);
+  const { tokenizer } = file.header;
+  if (!tokenizer) throw new RangeError(`Cannot ask about ${modelPath} as it has no tokenizer`);
+  const codec = new TextCodec(tokenizer, modelPath);
   const encode = (text: string) => codec.encode(text);
   const text = readFileSync(CALIBRATION_TEXT, "utf8");
   const fitted = sampleText(text, {

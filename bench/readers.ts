@@ -316,7 +316,7 @@ function runFio({ file, readBytes, depth, seconds, fileBytes }: RunOptions): num
 }
 
 /** Bytes in the page cache of the system, where it tells. */
-export function cachedBytes(): number | null {
+function cachedBytes(): number | null {
   try {
     const line = /^Cached:\s+(\d+) kB/m.exec(fs.readFileSync("/proc/meminfo", "utf8"));
     return line ? Number(line[1]) * 1024 : null;

@@ -258,7 +258,10 @@ function makePlan(
   const chunks = sampleText(options.text, {
     encode: (text) => codec.encode(text),
     chunkLength: header.config.maxPositionEmbeddings,
-    tokensMax: Math.min(identity.tokensMax, plannedTokens(sizes, { minutes, isLowRank })),
+    tokensMax: Math.min(
+      identity.tokensMax,
+      plannedTokens(sizes, { minutes, method: identity.method }),
+    ),
     seed: 1,
   });
   const chunkLengths = chunks.map(({ length }) => length);
@@ -305,6 +308,7 @@ function divideMemory(options: CalibrateOptions, plan: FitPlan) {
   const chunkMax = Math.max(...chunkLengths);
   const needed = (threadCount: number, positionsMax: number) =>
     runtimeBytes(threadCount) + threadCount * (THREAD_MIB * 2 ** 20 + FitTasks.byteLength(file, {
+        method: plan.identity.method,
         positionsMax,
         rankMax: Math.max(0, ...ranks),
         batchSize,

@@ -23,7 +23,8 @@ export interface EvaluateOptions
   /** Stop after so many tokens. Default: the whole text. */
   tokensMax?: number;
   /**
-   * Run `dense` beside it and compare. The reference takes memory of its own, besides `memory`; where all neurons do not
+   * Run `dense` beside it and compare. The reference takes memory of its own, besides `memory` (as does measuring recall: up
+   * rows, at most 1 GiB and a quarter of what is free); where all neurons do not
    * fit it streams them for every token, which is right but slow. Default true, unless `ffn` is `dense`.
    */
   reference?: boolean;
@@ -146,7 +147,7 @@ class Measurement {
       await this.#parts.meter?.measure(signal);
       return true;
     } catch (error) {
-      if (!signal?.aborted || this.#scores.count === 0) throw error;
+      if (!signal?.aborted || error !== signal.reason || this.#scores.count === 0) throw error;
       return false;
     }
   }

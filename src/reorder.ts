@@ -4,8 +4,8 @@ import { DEFAULT_POLICY } from "./cache/policies.ts";
 import { FlashFile } from "./format/flash_file.ts";
 import { NeuronOrder } from "./format/neuron_order.ts";
 import { reorderFlash } from "./format/reorder.ts";
-import { NeuronTrace } from "./simulate/neuron_trace.ts";
-import { recordTrace } from "./simulate/record_trace.ts";
+import type { NeuronTrace } from "./simulate/neuron_trace.ts";
+import { traceInMemory } from "./simulate/record_trace.ts";
 import { replay } from "./simulate/replay.ts";
 import { slotCountsOf, warmupOf } from "./simulate/simulate.ts";
 
@@ -104,27 +104,26 @@ async function traceOf(
   const { numLayers, intermediateSize: n } = checkedConfig(path);
   // Three sets in the trace, and the neurons that were read.
   const bytesPerToken = 4 * numLayers * Math.ceil(n / 8);
-  const parts: Uint8Array[] = [];
-  await recordTrace({
+  const trace = await traceInMemory({
     path,
     text,
     textName,
     tokensMax: Math.min(tokensMax, Math.floor(TRACE_BYTES_MAX / bytesPerToken)),
-    write: (bytes) => parts.push(bytes.slice()),
     onProgress: ({ done, total }) => onProgress?.({ phase: "tracing", done, total }),
     signal,
   });
-  const bytes = new Uint8Array(parts.reduce((sum, { byteLength }) => sum + byteLength, 0));
-  let at = 0;
-  for (const part of parts) {
-    bytes.set(part, at);
-    at += part.byteLength;
-  }
-  const trace = NeuronTrace.parse(bytes, "the trace");
   if (warmupOf(trace) < 8) {
     throw new RangeError(`Cannot reorder by ${trace.tokenCount} tokens of text: at least 32`);
   }
   return trace;
+}
+
+/** Throws `RangeError` if layers are too wide to count all pairs of neurons. */
+export function checkWidth(intermediateSize: number): void {
+  if (intermediateSize <= NEURONS_MAX) return;
+  throw new RangeError(
+    `Cannot reorder layers of ${intermediateSize} neurons: at most ${NEURONS_MAX}`,
+  );
 }
 
 function checkedConfig(path: string): FlashFile["header"]["config"] {
@@ -135,12 +134,7 @@ function checkedConfig(path: string): FlashFile["header"]["config"] {
       `Cannot reorder ${path} as it has no predictors: run \`flashpipe calibrate\``,
     );
   }
-  if (config.intermediateSize > NEURONS_MAX) {
-    const { intermediateSize } = config;
-    throw new RangeError(
-      `Cannot reorder layers of ${intermediateSize} neurons: at most ${NEURONS_MAX}`,
-    );
-  }
+  checkWidth(config.intermediateSize);
   return config;
 }
 

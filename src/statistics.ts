@@ -35,6 +35,8 @@ export interface Cost {
   neuronsPerToken: number;
   /** Share of them with an activation that is not zero. */
   activeShare: number;
+  /** Those of them that were in no slot when the list was made. */
+  missesPerToken: number;
   /** Share of the active neurons that were in a slot already when the list was made. */
   hitRate: number;
   /** Share of the misses whose read the early look had begun when the late look came. */
@@ -177,6 +179,7 @@ function costOf(control: Control, from: Snapshot, to: Snapshot): Cost {
     bytesPerToken: per(readers(READER.bytes)),
     readsPerToken: per(readers(READER.reads)),
     neuronsPerToken: per(listed),
+    missesPerToken: per(early + late),
     activeShare: share(active, listed),
     hitRate: share(sum(0, laneCount, LANE.activeHits), active),
     earlyRate: share(early, early + late),

@@ -139,7 +139,9 @@ test("fitClosedForm() reaches the recall asked for, and predicts fewer with more
     assert.ok(small.measured.recall >= recallWanted);
     assert.ok(large.measured.recall >= recallWanted);
     assert.ok(large.measured.predictedShare < small.measured.predictedShare);
-    assert.ok(small.measured.recall < recallWanted + 0.02, "no more than was asked for");
+    // Thresholds aim higher: other text has more misses.
+    const allowed = 1 - recallWanted, misses = 1 - small.measured.recall;
+    assert.ok(misses > 0.5 * allowed, "not many more than was asked for");
   }
 });
 

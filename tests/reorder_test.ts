@@ -4,6 +4,7 @@ import { dirname } from "node:path";
 import { after, before, test } from "node:test";
 import { crc32 } from "node:zlib";
 import { calibrate } from "../src/calibrate.ts";
+import { ModelFileError } from "../src/errors.ts";
 import { FlashFile } from "../src/format/flash_file.ts";
 import { NeuronOrder } from "../src/format/neuron_order.ts";
 import { reorderFlash } from "../src/format/reorder.ts";
@@ -114,6 +115,29 @@ test("reorderFlash() leaves the file alone when it is stopped or asked for nonse
   await assert.rejects(reorderFlash(path, orders.slice(1)), /Cannot reorder 2 layers/);
   assert.deepEqual(readFileSync(path), bytes);
   assert.deepEqual(readdirSync(dirname(path)).filter((name) => name.includes("tmp")), []);
+});
+
+test("reorderFlash() refuses a damaged file, as new checksums would hide it", async () => {
+  const path = models.file("damaged.flash");
+  copyFileSync(plain, path);
+  const bytes = readFileSync(path);
+  let middle = 0;
+  {
+    using file = FlashFile.open(path);
+    const { byteOffset, bundleByteLength } = file.header.layers[1].bundles;
+    middle = byteOffset + 70 * bundleByteLength;
+  }
+  bytes[middle] ^= 1;
+  writeFileSync(path, bytes);
+  await assert.rejects(reorderFlash(path, shuffledOrders(path, 1)), (error: Error) => {
+    assert.ok(error instanceof ModelFileError);
+    assert.match(
+      error.message,
+      /damaged\.flash: Cannot reorder as its checksum is wrong \(layers\.1\.bundles 64\.\./,
+    );
+    return true;
+  });
+  assert.deepEqual(readFileSync(path), bytes);
 });
 
 test("NeuronOrder wants each neuron once", () => {

@@ -87,7 +87,7 @@ export async function ask({ machine }: Workbench): Promise<Table[]> {
   ];
 }
 
-/** Keys and values take part in each token, as attention's weights do, and take memory from the cache. */
+/** Keys and values take part in each token, as attention's weights do, beside the memory that is divided. */
 function contextTable(machine: Machine): Table {
   const shapes = [
     SHAPES.opt6_7b,

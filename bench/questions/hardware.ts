@@ -2,6 +2,7 @@
  * What hardware would help? What-if runs of the cost model: other ways to ask for reads, other disks, a disk that computes,
  * faster memory; and larger sectors by replaying the trace itself.
  */
+import { DEFAULT_POLICY } from "../../src/cache/policies.ts";
 import { tokenTime } from "../../src/simulate/cost_model.ts";
 import { PAPER_SHARES, workOf } from "../../src/simulate/model_work.ts";
 import type { DiskCost, Machine, TokenWork } from "../../src/simulate/cost_model.ts";
@@ -103,7 +104,7 @@ export function whatIf(workload: Workload): { name: string; tokenSeconds: number
 export function withSectors(trace: NeuronTrace, blockByteLength: number) {
   const { reads, bytes, tokens } = replay(trace.withHeader({ blockByteLength }), {
     slotCounts: slotCountsOf(trace, CACHE_SHARE),
-    policy: { name: "frequency", window: Infinity },
+    policy: { name: DEFAULT_POLICY, window: Infinity },
     warmupTokens: warmupOf(trace),
   });
   return { readsPerToken: reads / tokens, bytesPerToken: bytes / tokens };

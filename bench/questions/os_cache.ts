@@ -2,6 +2,7 @@
  * What changes with the operating system's cache on? The engine's own reads, as a replay lists them, one after the other, past
  * the cache and through it; the same memory as slots or as the system's pages; and the engine with its file in memory.
  */
+import { DEFAULT_POLICY } from "../../src/cache/policies.ts";
 import fs from "node:fs";
 import os from "node:os";
 import path from "node:path";
@@ -39,7 +40,7 @@ export interface Extent {
 export function readsOf(trace: NeuronTrace, cacheShare: number) {
   const options = {
     slotCounts: slotCountsOf(trace, cacheShare),
-    policy: { name: "frequency", window: Infinity },
+    policy: { name: DEFAULT_POLICY, window: Infinity },
   } as const;
   const all: Extent[] = [];
   replay(trace, {

@@ -116,14 +116,14 @@ export function withLayerSeconds(machine: Machine, work: TokenWork, seconds: num
 function workOfRuns(trace: NeuronTrace, runs: Cost[], resident: ResidentBytes): TokenWork {
   const middle = (pick: (cost: Cost) => number) => median(runs.map(pick));
   const listed = middle(({ neuronsPerToken }) => neuronsPerToken);
-  const hitShare = middle(({ hitRate }) => hitRate);
+  const misses = middle(({ missesPerToken }) => missesPerToken);
   const counts = {
     tokens: 1,
     listed,
-    hits: hitShare * listed,
+    hits: listed - misses,
     reads: middle(({ readsPerToken }) => readsPerToken),
     bytes: middle(({ bytesPerToken }) => bytesPerToken),
-    earlyStarted: middle(({ earlyRate }) => earlyRate) * (1 - hitShare) * listed,
+    earlyStarted: middle(({ earlyRate }) => earlyRate) * misses,
   };
   return replayedWork(trace, counts, resident);
 }

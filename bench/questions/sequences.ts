@@ -2,6 +2,7 @@
  * How does the union of neurons grow with the number of sequences that are computed together? Documents of the trace run side
  * by side, a token of each a step; what several want is read once.
  */
+import { DEFAULT_POLICY } from "../../src/cache/policies.ts";
 import type { TopLevelSpec } from "vega-lite";
 import { replayedWork, tokenTime } from "../../src/simulate/cost_model.ts";
 import type { Machine, ResidentBytes } from "../../src/simulate/cost_model.ts";
@@ -45,7 +46,7 @@ export function compareSequences(
   counts: readonly number[],
 ): SequencesRow[] {
   const { numLayers, intermediateSize } = trace.header, neurons = numLayers * intermediateSize;
-  const policy = { name: "frequency", window: Infinity } as const;
+  const policy = { name: DEFAULT_POLICY, window: Infinity } as const;
   return counts.filter((count) => count <= trace.documents.length).map((count) => {
     const union = sideBySide(trace, count), steps = union.tokenCount;
     const slotCounts = slotCountsOf(union, cacheShare);
@@ -91,8 +92,8 @@ export function sideBySide(trace: NeuronTrace, count: number): NeuronTrace {
   const sets = new Map([[trace.listed, masks]]);
   const borders = { tokenCount: steps, documents: [0], chunks: [] };
   const union = new NeuronTrace({ ...header, sets: [trace.listed] }, sets, borders);
-  // Slots are divided by what lists are long: those of the union.
-  return union.withHeader({ predictedShares: listShares(union) });
+  // Slots are divided by what lists are long: those of the union. The model's curves are of one sequence.
+  return union.withHeader({ predictedShares: listShares(union), missCurves: [] });
 }
 
 /** Share of each layer's neurons that a step lists, in the mean. */

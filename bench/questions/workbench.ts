@@ -7,8 +7,8 @@ import { FlashFile } from "../../src/format/flash_file.ts";
 import { matrixByteLength } from "../../src/format/layout.ts";
 import { residentSections } from "../../src/plan.ts";
 import type { Machine, ResidentBytes } from "../../src/simulate/cost_model.ts";
-import { NeuronTrace } from "../../src/simulate/neuron_trace.ts";
-import { recordTrace } from "../../src/simulate/record_trace.ts";
+import type { NeuronTrace } from "../../src/simulate/neuron_trace.ts";
+import { traceInMemory } from "../../src/simulate/record_trace.ts";
 import type { Table } from "./table.ts";
 
 /** What the questions are asked with. */
@@ -61,15 +61,12 @@ export class Workbench {
 
   async #record(): Promise<NeuronTrace> {
     const { modelPath: path, documents, textName, tokens: tokensMax } = this.options;
-    const parts: Uint8Array<ArrayBuffer>[] = [];
-    await recordTrace({
+    return await traceInMemory({
       path,
       text: documents.join(DOCUMENT_END),
       textName,
       tokensMax,
-      write: (bytes) => parts.push(bytes.slice()),
     });
-    return NeuronTrace.parse(new Uint8Array(await new Blob(parts).arrayBuffer()), "the trace");
   }
 }
 

@@ -1,3 +1,4 @@
+import { DEFAULT_POLICY } from "../../src/cache/policies.ts";
 import { replayedWork, tokenTime } from "../../src/simulate/cost_model.ts";
 import { naiveTime, sharesWithin, workWithin } from "../../src/simulate/model_work.ts";
 import type { Machine, ResidentBytes, TokenWork } from "../../src/simulate/cost_model.ts";
@@ -25,7 +26,7 @@ export function replayedWorkload(
 ): Workload {
   const result = replay(trace, {
     slotCounts: slotCountsOf(trace, cacheShare),
-    policy: { name: "frequency", window: Infinity },
+    policy: { name: DEFAULT_POLICY, window: Infinity },
     earlyLook: trace.has("early"),
     warmupTokens: warmupOf(trace),
   });

@@ -80,7 +80,10 @@ export function calibrateCommand(): Command {
       "bits that low-bit keeps of a weight, 2 to 4 (default: 4)",
       wholeNumber({ min: 2, max: 4 }),
     )
-    .option("--reorder", "then put neurons that are read together side by side (see `reorder`)")
+    .option(
+      "--reorder",
+      "then put neurons that are read together side by side, as \`reorder\` does, beside --memory",
+    )
     .option("--fresh", "begin anew, whatever an unfinished run left")
     .addHelpText("after", AFTER_HELP)
     .action(calibrateFile);
@@ -90,6 +93,7 @@ async function calibrateFile(path: string, flags: CalibrateFlags): Promise<void>
   givenFile(path);
   givenFile(flags.text);
   const { recall, minutes, memory, bytesShare: byteShare, method, bits, fresh } = flags;
+  if (flags.reorder) await checkOrderable(path);
   using interrupt = new Interrupt();
   using progress = new Progress();
   // Loaded when needed only: it would slow the start of every other command.
@@ -113,10 +117,19 @@ async function calibrateFile(path: string, flags: CalibrateFlags): Promise<void>
     },
     signal: interrupt.signal,
   });
-  const order = flags.reorder && await reorderBy(source, progress, interrupt.signal);
   progress.stop();
   process.stdout.write(renderPredictors(path));
-  if (order) process.stdout.write(renderOrder(order));
+  if (!flags.reorder) return;
+  const order = await reorderBy(source, progress, interrupt.signal);
+  progress.stop();
+  process.stdout.write(renderOrder(order));
+}
+
+/** What an order would be refused for, before hours are spent on predictors. */
+async function checkOrderable(path: string): Promise<void> {
+  const { checkWidth } = await import("../reorder.ts");
+  using file = FlashFile.open(path);
+  checkWidth(file.header.config.intermediateSize);
 }
 
 async function reorderBy(

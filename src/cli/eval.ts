@@ -68,7 +68,11 @@ export function evalCommand(): Command {
       share,
     )
     .option("--ffn-cache <share>", "share of the FFN's neurons kept in memory, such as 20%", share)
-    .option("--memory <size>", "ceiling as for run; the reference comes on top of it", byteSize)
+    .option(
+      "--memory <size>",
+      "ceiling as for run; the reference comes on top of it, and up to 1 GiB to measure recall",
+      byteSize,
+    )
     .option("--no-reference", "do not compare with dense")
     .option("--json", "as JSON, for machines")
     .option("--plot <file>", "draw the layers into an SVG file")

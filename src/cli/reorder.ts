@@ -10,8 +10,8 @@ import { readText } from "./text_file.ts";
 
 const AFTER_HELP = `
 Puts neurons that are read for the same token side by side in the file, layer by layer, so that one read
-brings several. Changes no result, bit for bit; the file grows by nothing. It is rewritten aside, which
-needs as much free room again, and left as it was if the new order would not read less often on a quarter
+brings several. Changes no result, bit for bit; the header grows by four bytes a neuron. The file is checked, then
+rewritten aside, which needs as much free room again; and left as it was if the new order would not read less often on a quarter
 of the text that it was not made from.
 
 Example:

@@ -85,6 +85,8 @@ const TRAINING_SHARE = 0.35;
 const TRIALS_SHARE = 0.15;
 
 const TOKENS_MIN = 1024;
+/** More teach nothing where nothing is trained; the closed form holds them all in memory. */
+export const CLOSED_FORM_TOKENS_MAX = 12_288;
 const BIT_PLANES_TOKENS_MAX = 24_576;
 const EPOCHS_MAX = 12;
 const STEPS_MIN = 100;
@@ -111,11 +113,13 @@ export function trainFlops({ d, n }: FitSizes, rank: number): number {
 /** How many positions are worth observing within the time; bit planes know their scales after some thousand. */
 export function plannedTokens(
   sizes: FitSizes,
-  { minutes, isLowRank }: { minutes: number; isLowRank: boolean },
+  { minutes, method }: { minutes: number; method: FitMethod },
 ): number {
   const seconds = 60 * minutes * OBSERVING_SHARE;
   const tokens = Math.max(TOKENS_MIN, Math.floor(seconds * FLOPS_PER_SECOND / observeFlops(sizes)));
-  return isLowRank ? tokens : Math.min(tokens, BIT_PLANES_TOKENS_MAX);
+  if (method === "trained") return tokens;
+  const tokensMax = method === "closed-form" ? CLOSED_FORM_TOKENS_MAX : BIT_PLANES_TOKENS_MAX;
+  return Math.min(tokens, tokensMax);
 }
 
 /** Steps of training within the time, with the ranks that the bytes allow on average. */

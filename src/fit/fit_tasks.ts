@@ -12,8 +12,8 @@ import {
   storedAsQ8,
 } from "./closed_form.ts";
 import type { LowRankLayer } from "./closed_form.ts";
-import type { FitPlan, FitSizes } from "./fit_plan.ts";
-import { planeBitsOf, sizesOf } from "./fit_plan.ts";
+import type { FitMethod, FitPlan, FitSizes } from "./fit_plan.ts";
+import { CLOSED_FORM_TOKENS_MAX, planeBitsOf, sizesOf } from "./fit_plan.ts";
 import { Judge } from "./judge.ts";
 import { LowRankScorer } from "./low_rank_scorer.ts";
 import type { LowRankStart } from "./low_rank_scorer.ts";
@@ -90,7 +90,8 @@ export class FitTasks {
   /** Bytes that a task takes at most, beside what the runtime has. */
   static byteLength(
     file: FlashFile,
-    { positionsMax, rankMax, batchSize, heldOutCount }: {
+    { method, positionsMax, rankMax, batchSize, heldOutCount }: {
+      method: FitMethod;
       positionsMax: number;
       rankMax: number;
       batchSize: number;
@@ -109,12 +110,17 @@ export class FitTasks {
     });
     const judge = Judge.byteLength({ d, n }) + 3 * heldOutCount * n / 8;
     const scorer = LowRankScorer.byteLength({ d, n, rank: rankMax });
-    const observations = 4 * d * 2 * START_POSITIONS;
-    const closedForm = observations + 8 * d * d * 6 + 4 * n * d * 4 +
-      4 * n * rankMax * 3;
-    const bitPlanes = observations + bitPlanesFitByteLength({ d, n }) + judge;
+    const observations = (count: number) => 4 * d * 2 * count;
+    const solving = 8 * d * d * 6 + 4 * n * d * 4 + 4 * n * rankMax * 3;
+    const bitPlanes = observations(START_POSITIONS) + bitPlanesFitByteLength({ d, n }) + judge;
     const training = trainer + judge + scorer + 12 * rankMax * (d + n);
-    return Math.max(observing, closedForm, bitPlanes, training);
+    const fitting: Record<FitMethod, number> = {
+      "trained": Math.max(observations(START_POSITIONS) + solving, training),
+      "closed-form": observations(CLOSED_FORM_TOKENS_MAX) + solving + judge + scorer,
+      "sign-sketch": bitPlanes,
+      "low-bit": bitPlanes,
+    };
+    return Math.max(observing, fitting[method]);
   }
 
   close(): void {

@@ -2,6 +2,7 @@ import { closeSync, fsyncSync, openSync, renameSync, rmSync } from "node:fs";
 import process from "node:process";
 import { setImmediate } from "node:timers/promises";
 import { crc32 } from "node:zlib";
+import { ModelFileError } from "../errors.ts";
 import { FlashFile } from "./flash_file.ts";
 import { updateFlash } from "./flash_update.ts";
 import { writeFully } from "./flash_writer.ts";
@@ -22,7 +23,9 @@ const RUN_BYTES = 4 << 20;
  * their numbers, and their columns are added in the order of those.
  *
  * The new file grows aside as `NAME.tmp-PID` and takes the name when all of it is on disk. Needs as much room as the file has.
- * Returns the new header. Throws `RangeError` for orders that do not fit, and what `FlashFile.open` throws.
+ * All checksums are compared first, as new ones are made: damage must not come to look sound. Returns the new header.
+ *
+ * Throws `RangeError` for orders that do not fit, `ModelFileError` for damage, and what `FlashFile.open` throws.
  */
 export async function reorderFlash(
   path: string,
@@ -32,13 +35,14 @@ export async function reorderFlash(
   using source = FlashFile.open(path);
   const { layers } = source.header;
   checkOrders(orders, layers);
+  await checkSource(source, { onProgress, signal });
   const temporary = `${path}.tmp-${process.pid}`;
   const descriptor = openSync(temporary, "w");
   let isOpen = true;
   let doneBytes = 0;
   const step = async (byteLength: number) => {
     doneBytes += byteLength;
-    onProgress?.({ doneBytes, totalBytes: source.byteLength });
+    onProgress?.({ doneBytes: source.byteLength + doneBytes, totalBytes: 2 * source.byteLength });
     await setImmediate();
     signal?.throwIfAborted();
   };
@@ -86,6 +90,23 @@ function checkOrders(orders: readonly NeuronOrder[], layers: FlashHeader["layers
     } neurons: received orders of ` +
       `${orders.map(({ neuronAt }) => neuronAt.length).join(", ")}`,
   );
+}
+
+async function checkSource(
+  source: FlashFile,
+  { onProgress, signal }: ReorderOptions,
+): Promise<void> {
+  const { failures } = await source.verify({
+    onProgress: ({ doneBytes }) => onProgress?.({ doneBytes, totalBytes: 2 * source.byteLength }),
+    signal,
+  });
+  if (failures.length === 0) return;
+  const [{ field, byteOffset }] = failures;
+  throw new ModelFileError("Cannot reorder as its checksum is wrong", {
+    path: source.path,
+    field,
+    byteOffset,
+  });
 }
 
 /** What of the file is no bundle. */

@@ -7,6 +7,7 @@ import { open } from "../open.ts";
 import type { OpenOptions } from "../open_options.ts";
 import { ReplayedLooks } from "../predict/replayed_looks.ts";
 import { VERSION } from "../version.ts";
+import { NeuronTrace } from "./neuron_trace.ts";
 import type { SetName, TraceHeader } from "./trace_format.ts";
 import { TraceWriter } from "./trace_writer.ts";
 
@@ -76,6 +77,13 @@ export async function recordTrace(options: RecordOptions): Promise<number> {
   if (writer.tokenCount === 0) throw new RangeError("Cannot record a trace of an empty text");
   writer.finish();
   return writer.tokenCount;
+}
+
+/** Records a trace and reads it again, all in memory: three sets of n bits a layer and token (see `recordTrace`). */
+export async function traceInMemory(options: Omit<RecordOptions, "write">): Promise<NeuronTrace> {
+  const parts: Uint8Array<ArrayBuffer>[] = [];
+  await recordTrace({ ...options, write: (bytes) => parts.push(bytes.slice()) });
+  return NeuronTrace.parse(new Uint8Array(await new Blob(parts).arrayBuffer()), "the trace");
 }
 
 function headerOf(
