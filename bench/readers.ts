@@ -12,7 +12,7 @@ import process from "node:process";
 import { formatBytes, parseByteSize } from "../src/byte_size.ts";
 import { ReadPlan } from "../src/cache/read_plan.ts";
 import { examineDisk } from "../src/flash/bypass.ts";
-import type { ReaderBackend, ReaderOptions } from "../src/flash/reader.ts";
+import type { ReaderBackend, ReaderOptions } from "../src/flash/reader_options.ts";
 import { LATE_RING } from "../src/flash/ticket.ts";
 import { canUseUring, UringReader } from "../src/flash/uring_reader.ts";
 import { Control } from "../src/pipeline/control.ts";

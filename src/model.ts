@@ -1,6 +1,6 @@
 import type { AuditBoardShare } from "./audit/board.ts";
 import type { DiskFacts } from "./flash/bypass.ts";
-import type { ReaderBackend } from "./flash/reader.ts";
+import type { ReaderBackend } from "./flash/reader_options.ts";
 import type { FlashHeader } from "./format/header.ts";
 import type { KernelBuild } from "./kernels.ts";
 import { Client } from "./pipeline/client.ts";

@@ -2,7 +2,7 @@ import { AuditBoard } from "./audit/board.ts";
 import type { AuditBoardShare } from "./audit/board.ts";
 import { examineDisk } from "./flash/bypass.ts";
 import type { DiskFacts } from "./flash/bypass.ts";
-import type { ReaderOptions } from "./flash/reader.ts";
+import type { ReaderOptions } from "./flash/reader_options.ts";
 import { FlashFile } from "./format/flash_file.ts";
 import type { FlashHeader } from "./format/header.ts";
 import { isReordered } from "./format/header.ts";

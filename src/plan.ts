@@ -5,7 +5,7 @@ import type { AuditSample } from "./audit/sample.ts";
 import { formatBytes } from "./byte_size.ts";
 import { divideAmongLayers } from "./cache/divide_slots.ts";
 import { MemoryBudgetError } from "./errors.ts";
-import type { ReaderBackend } from "./flash/reader.ts";
+import type { ReaderBackend } from "./flash/reader_options.ts";
 import type { DiskFacts } from "./flash/bypass.ts";
 import type { FlashHeader } from "./format/header.ts";
 import { extentsOf, isReordered, predictorTensors, rankMaxOf } from "./format/header.ts";

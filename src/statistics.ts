@@ -3,7 +3,7 @@ import type { AuditBoardShare } from "./audit/board.ts";
 import { reportAudit } from "./audit/estimate.ts";
 import type { AuditReport } from "./audit/estimate.ts";
 import { largestWeight } from "./audit/sample.ts";
-import type { ReaderBackend } from "./flash/reader.ts";
+import type { ReaderBackend } from "./flash/reader_options.ts";
 import type { KernelBuild } from "./kernels.ts";
 import type { Control, Snapshot } from "./pipeline/control.ts";
 import type { FfnMode } from "./pipeline/options.ts";

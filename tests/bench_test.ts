@@ -8,7 +8,7 @@ import { after, test } from "node:test";
 import { benchPredictors } from "../bench/predictors.ts";
 import { benchReaders } from "../bench/readers.ts";
 import { benchTokens } from "../bench/tokens.ts";
-import { READER_BACKENDS } from "../src/flash/reader.ts";
+import { READER_BACKENDS } from "../src/flash/reader_options.ts";
 import { canUseUring } from "../src/flash/uring_reader.ts";
 import { PackedModels } from "./packed_models.ts";
 

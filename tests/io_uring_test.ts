@@ -5,7 +5,7 @@ import { SYS_IO_URING_REGISTER, SYS_IO_URING_SETUP } from "../src/flash/c_abi.ts
 import { IoUring, IoUringRefusedError } from "../src/flash/io_uring.ts";
 import type { IoUringOptions } from "../src/flash/io_uring.ts";
 import { openLinuxLibc } from "../src/flash/libc.ts";
-import type { LinuxLibc } from "../src/flash/libc.ts";
+import type { LinuxLibc } from "../src/flash/c_library.ts";
 import { canUseUring } from "../src/flash/uring_reader.ts";
 import { seededRandom } from "../src/random.ts";
 import { patternBytes } from "./contracts/flash_disk.ts";

@@ -1,21 +1,12 @@
+import type { AuditOptions } from "./audit_options.ts";
 import type { LayerSlots } from "../cache/layer_slots.ts";
 import { instantiateKernels, preparedByteLength } from "../kernels.ts";
 import type { Kernels } from "../kernels.ts";
 import { PASS_COUNT, passIndex } from "../pipeline/control.ts";
 import type { PredictorSeat } from "../predict/predictor_seat.ts";
 import { AUDIT, AuditBoard } from "./board.ts";
-import type { AuditBoardShare } from "./board.ts";
 import { SampleDraw, slotStride, windowWeight } from "./sample.ts";
 import type { AuditSample } from "./sample.ts";
-
-/** What the audit is started with. */
-export interface AuditOptions {
-  sample: AuditSample;
-  seed: number;
-  board: AuditBoardShare;
-  /** Landing flag of the window's read, counted from the first flag. */
-  flag: number;
-}
 
 /**
  * Looks, in every layer of every token, at a few neurons that the late look did not name, and writes down how many of them would have

@@ -1,7 +1,7 @@
 import { POLICY_NAMES } from "../cache/policies.ts";
 import type { PolicyName } from "../cache/policies.ts";
-import { READER_BACKENDS } from "../flash/reader.ts";
-import type { ReaderBackend } from "../flash/reader.ts";
+import { READER_BACKENDS } from "../flash/reader_options.ts";
+import type { ReaderBackend } from "../flash/reader_options.ts";
 import { Option } from "commander";
 import type { Command } from "commander";
 import type { KernelBuild } from "../kernels.ts";

@@ -1,5 +1,5 @@
 import { SYS_IO_URING_REGISTER, SYS_IO_URING_SETUP } from "./c_abi.ts";
-import type { EnterRing, LinuxLibc, Mapping } from "./libc.ts";
+import type { EnterRing, LinuxLibc, Mapping } from "./c_library.ts";
 
 /**
  * io_uring without native code: two rings that the kernel shares with us, and one system call that submits and waits

@@ -1,6 +1,6 @@
 import { createRequire } from "node:module";
 import { cString, MAP_SHARED_POPULATE, PROT_READ_WRITE, SYS_IO_URING_ENTER } from "./c_abi.ts";
-import type { Libc, LinuxLibc } from "./libc.ts";
+import type { Libc, LinuxLibc } from "./c_library.ts";
 
 /** What we use of `bun:ffi`. */
 interface BunFfi {

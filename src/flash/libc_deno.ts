@@ -1,4 +1,4 @@
-import type { Libc, LinuxLibc } from "./libc.ts";
+import type { Libc, LinuxLibc } from "./c_library.ts";
 import { cString, MAP_SHARED_POPULATE, PROT_READ_WRITE, SYS_IO_URING_ENTER } from "./c_abi.ts";
 
 /** The C library through Deno's FFI; null if it is not allowed: a question at the terminal would be a surprise. */

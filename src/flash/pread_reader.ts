@@ -1,6 +1,6 @@
 import { openDisk, readFully } from "./disk.ts";
 import type { FlashDisk } from "./disk.ts";
-import type { Reader, ReaderOptions } from "./reader.ts";
+import type { Reader, ReaderOptions } from "./reader_options.ts";
 import { ReaderSeat } from "./reader_seat.ts";
 import { emptyTicket } from "./ticket.ts";
 

@@ -6,7 +6,7 @@ import type { Sequence } from "../pipeline/sequence.ts";
 import { READER } from "../pipeline/statistics.ts";
 import { sharedClock, Trace } from "../pipeline/trace.ts";
 import type { Clock } from "../pipeline/trace.ts";
-import type { ReaderOptions } from "./reader.ts";
+import type { ReaderOptions } from "./reader_options.ts";
 import { EARLY_RING, LATE_RING, PART_WORDS, readTicket } from "./ticket.ts";
 import type { Ticket } from "./ticket.ts";
 

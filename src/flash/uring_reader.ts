@@ -4,8 +4,8 @@ import { openDisk, readFully } from "./disk.ts";
 import type { FlashDisk } from "./disk.ts";
 import { IoUring, IoUringRefusedError } from "./io_uring.ts";
 import { openLinuxLibc } from "./libc.ts";
-import type { LinuxLibc } from "./libc.ts";
-import type { Reader, ReaderOptions } from "./reader.ts";
+import type { LinuxLibc } from "./c_library.ts";
+import type { Reader, ReaderOptions } from "./reader_options.ts";
 import { ReaderSeat } from "./reader_seat.ts";
 import { emptyTicket } from "./ticket.ts";
 

@@ -1,8 +1,8 @@
 import type { ArenaPlan } from "../arena.ts";
-import type { AuditOptions } from "../audit/auditor.ts";
+import type { AuditOptions } from "../audit/audit_options.ts";
 import type { PolicyChoice } from "../cache/policies.ts";
 import type { ReadPlanOptions } from "../cache/read_plan.ts";
-import type { ReaderOptions } from "../flash/reader.ts";
+import type { ReaderOptions } from "../flash/reader_options.ts";
 import type { Quantization } from "../format/layout.ts";
 import type { KernelModule } from "../kernels.ts";
 import type { LayerPredictor } from "../predict/layer_predictor.ts";
