@@ -2,6 +2,8 @@
  * How does the union of neurons grow with the number of sequences that are computed together? Documents of the trace run side
  * by side, a token of each a step; what several want is read once.
  */
+import { missCurve } from "../../src/cache/miss_curve.ts";
+import type { MissCurve } from "../../src/cache/miss_curve.ts";
 import { DEFAULT_POLICY } from "../../src/cache/policies.ts";
 import type { TopLevelSpec } from "vega-lite";
 import { replayedWork, tokenTime } from "../../src/simulate/cost_model.ts";
@@ -92,8 +94,20 @@ export function sideBySide(trace: NeuronTrace, count: number): NeuronTrace {
   const sets = new Map([[trace.listed, masks]]);
   const borders = { tokenCount: steps, documents: [0], chunks: [] };
   const union = new NeuronTrace({ ...header, sets: [trace.listed] }, sets, borders);
-  // Slots are divided by what lists are long: those of the union. The model's curves are of one sequence.
-  return union.withHeader({ predictedShares: listShares(union), missCurves: [] });
+  // Slots are divided by how long lists are and how they repeat: those of the union, not the model's of one sequence.
+  return union.withHeader({ predictedShares: listShares(union), missCurves: curvesOf(union) });
+}
+
+/** Misses of each layer by its slots, as calibration finds them. */
+function curvesOf(trace: NeuronTrace): MissCurve[] {
+  const { tokenCount, listed, wordCount, header: { numLayers, intermediateSize } } = trace;
+  return Array.from({ length: numLayers }, (_, layer) => {
+    const masks = new Uint32Array(tokenCount * wordCount);
+    for (let token = 0; token < tokenCount; token++) {
+      masks.set(trace.mask(listed, token, layer), token * wordCount);
+    }
+    return missCurve({ masks, tokenCount, neuronCount: intermediateSize });
+  });
 }
 
 /** Share of each layer's neurons that a step lists, in the mean. */
