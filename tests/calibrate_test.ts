@@ -310,7 +310,7 @@ test("open() sets the recall by the curve, and refuses what it does not cover", 
   const calibrated = await logitsAt();
   assert.deepEqual(await logitsAt(0.95), calibrated);
   assert.notDeepEqual(await logitsAt("99.9%"), calibrated);
-  await assert.rejects(logitsAt(0.5), /Cannot set a recall of 0.5: .* has 0.9 to 0.999/);
+  await assert.rejects(logitsAt(0.5), /Cannot set a recall of 50 %: .* has 90 % to 99.9 %/);
   await assert.rejects(logitsAt(0.9999), RangeError);
   await assert.rejects(open(path, { recall: 0.95, ffn: "exact" }), /Cannot set a recall in exact/);
   const old = folder.file("old.flash");

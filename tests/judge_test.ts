@@ -169,5 +169,5 @@ test("recallShifts() goes straight from point to point over -log(1 - recall)", (
   assert.ok(Math.abs(shiftAt(1 - 10 ** -2.5) - 2) < 1e-9);
   assert.ok(shiftAt(0.95) > -2 && shiftAt(0.95) < 0);
   assert.equal(recallShifts(predictorsOf([0, 1, 2]), undefined, "x"), null);
-  assert.throws(() => shiftAt(0.89), /Cannot set a recall of 0.89: x has 0.9 to 0.999/);
+  assert.throws(() => shiftAt(0.89), /Cannot set a recall of 89 %: x has 90 % to 99.9 %/);
 });

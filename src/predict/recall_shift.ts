@@ -25,7 +25,9 @@ export function recallShifts(
   // 99.9 % is 0.999 but for its last bits.
   const wanted = Math.abs(recall - most) < 1e-9 ? most : recall;
   if (!(wanted >= least && wanted <= most)) {
-    throw new RangeError(`Cannot set a recall of ${recall}: ${path} has ${least} to ${most}`);
+    throw new RangeError(
+      `Cannot set a recall of ${shown(recall)}: ${path} has ${shown(least)} to ${shown(most)}`,
+    );
   }
   return known.map((curve) => shiftAt(curve, wanted));
 }
@@ -37,4 +39,9 @@ function shiftAt({ recalls, shifts }: RecallCurve, recall: number): number {
   const [from, at, to] = [recalls[right - 1], recall, recalls[right]]
     .map((value) => -Math.log(1 - value));
   return shifts[right - 1] + (at - from) / (to - from) * (shifts[right] - shifts[right - 1]);
+}
+
+/** As percent, without the last bits of a division. */
+function shown(share: number): string {
+  return `${Number((100 * share).toFixed(4))} %`;
 }
