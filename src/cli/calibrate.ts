@@ -82,7 +82,7 @@ export function calibrateCommand(): Command {
     )
     .option(
       "--reorder",
-      "then put neurons that are read together side by side, as \`reorder\` does, beside --memory",
+      "then put neurons that are read together side by side (as \`reorder\` does; --memory does not bound it)",
     )
     .option("--fresh", "begin anew, whatever an unfinished run left")
     .addHelpText("after", AFTER_HELP)
