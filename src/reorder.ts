@@ -60,10 +60,16 @@ const NEURONS_MAX = 32_768;
  * Which ones are read depends on the cache, so a trace of the text is replayed through the engine's own cache first. Changes
  * no result, bit for bit.
  *
- * @throws {RangeError} the file has no predictors, the text is too short, or layers are too wide
+ * @throws {RangeError} the file has no predictors, the text is too short, layers are too wide, or the cache is no share
+ * @throws {ModelFileError} the file is damaged; it stays as it was
  */
 export async function reorder(options: ReorderOptions): Promise<ReorderResult> {
   const { path, onProgress, signal, cacheShare = CACHE_SHARE } = options;
+  if (!(cacheShare > 0 && cacheShare <= 1)) {
+    throw new RangeError(
+      `Cannot reorder for a cache of ${cacheShare} of the FFN: above 0, up to 1`,
+    );
+  }
   const trace = await traceOf(options);
   const { numLayers, intermediateSize } = trace.header;
   const learned = trace.tokenCount - Math.floor(trace.tokenCount * HELD_OUT_SHARE);

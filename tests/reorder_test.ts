@@ -185,6 +185,7 @@ test("reorder() refuses what it cannot order, and leaves the file when it is sto
   await assert.rejects(reorder({ path: bare, text: TEXT }), /no predictors: run `flashpipe cal/);
   const path = await calibratedTales("alone.flash"), bytes = readFileSync(path);
   await assert.rejects(reorder({ path, text: "One day" }), /at least 32/);
+  await assert.rejects(reorder({ path, text: TEXT, cacheShare: 20 }), /a cache of 20 of the FFN/);
   const stop = new AbortController();
   const stopped = reorder({
     path,
