@@ -65,12 +65,11 @@ export class PinnedHot implements CachePolicy {
   }
 
   first(): number {
-    return this.#firstFrom(WINDOW);
+    return this.#rows.firstFrom(WINDOW);
   }
 
   after(slot: number): number {
-    const next = this.#rows.after(slot);
-    return next >= 0 ? next : this.#firstFrom(this.#rows.rowEndedBy(slot) + 1);
+    return this.#rows.afterInRows(slot);
   }
 
   endPass(): void {
@@ -87,14 +86,6 @@ export class PinnedHot implements CachePolicy {
   expired(step: number): number {
     const first = this.#rows.first(WINDOW);
     return first >= 0 && step - this.#lastUse[first] >= this.#window ? first : -1;
-  }
-
-  #firstFrom(row: number): number {
-    for (; row <= EXPECTED; row++) {
-      const slot = this.#rows.first(row);
-      if (slot >= 0) return slot;
-    }
-    return -1;
   }
 
   #sort(from: number): void {

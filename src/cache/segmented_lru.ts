@@ -55,12 +55,11 @@ export class SegmentedLru implements CachePolicy {
   }
 
   first(): number {
-    return this.#firstFrom(PROBATION);
+    return this.#rows.firstFrom(PROBATION);
   }
 
   after(slot: number): number {
-    const next = this.#rows.after(slot);
-    return next >= 0 ? next : this.#firstFrom(this.#rows.rowEndedBy(slot) + 1);
+    return this.#rows.afterInRows(slot);
   }
 
   endPass(): void {
@@ -73,14 +72,6 @@ export class SegmentedLru implements CachePolicy {
   }
 
   expired(): number {
-    return -1;
-  }
-
-  #firstFrom(row: number): number {
-    for (; row <= EXPECTED; row++) {
-      const slot = this.#rows.first(row);
-      if (slot >= 0) return slot;
-    }
     return -1;
   }
 

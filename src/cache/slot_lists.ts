@@ -37,6 +37,20 @@ export class SlotLists {
     return this.#slotOr(this.#next[slot]);
   }
 
+  /** The first slot of `row` or, if it is empty, of the rows behind it, or -1. */
+  firstFrom(row: number): number {
+    for (let end = this.#slotCount + row; end < this.#next.length; end++) {
+      if (this.#next[end] < this.#slotCount) return this.#next[end];
+    }
+    return -1;
+  }
+
+  /** The slot after `slot` in its row or, if it is the last one there, in the rows behind it, or -1. */
+  afterInRows(slot: number): number {
+    const next = this.#next[slot];
+    return next < this.#slotCount ? next : this.firstFrom(next - this.#slotCount + 1);
+  }
+
   /** The row whose last slot is `slot`. */
   rowEndedBy(slot: number): number {
     return this.#next[slot] - this.#slotCount;

@@ -62,12 +62,12 @@ export class BeladyPolicy implements CachePolicy {
   }
 
   first(): number {
-    return this.#firstFrom(this.#lowest);
+    while (this.#lowest < this.#rowCount && this.#rows.isEmpty(this.#lowest)) this.#lowest++;
+    return this.#rows.firstFrom(this.#lowest);
   }
 
   after(slot: number): number {
-    const next = this.#rows.after(slot);
-    return next >= 0 ? next : this.#firstFrom(this.#rows.rowEndedBy(slot) + 1);
+    return this.#rows.afterInRows(slot);
   }
 
   endPass(): void {
@@ -82,13 +82,6 @@ export class BeladyPolicy implements CachePolicy {
 
   expired(): number {
     return -1;
-  }
-
-  #firstFrom(row: number): number {
-    const isLowest = row === this.#lowest, end = this.#rowCount + 2;
-    while (row < end && this.#rows.isEmpty(row)) row++;
-    if (isLowest) this.#lowest = Math.min(row, this.#rowCount);
-    return row < end ? this.#rows.first(row) : -1;
   }
 
   #sort(from: number): void {
