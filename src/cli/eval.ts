@@ -1,14 +1,14 @@
-import { Command, Option } from "commander";
+import { Command } from "commander";
 import { basename } from "node:path";
 import process from "node:process";
 import type { EvaluateProgress } from "../eval.ts";
 import type { Evaluation } from "../evaluation.ts";
-import { FFN_MODES } from "../pipeline/options.ts";
 import type { FfnMode } from "../pipeline/options.ts";
 import { renderEvaluation } from "./evaluation_report.ts";
 import { evaluationPlot } from "./evaluation_plot.ts";
 import { givenFile } from "./given_path.ts";
-import { byteSize, share, wholeNumber } from "./option_values.ts";
+import { ffnCacheOption, ffnOption, recallOption } from "./model_options.ts";
+import { byteSize, wholeNumber } from "./option_values.ts";
 import { Interrupt } from "./terminal/interrupt.ts";
 import { Progress } from "./terminal/progress.ts";
 import { readText } from "./text_file.ts";
@@ -55,19 +55,9 @@ export function evalCommand(): Command {
       "stop after so many tokens (default: the whole text)",
       wholeNumber({ min: 2, max: 2 ** 31 - 1 }),
     )
-    .addOption(
-      new Option(
-        "--ffn <mode>",
-        "which neurons are computed: those predicted, the exact active set, or all",
-      )
-        .choices([...FFN_MODES]),
-    )
-    .option(
-      "--recall <share>",
-      "share of the active neurons that prediction finds, such as 99.5% (default: as calibrated)",
-      share,
-    )
-    .option("--ffn-cache <share>", "share of the FFN's neurons kept in memory, such as 20%", share)
+    .addOption(ffnOption())
+    .addOption(recallOption())
+    .addOption(ffnCacheOption())
     .option(
       "--memory <size>",
       "ceiling as for run; the reference comes on top of it, and up to 1 GiB to measure recall",

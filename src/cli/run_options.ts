@@ -5,9 +5,9 @@ import type { ReaderBackend } from "../flash/reader_options.ts";
 import { Option } from "commander";
 import type { Command } from "commander";
 import type { KernelBuild } from "../kernels.ts";
-import { FFN_MODES } from "../pipeline/options.ts";
 import type { FfnMode } from "../pipeline/options.ts";
-import { byteSize, realNumber, share, wholeNumber } from "./option_values.ts";
+import { ffnCacheOption, ffnOption, recallOption } from "./model_options.ts";
+import { byteSize, realNumber, wholeNumber } from "./option_values.ts";
 
 /** What the user asked `flashpipe run` for. */
 export interface RunOptions {
@@ -53,14 +53,8 @@ export function addRunOptions(command: Command): Command {
     .argument("[prompt]", "text to go on from (quote it if it has several words)")
     .option("-m, --model <file>", "the .flash file to run (default: the embedded model)")
     .option("--memory <size>", "ceiling of the whole process, such as 3.5GiB", byteSize)
-    .option("--ffn-cache <share>", "share of the FFN's neurons kept in memory, such as 20%", share)
-    .addOption(
-      new Option(
-        "--ffn <mode>",
-        "which neurons are computed: those predicted, the exact active set, or all",
-      )
-        .choices([...FFN_MODES]),
-    )
+    .addOption(ffnCacheOption())
+    .addOption(ffnOption())
     .addOption(
       new Option(
         "--policy <name>",
@@ -68,11 +62,7 @@ export function addRunOptions(command: Command): Command {
       )
         .choices([...POLICY_NAMES]),
     )
-    .option(
-      "--recall <share>",
-      "share of the active neurons that prediction finds, such as 99.5% (default: as calibrated)",
-      share,
-    )
+    .addOption(recallOption())
     .option(
       "--window <tokens>",
       "tokens whose neurons stay in the cache (means --policy window)",
