@@ -7,6 +7,7 @@
  *        3      target: address in the arena, or 0: read to the reader's bounce buffer, then scatter
  *        4      flag: index of the landing flag to raise (when target is not 0)
  *        5      number of parts (when target is 0)
+ *        6      arena that target and parts lie in
  *        8..63  parts, 4 words each: { byte offset within the read, byteLength, target, flag }
  *
  * Parts are how a merged read of neighbours reaches slots that do not lie side by side.
@@ -19,6 +20,7 @@ export const TICKET_BYTE_LENGTH = 2;
 export const TICKET_TARGET = 3;
 export const TICKET_FLAG = 4;
 export const TICKET_PART_COUNT = 5;
+export const TICKET_ARENA = 6;
 export const TICKET_PARTS = 8;
 export const PART_WORDS = 4;
 
@@ -38,6 +40,8 @@ export interface Ticket {
   isEarly: boolean;
   byteOffset: number;
   byteLength: number;
+  /** Index of the arena that it goes to. */
+  arena: number;
   /** Where the read goes; 0: to a bounce buffer, then to its parts. */
   target: number;
   flag: number;
@@ -52,6 +56,7 @@ export function emptyTicket(): Ticket {
     isEarly: false,
     byteOffset: 0,
     byteLength: 0,
+    arena: 0,
     target: 0,
     flag: 0,
     partCount: 0,
@@ -65,6 +70,7 @@ export function readTicket(words: Int32Array, at: number, ticket: Ticket): void 
   ticket.byteOffset = words[at + TICKET_OFFSET_HIGH] * 4294967296 +
     (words[at + TICKET_OFFSET_LOW] >>> 0);
   ticket.byteLength = words[at + TICKET_BYTE_LENGTH];
+  ticket.arena = words[at + TICKET_ARENA];
   ticket.target = words[at + TICKET_TARGET] >>> 0;
   ticket.flag = words[at + TICKET_FLAG];
   ticket.partCount = words[at + TICKET_PART_COUNT];
