@@ -14,7 +14,8 @@ import { PASS_COUNT } from "./pipeline/control.ts";
 
 /** What the arena has to hold. */
 export interface ArenaShape {
-  quantization: Quantization;
+  /** Of the FFN: bundles, and the resident up projection. */
+  ffnQuantization: Quantization;
   vocabSize: number;
   hiddenSize: number;
   intermediateSize: number;
@@ -150,7 +151,7 @@ export function planArena(shape: ArenaShape): ArenaPlan {
       return take(covering, SECTION_ALIGNMENT) + phase;
     }),
     residentUp: shape.hasResidentUp
-      ? each(shape.numLayers, () => take(matrixByteLength(shape.quantization, n, d)))
+      ? each(shape.numLayers, () => take(matrixByteLength(shape.ffnQuantization, n, d)))
       : [],
     keys: each(shape.numLayers, () => take(4 * d * contextLength)),
     values: each(shape.numLayers, () => take(4 * d * contextLength)),
@@ -162,7 +163,7 @@ export function planArena(shape: ArenaShape): ArenaPlan {
     lowRank: take(4 * Math.max(rankMax, 32)),
     scores: take(4 * rows),
     mask: take(Math.ceil(n / 32) * 4),
-    accumulator: take(accumulatorByteLength(shape.quantization, d)),
+    accumulator: take(accumulatorByteLength(shape.ffnQuantization, d)),
     passes: each(PASS_COUNT, () => ({
       addresses: take(4 * passNeuronsMax),
       neurons: take(4 * passNeuronsMax),

@@ -135,12 +135,12 @@ class Loader {
 
   /** Takes the up rows out of the bundles and tiles them as a matrix, for `exact`. */
   async loadUp(header: FlashHeader, plan: Plan, layer: number, step: Step): Promise<void> {
-    const { quantization, config } = header;
+    const { ffnQuantization, config } = header;
     const cols = config.hiddenSize;
-    const rowBytes = vectorByteLength(quantization, cols);
+    const rowBytes = vectorByteLength(ffnQuantization, cols);
     const stride = header.layers[layer].bundles.bundleByteLength;
     const at = plan.arena.residentUp[layer];
-    const matrixBytes = matrixByteLength(quantization, config.intermediateSize, cols);
+    const matrixBytes = matrixByteLength(ffnQuantization, config.intermediateSize, cols);
     const tiles = this.#bytes.subarray(at, at + matrixBytes);
     await this.#eachRun(header, layer, step, (run, neurons) => {
       const count = neurons.length;
@@ -148,7 +148,7 @@ class Loader {
       for (let i = 0; i < count; i++) {
         rows.set(run.subarray(i * stride, i * stride + rowBytes), i * rowBytes);
       }
-      tileRows(quantization, rows, { rows: count, cols }, tiles, neurons);
+      tileRows(ffnQuantization, rows, { rows: count, cols }, tiles, neurons);
     });
   }
 

@@ -119,6 +119,7 @@ function connect(
     mode: plan.mode,
     sizes: sizesOf(header),
     quantization: header.quantization,
+    ffnQuantization: header.ffnQuantization,
     contextLength: wishes.contextLength,
     plan: plan.arena,
     weights: locateWeights(header, plan),

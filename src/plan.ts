@@ -141,10 +141,10 @@ function planWith(
   wishes: PlanWishes,
   slotTotal: number,
 ): Plan {
-  const { config, quantization } = header;
+  const { config, ffnQuantization } = header;
   const { intermediateSize: n, numLayers, hiddenSize } = config;
   const isExact = wishes.mode === "exact";
-  const record = recordOf(quantization, hiddenSize, isExact);
+  const record = recordOf(ffnQuantization, hiddenSize, isExact);
   const strideBytes = header.layers[0].bundles.bundleByteLength;
   const isResident = slotTotal >= n * numLayers;
   const slotCounts = divide(header, slotTotal);
@@ -154,7 +154,7 @@ function planWith(
   const auditSample = wishes.audit ? planSample(n, strideBytes) : null;
   const slotBytes = slotByteLength({ strideBytes, ...record }, disk.blockByteLength);
   const shape: ArenaShape = {
-    quantization,
+    ffnQuantization,
     vocabSize: config.vocabSize,
     hiddenSize,
     intermediateSize: n,

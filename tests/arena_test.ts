@@ -20,7 +20,7 @@ interface Range {
 
 /** Every range of a plan, with the length that its users take. */
 function rangesOf(plan: ArenaPlan, shape: ArenaShape): Range[] {
-  const { hiddenSize: d, intermediateSize: n, contextLength, quantization } = shape;
+  const { hiddenSize: d, intermediateSize: n, contextLength, ffnQuantization } = shape;
   const rank = Math.max(shape.rankMax, 32);
   const all = (name: string, addresses: number[], byteLength: number) =>
     addresses.map((at, i) => ({ name: `${name} ${i}`, at, byteLength }));
@@ -45,7 +45,7 @@ function rangesOf(plan: ArenaPlan, shape: ArenaShape): Range[] {
       const end = Math.ceil((address + byteLength) / 4096) * 4096;
       return one(`section ${i}`, at, end - at);
     }),
-    ...all("residentUp", plan.residentUp, matrixByteLength(quantization, n, d)),
+    ...all("residentUp", plan.residentUp, matrixByteLength(ffnQuantization, n, d)),
     ...all("keys", plan.keys, 4 * d * contextLength),
     ...all("values", plan.values, 4 * d * contextLength),
     one("residual", plan.residual, 4 * d),
@@ -56,7 +56,7 @@ function rangesOf(plan: ArenaPlan, shape: ArenaShape): Range[] {
     one("lowRank", plan.lowRank, 4 * rank),
     one("scores", plan.scores, 4 * paddedRows(n)),
     one("mask", plan.mask, 4 * Math.ceil(n / 32)),
-    one("accumulator", plan.accumulator, accumulatorByteLength(shape.quantization, d)),
+    one("accumulator", plan.accumulator, accumulatorByteLength(shape.ffnQuantization, d)),
     ...plan.passes.flatMap((arrays, i) => pass(`pass ${i}`, arrays)),
     one("logits", plan.logits, plan.logitsStride * shape.logitsRows),
     one(
@@ -77,7 +77,7 @@ function rangesOf(plan: ArenaPlan, shape: ArenaShape): Range[] {
 
 const shapes: fc.Arbitrary<ArenaShape> = fc.integer({ min: 1, max: 5 }).chain((numLayers) =>
   fc.record({
-    quantization: fc.constantFrom(...QUANTIZATIONS),
+    ffnQuantization: fc.constantFrom(...QUANTIZATIONS),
     vocabSize: fc.integer({ min: 1, max: 5000 }),
     hiddenSize: fc.integer({ min: 1, max: 40 }).map((x) => 32 * x),
     intermediateSize: fc.integer({ min: 1, max: 40 }).map((x) => 32 * x),

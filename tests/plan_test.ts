@@ -45,6 +45,7 @@ function headerOf(
   };
   return {
     quantization,
+    ffnQuantization: quantization,
     config: {
       hiddenSize,
       intermediateSize,

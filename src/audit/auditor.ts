@@ -165,10 +165,10 @@ export class Auditor {
   /** Activations of `count` sampled neurons, each of which stands for `weight` of its kind. */
   #compute(layer: number, count: number, { weight, prepared }: SampleWeight): void {
     if (count === 0) return;
-    const { sizes, weights, quantization, plan } = this.#seat.options;
+    const { sizes, weights, ffnQuantization, plan } = this.#seat.options;
     const { addresses, neurons, activations } = plan.audit!;
     const { upBias } = weights.layers[layer];
-    const up = this.#kernels.up[quantization];
+    const up = this.#kernels.up[ffnQuantization];
     up(addresses, neurons, 0, 0, count, 0, prepared, upBias, activations, sizes.hiddenSize);
     let active = 0, mass = 0;
     for (let i = 0; i < count; i++) {

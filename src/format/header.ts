@@ -111,7 +111,10 @@ const predictorsSchema = z.discriminatedUnion("kind", [
 
 export const headerSchema = z.strictObject({
   architecture: text,
+  /** Of resident matrices: embeddings, attention, output. */
   quantization: z.enum(QUANTIZATIONS),
+  /** Of bundles; older files have none, as theirs are stored like the rest. */
+  ffnQuantization: z.enum(QUANTIZATIONS).optional(),
   config: modelConfigSchema,
   tokenizer: z.strictObject({ json: z.string(), config: z.string().nullable() }).nullable(),
   tensors: z.array(z.strictObject({ name: text, ...tensorRefShape })),
@@ -124,7 +127,10 @@ export const headerSchema = z.strictObject({
     createdAt: text,
     synthetic: z.boolean(),
   }),
-});
+}).transform((header) => ({
+  ...header,
+  ffnQuantization: header.ffnQuantization ?? header.quantization,
+}));
 
 export type FlashHeader = z.infer<typeof headerSchema>;
 /** A tensor's type, shape, place in the file and CRC-32. */

@@ -32,7 +32,7 @@ export class Ffn {
   /** Each lane norms for itself: cheaper than meeting. Leaves the FFN's input in `normed` and `prepared`. */
   #norm(layer: number, observation: number): void {
     const { kernels, scratch, options } = this.#seat;
-    const { sizes, weights, plan, quantization } = options;
+    const { sizes, weights, plan, ffnQuantization } = options;
     const { hiddenSize: d, layerNormEpsilon } = sizes;
     const { weight, bias } = weights.layers[layer].ffnNorm;
     kernels.layerNorm(plan.residual, weight, bias, scratch.normed, d, layerNormEpsilon);
@@ -41,7 +41,7 @@ export class Ffn {
       kernels.copy(at, plan.layerInput[layer & 1], 4 * d);
       kernels.copy(at + 4 * d, scratch.normed, 4 * d);
     }
-    kernels.prepare[quantization](scratch.normed, scratch.prepared, d);
+    kernels.prepare[ffnQuantization](scratch.normed, scratch.prepared, d);
   }
 
   #takePass(layer: number): void {
@@ -67,10 +67,10 @@ export class Ffn {
   /** Dots of the up rows: this lane's hits, then this lane's groups of misses as they land. */
   #computeUp(layer: number): void {
     const { clock, trace, kernels, scratch, statistics, options } = this.#seat;
-    const { sizes, weights, quantization } = options;
+    const { sizes, weights, ffnQuantization } = options;
     const { count, hitCount } = this.#pass;
     const { addresses, neurons, order, activations } = this.#pass.plan;
-    const up = kernels.up[quantization], { prepared } = scratch;
+    const up = kernels.up[ffnQuantization], { prepared } = scratch;
     const bias = weights.layers[layer].upBias, d = sizes.hiddenSize;
     const compute = (from: number, to: number): number =>
       from < to ? up(addresses, neurons, order, from, to, 0, prepared, bias, activations, d) : 0;
@@ -117,11 +117,11 @@ export class Ffn {
   /** Adds the down columns of active neurons, in neuron order, to this lane's part of the sum. */
   #computeDown(): void {
     const { clock, trace, kernels, columns, options } = this.#seat;
-    const { sizes, plan, quantization, mode, flash } = options;
+    const { sizes, plan, ffnQuantization, mode, flash } = options;
     const { addresses, activations } = this.#pass.plan, { count } = this.#pass;
     const downOffset = mode === "exact" ? 0 : flash.record.byteLength / 2;
     const began = clock();
-    kernels.down[quantization](
+    kernels.down[ffnQuantization](
       addresses,
       downOffset,
       activations,
@@ -137,10 +137,17 @@ export class Ffn {
   /** residual += sum of the columns + bias; it is the next layer's input, and the early look's. */
   #addSum(layer: number): void {
     const { kernels, columns, options } = this.#seat;
-    const { sizes, weights, plan, quantization } = options;
+    const { sizes, weights, plan, ffnQuantization } = options;
     const { from, to } = columns, { downBias } = weights.layers[layer];
     const { accumulator, residual } = plan;
-    kernels.finishDown[quantization](accumulator, downBias, residual, from, to, sizes.hiddenSize);
+    kernels.finishDown[ffnQuantization](
+      accumulator,
+      downBias,
+      residual,
+      from,
+      to,
+      sizes.hiddenSize,
+    );
     const input = plan.layerInput[(layer + 1) & 1];
     kernels.copy(input + 4 * from, plan.residual + 4 * from, 4 * (to - from));
     this.#seat.meet("the end of a layer");

@@ -41,11 +41,11 @@ export class LateLook {
 
   /** scores = B (A x), in q8. */
   #scoreLowRank({ rank, a, b }: LowRank): void {
-    const { kernels, scratch, options } = this.#seat, { sizes, plan, quantization } = options;
+    const { kernels, scratch, options } = this.#seat, { sizes, plan, ffnQuantization } = options;
     const matvec = kernels.matvec.q8, prepare = kernels.prepare.q8;
     // The FFN input in q8's preparation goes where only the low-rank product needs it.
-    const prepared = quantization === "q8" ? scratch.prepared : scratch.lookPrepared;
-    if (quantization !== "q8") prepare(scratch.normed, prepared, sizes.hiddenSize);
+    const prepared = ffnQuantization === "q8" ? scratch.prepared : scratch.lookPrepared;
+    if (ffnQuantization !== "q8") prepare(scratch.normed, prepared, sizes.hiddenSize);
     const ranks = this.#seat.shareOf(rank, 8);
     matvec(a, prepared, 0, plan.lowRank, ranks.from, ranks.to, sizes.hiddenSize);
     this.#seat.meet("the predictor's first product");
@@ -65,9 +65,9 @@ export class LateLook {
   /** activations = ReLU(up x + bias) of all neurons, from the resident up projection; mask = those above 0. */
   #lookExactly(layer: number): void {
     const { kernels, scratch, options } = this.#seat;
-    const { sizes, weights, plan, quantization } = options;
+    const { sizes, weights, plan, ffnQuantization } = options;
     const { from, to } = this.#neurons, { upBias } = weights.layers[layer];
-    const matvec = kernels.matvec[quantization], up = plan.residentUp[layer];
+    const matvec = kernels.matvec[ffnQuantization], up = plan.residentUp[layer];
     matvec(up, scratch.prepared, upBias, plan.scores, from, to, sizes.hiddenSize);
     kernels.reluMask(plan.scores, plan.mask, from, to);
   }

@@ -73,7 +73,10 @@ export interface PipelineOptions {
   kernels: KernelModule;
   mode: FfnMode;
   sizes: ModelSizes;
+  /** Of resident matrices. */
   quantization: Quantization;
+  /** Of the FFN: bundles, and the resident up projection of `exact`. */
+  ffnQuantization: Quantization;
   contextLength: number;
   plan: ArenaPlan;
   weights: ModelWeights;
