@@ -211,10 +211,10 @@ class RandomReads {
       backend,
       depth,
       control: this.#share,
-      arena: this.arena,
+      arenas: [this.arena],
       disk: { path, direct },
-      bounce: { address: SLOTS_AT, byteLength: readBytes },
-      registered: { address: SLOTS_AT, byteLength: this.#bytes.length - SLOTS_AT },
+      bounce: { addresses: [SLOTS_AT], byteLength: readBytes },
+      registered: { arena: 0, address: SLOTS_AT, byteLength: this.#bytes.length - SLOTS_AT },
       timeOrigin: performance.timeOrigin,
     };
   }

@@ -14,7 +14,7 @@ export { embedRowF16, embedRowF32, embedRowQ8 } from "./embed_row";
 export { layerNorm } from "./layer_norm";
 export { softmax } from "./softmax";
 export { attentionHead } from "./attention";
-export { reluMask, thresholdMask } from "./masks";
+export { pickNamed, reluMask, thresholdMask } from "./masks";
 export { planeScores, preparePlanes } from "./bit_planes";
 export { add, argmax, copy, fold, gather, zero } from "./vector";
 export { multiplyPacked, packColumns, packRows } from "./fit/matmul";

@@ -187,6 +187,20 @@ export interface Kernels {
   /** `out[i] = values[indices[i]]` for i in [from, to); f32 values, u32 indices. */
   gather(values: number, indices: number, out: number, from: number, to: number): void;
 
+  /**
+   * For j in [from, to), with k = order[j]: appends k to `picked` if bit `neurons[k]` of `mask` is set, else
+   * `activations[k] = 0`. Returns how many were picked. All but f32 `activations` u32.
+   */
+  pickNamed(
+    order: number,
+    from: number,
+    to: number,
+    neurons: number,
+    mask: number,
+    picked: number,
+    activations: number,
+  ): number;
+
   /** The index of the largest of n f32, the first of equals. */
   argmax(x: number, n: number): number;
 
@@ -231,6 +245,7 @@ export function instantiateKernels(
     copy: e.copy,
     zero: e.zero,
     gather: e.gather,
+    pickNamed: e.pickNamed,
     argmax: e.argmax,
     fold: e.fold,
   };

@@ -5,12 +5,12 @@ import type { DiskFacts } from "./flash/bypass.ts";
 import type { ReaderOptions } from "./flash/reader_options.ts";
 import { FlashFile } from "./format/flash_file.ts";
 import type { FlashHeader } from "./format/header.ts";
-import { isReordered } from "./format/header.ts";
+import { isScattered } from "./format/header.ts";
 import { NeuronOrder } from "./format/neuron_order.ts";
 import { loadKernelModule } from "./kernels.ts";
-import { loadArena, locateWeights } from "./load.ts";
+import { layerPlaceOf, loadArenas, locateWeights } from "./load.ts";
 import { Model } from "./model.ts";
-import { GAP_BYTES, LOGITS_ROWS, settle, waitStyleOf } from "./open_options.ts";
+import { GAP_BYTES, settle, waitStyleOf } from "./open_options.ts";
 import type { OpenOptions, Settings } from "./open_options.ts";
 import { Control } from "./pipeline/control.ts";
 import { Crew } from "./pipeline/crew.ts";
@@ -53,17 +53,19 @@ export async function open(path: string, options: OpenOptions = {}): Promise<Mod
   const disk = examineDisk(path);
   const settings = settle(header, path, options);
   const plan = makePlan(header, disk, settings.wishes);
-  const pages = plan.arena.byteLength / 65536;
-  const arena = new WebAssembly.Memory({ initial: pages, maximum: pages, shared: true });
+  const memories = plan.arenas.map(({ byteLength }) => {
+    const pages = byteLength / 65536;
+    return new WebAssembly.Memory({ initial: pages, maximum: pages, shared: true });
+  });
   const { onProgress, signal } = options;
   const { recallShifts } = settings;
-  await loadArena(arena, { path, header, plan, disk, recallShifts }, { onProgress, signal });
-  const pipeline = connect(path, header, plan, disk, arena, settings);
+  await loadArenas(memories, { path, header, plan, disk, recallShifts }, { onProgress, signal });
+  const pipeline = connect(path, header, plan, disk, memories, settings);
   const crew = new Crew(pipeline.control);
   await crew.start(pipeline.members);
   try {
     signal?.throwIfAborted();
-    return new Model({ path, header, damaged, plan, disk, arena, crew, ...pipeline });
+    return new Model({ path, header, damaged, plan, disk, memories, crew, ...pipeline });
   } catch (error) {
     // A tokenizer that cannot be used, or a signal: no worker stays behind.
     await crew.close();
@@ -82,7 +84,7 @@ function connect(
   header: FlashHeader,
   plan: Plan,
   disk: DiskFacts,
-  arena: WebAssembly.Memory,
+  memories: WebAssembly.Memory[],
   { options, policy, wishes }: Settings,
 ) {
   const { laneCount, readerCount } = wishes;
@@ -93,7 +95,7 @@ function connect(
   const isInline = wishes.backend === "io_uring" && readerCount === 1 &&
     (plan.mode !== "dense" || plan.isResident);
   const style = waitStyleOf(options, isInline && laneCount < coreCount());
-  const flagsPerChunk = isReordered(header) ? plan.neuronsPerChunk : 1;
+  const flagsPerChunk = isScattered(header) ? plan.neuronsPerChunk : 1;
   const stagingFlag = slotTotal;
   const auditFlag = stagingFlag + shape.stagingChunkCount * flagsPerChunk;
   const flagCount = auditFlag + (plan.auditSample ? 1 : 0);
@@ -114,17 +116,17 @@ function connect(
   if (plan.isResident) raiseFlags(control, slotTotal);
   const common: PipelineOptions = {
     control: share,
-    arena,
+    arenas: memories.map((memory, index) => ({ memory, plan: plan.arenas[index] })),
     kernels: loadKernelModule(options.kernels),
     mode: plan.mode,
     sizes: sizesOf(header),
     quantization: header.quantization,
     ffnQuantization: header.ffnQuantization,
     contextLength: wishes.contextLength,
-    plan: plan.arena,
+    positionsMax: shape.positionsMax,
     weights: locateWeights(header, plan),
     flash: {
-      layers: layersOf(header, slotCounts),
+      layers: layersOf(header, plan),
       strideBytes: header.layers[0].bundles.bundleByteLength,
       record: plan.record,
       slotByteLength: shape.slotByteLength,
@@ -137,6 +139,7 @@ function connect(
       staging: {
         chunkCount: shape.stagingChunkCount,
         chunkByteLength: shape.stagingChunkByteLength,
+        placeByteLength: shape.stagingChunkByteLength / plan.neuronsPerChunk,
         neuronsPerChunk: plan.neuronsPerChunk,
         flag: stagingFlag,
         flagsPerChunk,
@@ -146,7 +149,8 @@ function connect(
     earlyLook: (options.prefetch ?? true) && plan.mode !== "dense" && !plan.isResident &&
       header.predictors !== null,
     passNeuronsMax: shape.passNeuronsMax,
-    logitsRows: LOGITS_ROWS,
+    batchPassNeuronsMax: shape.batchPassNeuronsMax,
+    logitsRows: shape.logitsRows,
     observationRows: wishes.observationRows,
     timeOrigin,
   };
@@ -156,10 +160,11 @@ function connect(
     const laneOptions = { ...common, laneIndex, ids, trace: trace(name) };
     members.push({ name, file: "compute", options: laneOptions });
   }
-  // Bounce buffers, staging and slots lie at the end of the arena: all that is read to.
-  const readsAt = plan.arena.bounce[0];
-  const readsByteLength = plan.arena.byteLength - readsAt;
+  // Bounce buffers, staging and slots lie at the end of an arena: all that is read to.
+  const [firstArena] = plan.arenas, readsAt = firstArena.bounce[0];
+  const readsByteLength = firstArena.byteLength - readsAt;
   const registered = {
+    arena: 0,
     address: readsAt,
     byteLength: Math.min(readsByteLength, REGISTERED_BYTES_MAX),
   };
@@ -168,11 +173,14 @@ function connect(
     return {
       readerIndex,
       control: share,
-      arena,
+      arenas: memories,
       disk: { path, direct: disk.direct, simulation: options.simulation },
       backend: wishes.backend,
       depth: wishes.depth,
-      bounce: { address: plan.arena.bounce[readerIndex], byteLength: BOUNCE_BYTES },
+      bounce: {
+        addresses: plan.arenas.map(({ bounce }) => bounce[readerIndex]),
+        byteLength: BOUNCE_BYTES,
+      },
       registered: plan.isResident ? undefined : registered,
       trace: trace(name),
       timeOrigin,
@@ -225,13 +233,15 @@ function sizesOf({ config }: FlashHeader): ModelSizes {
   };
 }
 
-function layersOf(header: FlashHeader, slotCounts: number[]): LayerFlash[] {
+function layersOf(header: FlashHeader, plan: Plan): LayerFlash[] {
   let flag = 0;
   return header.layers.map(({ bundles }, layer) => {
-    const slotCount = slotCounts[layer];
+    const slotCount = plan.slotCounts[layer];
+    const { arena, layerPlan } = layerPlaceOf(plan, layer);
     const at = flag;
     flag += slotCount;
     const positionOf = bundles.order === null ? undefined : NeuronOrder.of(bundles).share();
-    return { byteOffset: bundles.byteOffset, slotCount, flag: at, positionOf };
+    const { byteOffset } = bundles, { slots } = layerPlan;
+    return { arena, slots, byteOffset, slotCount, flag: at, positionOf };
   });
 }

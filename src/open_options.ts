@@ -74,6 +74,15 @@ export interface OpenOptions {
    * Changes no result. Only with `predicted`.
    */
   audit?: boolean;
+  /**
+   * Positions of a prompt that go through the model together; 1: one after the other. Default 64. More are faster, and take
+   * memory. Changes no result.
+   */
+  promptChunk?: number;
+  /** Rows of logits that may wait for who takes them. Default 8. */
+  logitsRows?: number;
+  /** For tests: arenas of at most so many bytes. */
+  arenaBytes?: number;
   /** Rows for `Model.observe`: what calibration needs. */
   observations?: boolean;
 }
@@ -89,7 +98,8 @@ const URING_DEPTH = 32;
 const LANES_MAX = 64;
 const INT32_MAX = 2 ** 31 - 1;
 /** Rows of logits and of observations that may wait for the main thread. */
-export const LOGITS_ROWS = 4;
+const LOGITS_ROWS = 8, LOGITS_ROWS_MAX = 1024;
+const PROMPT_CHUNK = 64, PROMPT_CHUNK_MAX = 1024;
 const OBSERVATION_ROWS = 8;
 
 /** Options with every default in place. */
@@ -153,7 +163,12 @@ export function settle(header: FlashHeader, path: string, options: OpenOptions):
       readerCount,
       backend,
       depth: backend === "io_uring" ? URING_DEPTH : 1,
-      logitsRows: LOGITS_ROWS,
+      logitsRows: integer("logitsRows", options.logitsRows ?? LOGITS_ROWS, LOGITS_ROWS_MAX),
+      positionsMax: Math.min(
+        contextLength,
+        integer("promptChunk", options.promptChunk ?? PROMPT_CHUNK, PROMPT_CHUNK_MAX),
+      ),
+      arenaBytesMax: options.arenaBytes,
       observationRows: options.observations ? OBSERVATION_ROWS : 0,
       audit: options.audit ?? false,
       runtimeBytes: runtimeBytes(workers),

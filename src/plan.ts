@@ -1,5 +1,5 @@
-import { planArena, recordOf, slotByteLength } from "./arena.ts";
-import type { ArenaPlan, ArenaShape } from "./arena.ts";
+import { EARLY_POSITIONS, planArena, recordOf, slotByteLength } from "./arena.ts";
+import type { ArenaPlan, ArenaShape, CommonShape, LayerRange, Section } from "./arena.ts";
 import { planSample, sampleNeuronsMax } from "./audit/sample.ts";
 import type { AuditSample } from "./audit/sample.ts";
 import { formatBytes } from "./byte_size.ts";
@@ -8,7 +8,14 @@ import { MemoryBudgetError } from "./errors.ts";
 import type { ReaderBackend } from "./flash/reader_options.ts";
 import type { DiskFacts } from "./flash/bypass.ts";
 import type { FlashHeader } from "./format/header.ts";
-import { extentsOf, isReordered, predictorTensors, rankMaxOf } from "./format/header.ts";
+import {
+  extentsOf,
+  isScattered,
+  predictorTensors,
+  rankMaxOf,
+  SECTION_ALIGNMENT,
+} from "./format/header.ts";
+import { matrixByteLength } from "./format/layout.ts";
 import { MEMORY_PAGES_MAX } from "./kernels.ts";
 import type { FfnMode } from "./pipeline/options.ts";
 
@@ -20,6 +27,8 @@ export interface PlanWishes {
   /** Share of the FFN's neurons that may lie in memory, 0 to 1; the other way to set the cache. */
   ffnCache?: number;
   contextLength: number;
+  /** Positions of a step, at most: of a prompt's chunk, or drafts. */
+  positionsMax: number;
   laneCount: number;
   readerCount: number;
   backend: ReaderBackend;
@@ -33,13 +42,16 @@ export interface PlanWishes {
   runtimeBytes: number;
   /** Memory that is free, for when the user sets no bound. */
   freeBytes: number;
+  /** Bytes of an arena, at most; default (and most): 4 GiB. */
+  arenaBytesMax?: number;
 }
 
 /** What will lie where, made before anything is loaded. */
 export interface Plan {
   mode: FfnMode;
-  arena: ArenaPlan;
-  shape: ArenaShape;
+  /** Usually one; more where layers do not fit into 4 GiB. */
+  arenas: ArenaPlan[];
+  shape: CommonShape;
   /** The part of a bundle that is read. */
   record: { offset: number; byteLength: number };
   slotCounts: number[];
@@ -63,6 +75,8 @@ export interface Plan {
   };
 }
 
+const ARENA_BYTES_MAX = MEMORY_PAGES_MAX * 65536;
+
 /** A layer must have so many slots at least: a group of misses and the one after it. */
 const SLOTS_MIN = 8;
 
@@ -72,6 +86,9 @@ const STAGING_CHUNKS = 8;
 
 /** A merged read is at most this long. */
 export const BOUNCE_BYTES = 64 * 1024;
+
+/** Neurons of a pass that several positions compute: their records stay in the processor's caches. */
+const BATCH_PASS_NEURONS = 1024;
 
 /** Without a wish, the engine takes at most this share of the memory that is free. */
 const FREE_SHARE = 0.6;
@@ -86,24 +103,17 @@ export function makePlan(header: FlashHeader, disk: DiskFacts, wishes: PlanWishe
   const planOf = (slotTotal: number) => planWith(header, disk, wishes, slotTotal);
   const slotsMin = isDense ? 0 : Math.min(SLOTS_MIN, n) * numLayers;
   const smallest = planOf(slotsMin);
-  const arenaMax = MEMORY_PAGES_MAX * 65536;
-  if (smallest.arena.byteLength > arenaMax) {
-    const size = formatBytes(smallest.arena.byteLength);
-    throw new RangeError(
-      `Cannot run this model as its resident part takes ${size}, more than 4 GiB`,
-    );
-  }
   const { memoryBytes, runtimeBytes, freeBytes, ffnCache } = wishes;
   if (memoryBytes !== undefined && memoryBytes < smallest.bytes.total) {
     throw budgetError(memoryBytes, smallest.bytes.total);
   }
   const ceiling = memoryBytes ?? Math.max(smallest.bytes.total, FREE_SHARE * freeBytes);
-  const arenaCeiling = Math.min(ceiling - runtimeBytes, arenaMax);
+  const arenaCeiling = ceiling - runtimeBytes;
   const wanted = ffnCache === undefined ? n * numLayers : Math.round(ffnCache * n * numLayers);
   if (isDense) {
     // The stream of `dense` needs no slots, unless everything fits.
     const resident = wanted >= n * numLayers ? planOf(n * numLayers) : smallest;
-    return resident.arena.byteLength <= arenaCeiling ? resident : smallest;
+    return arenaBytes(resident.arenas) <= arenaCeiling ? resident : smallest;
   }
   // A cache that was asked for as a share has no floor but one slot a layer.
   const least = ffnCache === undefined ? slotsMin : Math.min(slotsMin, numLayers);
@@ -118,7 +128,7 @@ function largestPlan(
   let slotTotal = wanted;
   for (;;) {
     const plan = planOf(slotTotal);
-    const overBytes = plan.arena.byteLength - arenaCeiling;
+    const overBytes = arenaBytes(plan.arenas) - arenaCeiling;
     if (overBytes <= 0 || slotTotal === least) return plan;
     slotTotal = Math.max(least, slotTotal - Math.ceil(overBytes / plan.shape.slotByteLength));
   }
@@ -148,49 +158,53 @@ function planWith(
   const strideBytes = header.layers[0].bundles.bundleByteLength;
   const isResident = slotTotal >= n * numLayers;
   const slotCounts = divide(header, slotTotal);
-  const isStreaming = wishes.mode === "dense" && !isResident;
   const neuronsPerChunk = Math.min(n, Math.max(1, Math.floor(STAGING_CHUNK_BYTES / strideBytes)));
   const chunk = { strideBytes, offset: 0, byteLength: neuronsPerChunk * strideBytes };
   const auditSample = wishes.audit ? planSample(n, strideBytes) : null;
   const slotBytes = slotByteLength({ strideBytes, ...record }, disk.blockByteLength);
-  const shape: ArenaShape = {
+  // The audit looks at one position after the other.
+  const positionsMax = wishes.audit ? 1 : wishes.positionsMax;
+  const isDenseStream = wishes.mode === "dense" && !isResident;
+  const isStreaming = isDenseStream || (!isResident && positionsMax > EARLY_POSITIONS);
+  const shape: CommonShape = {
     ffnQuantization,
     vocabSize: config.vocabSize,
     hiddenSize,
     intermediateSize: n,
     numLayers,
     contextLength: wishes.contextLength,
+    positionsMax,
     laneCount: wishes.laneCount,
     readerCount: wishes.readerCount,
-    slotCounts,
     slotByteLength: slotBytes,
     stagingChunkCount: isStreaming ? STAGING_CHUNKS : 0,
     // Neurons in another order are read one by one, each to a place of whole blocks.
-    stagingChunkByteLength: isReordered(header)
-      ? neuronsPerChunk * slotBytes
+    stagingChunkByteLength: isScattered(header)
+      ? neuronsPerChunk *
+        slotByteLength({ ...chunk, byteLength: strideBytes }, disk.blockByteLength)
       : slotByteLength(chunk, 4096),
-    passNeuronsMax: isStreaming ? neuronsPerChunk : n,
+    passNeuronsMax: isDenseStream ? neuronsPerChunk : n,
+    batchPassNeuronsMax: Math.max(neuronsPerChunk, Math.min(n, BATCH_PASS_NEURONS)),
     rankMax: rankMaxOf(header.predictors),
     bounceByteLength: wishes.depth * BOUNCE_BYTES,
-    sections: residentSections(header),
     hasResidentUp: isExact,
     logitsRows: wishes.logitsRows,
     observationRows: wishes.observationRows,
     audit: auditSample ? auditShape(auditSample, strideBytes) : undefined,
   };
-  const arena = planArena(shape);
+  const arenas = planArenas(header, shape, slotCounts, wishes.arenaBytesMax);
   const predictors = predictorBytes(header);
   const weights = header.tensors.reduce((sum, { byteLength }) => sum + byteLength, 0);
-  const residentUp = isExact ? numLayers * arenaUpBytes(arena, numLayers) : 0;
+  const residentUp = isExact ? numLayers * matrixByteLength(ffnQuantization, n, hiddenSize) : 0;
   const keyValueCache = 8 * hiddenSize * wishes.contextLength * numLayers;
   const slots = slotCounts.reduce((sum, count) => sum + count, 0) * shape.slotByteLength;
-  const runtime = wishes.runtimeBytes;
-  const scratch = arena.byteLength - weights - predictors - residentUp - keyValueCache - slots;
-  const total = runtime + arena.byteLength;
+  const runtime = wishes.runtimeBytes, inArenas = arenaBytes(arenas);
+  const scratch = inArenas - weights - predictors - residentUp - keyValueCache - slots;
+  const total = runtime + inArenas;
   const bytes = { runtime, weights, predictors, residentUp, keyValueCache, slots, scratch, total };
   return {
     mode: wishes.mode,
-    arena,
+    arenas,
     shape,
     record,
     slotCounts,
@@ -200,6 +214,48 @@ function planWith(
     blockByteLength: disk.blockByteLength,
     bytes,
   };
+}
+
+function arenaBytes(arenas: ArenaPlan[]): number {
+  return arenas.reduce((sum, { byteLength }) => sum + byteLength, 0);
+}
+
+/**
+ * Groups layers into as few arenas as hold them, one after the other. Throws `RangeError` if a single layer does not
+ * fit into one.
+ */
+function planArenas(
+  header: FlashHeader,
+  shape: CommonShape,
+  slotCounts: number[],
+  byteLengthMax = ARENA_BYTES_MAX,
+): ArenaPlan[] {
+  const { numLayers } = shape;
+  const plan = (from: number, to: number) =>
+    planArena({
+      ...shape,
+      layers: { from, to },
+      slotCounts: slotCounts.slice(from, to),
+      sections: residentSections(header, { from, to }),
+    });
+  const whole = plan(0, numLayers);
+  if (whole.byteLength <= byteLengthMax) return [whole];
+  const arenas: ArenaPlan[] = [];
+  for (let from = 0; from < numLayers;) {
+    let to = from + 1, arena = plan(from, to);
+    if (arena.byteLength > byteLengthMax) {
+      const size = formatBytes(arena.byteLength), most = formatBytes(byteLengthMax);
+      throw new RangeError(`Cannot run this model as a layer takes ${size}, more than ${most}`);
+    }
+    for (; to < numLayers; to++) {
+      const larger = plan(from, to + 1);
+      if (larger.byteLength > byteLengthMax) break;
+      arena = larger;
+    }
+    arenas.push(arena);
+    from = to;
+  }
+  return arenas;
 }
 
 function auditShape(sample: AuditSample, strideBytes: number): ArenaShape["audit"] {
@@ -221,12 +277,6 @@ function divide(header: FlashHeader, slotTotal: number): number[] {
   });
 }
 
-function arenaUpBytes(arena: ArenaPlan, numLayers: number): number {
-  return numLayers > 1
-    ? arena.residentUp[1] - arena.residentUp[0]
-    : arena.keys[0] - arena.residentUp[0];
-}
-
 function predictorBytes(header: FlashHeader): number {
   let sum = 0;
   for (const layer of header.predictors?.layers ?? []) {
@@ -235,21 +285,39 @@ function predictorBytes(header: FlashHeader): number {
   return sum;
 }
 
-/** What must be in memory: the tensors' section, then the predictors' if there are any. */
-export function residentSections(
-  header: FlashHeader,
-): { byteOffset: number; byteLength: number }[] {
-  const groups = [
-    header.tensors,
-    (header.predictors?.layers ?? []).flatMap((layer) =>
-      predictorTensors(layer).map(([, tensor]) => tensor)
-    ),
-  ];
-  return groups.filter((tensors) => tensors.length > 0).map((tensors) => {
-    const byteOffset = Math.min(...tensors.map((tensor) => tensor.byteOffset));
-    const end = Math.max(...tensors.map((tensor) => tensor.byteOffset + tensor.byteLength));
-    return { byteOffset, byteLength: end - byteOffset };
-  });
+/**
+ * What must be in the memory of these layers: runs of tensors and predictors as they lie in the file. What belongs to no
+ * layer is with the first.
+ */
+export function residentSections(header: FlashHeader, { from, to }: LayerRange): Section[] {
+  const tensors: { layer: number; byteOffset: number; byteLength: number }[] = header.tensors.map(
+    ({ name, byteOffset, byteLength }) => ({ layer: layerOf(name), byteOffset, byteLength }),
+  );
+  for (const [layer, predictor] of (header.predictors?.layers ?? []).entries()) {
+    for (const [, { byteOffset, byteLength }] of predictorTensors(predictor)) {
+      tensors.push({ layer, byteOffset, byteLength });
+    }
+  }
+  const sections: Section[] = [];
+  let last: Section | undefined;
+  for (
+    const { layer, byteOffset, byteLength } of tensors.sort((a, b) => a.byteOffset - b.byteOffset)
+  ) {
+    if (layer < from || layer >= to) {
+      last = undefined;
+      continue;
+    }
+    const gap = last ? byteOffset - (last.byteOffset + last.byteLength) : Infinity;
+    if (last && gap < SECTION_ALIGNMENT) {
+      last.byteLength = byteOffset + byteLength - last.byteOffset;
+    } else sections.push(last = { byteOffset, byteLength });
+  }
+  return sections;
+}
+
+function layerOf(tensorName: string): number {
+  const match = /^layers\.(\d+)\./.exec(tensorName);
+  return match ? Number(match[1]) : 0;
 }
 
 /** Bytes of all bundles. */

@@ -46,6 +46,9 @@ before(async () => {
   }
 }, { timeout: 240_000 });
 
+/** So small that the tales take several. */
+const SMALL_ARENAS = { arenaBytes: 14 << 20, readers: 1 };
+
 const WAYS: [string, OpenOptions][] = [
   ...POLICY_NAMES.filter((name) => name !== "window").map(
     (policy): [string, OpenOptions] => [`the policy ${policy}`, { policy }],
@@ -74,6 +77,28 @@ const WAYS: [string, OpenOptions][] = [
     simulation: { seed: 9, delayMsMax: 0.5 },
   }],
   ["waiters that sleep at once", { spins: 0, flashSpins: 0 }],
+  ["position after position", { promptChunk: 1 }],
+  ["3 positions at a time, 2 lanes", { promptChunk: 3, lanes: 2 }],
+  ["a prompt of 30 positions at a time", { promptChunk: 30, logitsRows: 60 }],
+  ["a prompt of 20 at a time, everything in memory, 3 lanes", {
+    promptChunk: 20,
+    logitsRows: 40,
+    ffnCache: "100%",
+    lanes: 3,
+  }],
+  ["a prompt in one piece, 2 lanes, a slow disk", {
+    promptChunk: 64,
+    logitsRows: 128,
+    lanes: 2,
+    simulation: { seed: 4, delayMsMax: 0.5, shortRate: 0.3 },
+  }],
+  ["several arenas", SMALL_ARENAS],
+  ["several arenas, 2 lanes, a prompt of 30 at a time", {
+    ...SMALL_ARENAS,
+    lanes: 2,
+    promptChunk: 30,
+    logitsRows: 60,
+  }],
 ];
 
 /** What bit planes could be sensitive to: who looks, what was looked at early, in how many passes. */
@@ -122,7 +147,11 @@ test("Model.logits() in exact equals dense, bit for bit", async () => {
   const ways: OpenOptions[] = [
     { ffn: "dense", ffnCache: "100%", lanes: 2 },
     { ffn: "dense", lanes: 3, readers: 1 },
+    { ffn: "dense", promptChunk: 20, logitsRows: 40 },
     { ffn: "exact" },
+    { ffn: "exact", promptChunk: 20, logitsRows: 40, ffnCache: "5%" },
+    { ffn: "exact", promptChunk: 5, lanes: 2 },
+    { ffn: "exact", ...SMALL_ARENAS },
     { ffn: "exact", ffnCache: 0.004, lanes: 2 },
     { ffn: "exact", ffnCache: "100%" },
     { ffn: "exact", prefetch: false, simulation: { seed: 3, delayMsMax: 0.3 } },

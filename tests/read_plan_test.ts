@@ -27,7 +27,7 @@ interface Wanted {
 }
 
 function addAll(plan: ReadPlan, wanted: Wanted[], priority: "late" | "early" = "late"): void {
-  plan.begin(priority);
+  plan.begin(priority, 0);
   for (const { slotAddress, flag, ...record } of wanted) plan.add(record, slotAddress, flag);
   plan.finish();
 }

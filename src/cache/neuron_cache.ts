@@ -84,6 +84,11 @@ export class NeuronCache {
     return Atomics.load(this.#words, this.#flagWord + slot) !== 0;
   }
 
+  /** The bytes of `slot` are there. */
+  land(slot: number): void {
+    Atomics.store(this.#words, this.#flagWord + slot, 1);
+  }
+
   admittedStep(slot: number): number {
     return this.#admittedStep[slot];
   }

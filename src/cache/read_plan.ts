@@ -2,6 +2,7 @@ import {
   EARLY_RING,
   LATE_RING,
   PART_WORDS,
+  TICKET_ARENA,
   TICKET_BYTE_LENGTH,
   TICKET_FLAG,
   TICKET_OFFSET_HIGH,
@@ -52,6 +53,7 @@ export class ReadPlan {
   readonly #issued: Int32Array;
   readonly #rung: Uint8Array;
   #isEarly = false;
+  #arena = 0;
   /** The ticket being put together: covering blocks, and its parts (absolute record offset, length, target, flag). */
   #begin = 0;
   #end = 0;
@@ -75,9 +77,10 @@ export class ReadPlan {
     this.#rung = new Uint8Array(shape.readerCount);
   }
 
-  /** Begins a batch of late or early reads. */
-  begin(priority: "late" | "early"): void {
+  /** Begins a batch of late or early reads to arena `arena`. */
+  begin(priority: "late" | "early", arena: number): void {
     this.#isEarly = priority === "early";
+    this.#arena = arena;
     this.#partCount = 0;
   }
 
@@ -172,6 +175,7 @@ export class ReadPlan {
     words[at + TICKET_OFFSET_HIGH] = Math.floor(this.#begin / 4294967296);
     words[at + TICKET_BYTE_LENGTH] = this.#end - this.#begin;
     words[at + TICKET_PART_COUNT] = count;
+    words[at + TICKET_ARENA] = this.#arena;
     if (count === 1) {
       words[at + TICKET_TARGET] = this.#slotAddress;
       words[at + TICKET_FLAG] = parts[3];

@@ -44,7 +44,7 @@ export class EarlyReads {
     const taken = Math.min(missCount, readPlan.earlyRoom, cache.slotCount >> 1);
     let issued = 0;
     eviction.passesDone = passes.done;
-    readPlan.begin("early");
+    readPlan.begin("early", slots.arena);
     while (issued < taken) {
       const slot = cache.admit(list[issued], step, eviction);
       if (slot < 0) break;

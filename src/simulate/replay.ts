@@ -170,13 +170,13 @@ function optionsOf(
     flag += slotCount;
     const order = orders[layer];
     const positionOf = order === undefined || order.isPlain ? undefined : order.positionOf;
-    return { byteOffset, slotCount, flag: at, positionOf };
+    // An address that nobody reads from; not 0, which means a bounce buffer.
+    return { arena: 0, slots: blockByteLength, byteOffset, slotCount, flag: at, positionOf };
   });
   return {
     policy: typeof policy === "function" ? { name: "lru", window: Infinity } : policy,
     sizes: { intermediateSize },
-    // Addresses that nobody reads from; not 0, which means a bounce buffer.
-    plan: { slots: layers.map(() => blockByteLength) },
+    arenas: [{ memory: { buffer: new ArrayBuffer(0) } }],
     flash: {
       layers,
       strideBytes,
@@ -188,7 +188,14 @@ function optionsOf(
         mergedBytesMax: BOUNCE_BYTES,
       },
       isResident: false,
-      staging: { chunkCount: 0, chunkByteLength: 0, neuronsPerChunk: 0, flag, flagsPerChunk: 0 },
+      staging: {
+        chunkCount: 0,
+        chunkByteLength: 0,
+        placeByteLength: 0,
+        neuronsPerChunk: 0,
+        flag,
+        flagsPerChunk: 0,
+      },
     },
   };
 }
@@ -211,6 +218,9 @@ function passOptionsOf(passNeuronsMax: number) {
   const sizes = { intermediateSize: passNeuronsMax };
   return {
     sizes,
-    passOptions: { arena: { buffer: new ArrayBuffer(next) }, plan: { passes }, passNeuronsMax },
+    passOptions: {
+      arenas: [{ memory: { buffer: new ArrayBuffer(next) }, plan: { passes } }],
+      passNeuronsMax,
+    },
   };
 }
