@@ -3,6 +3,7 @@ import type { AuditBoardShare } from "./audit/board.ts";
 import { examineDisk } from "./flash/bypass.ts";
 import type { DiskFacts } from "./flash/bypass.ts";
 import type { ReaderOptions } from "./flash/reader_options.ts";
+import { ticketCapacity } from "./flash/ticket.ts";
 import { FlashFile } from "./format/flash_file.ts";
 import type { FlashHeader } from "./format/header.ts";
 import { isScattered } from "./format/header.ts";
@@ -100,7 +101,13 @@ function connect(
   const auditFlag = stagingFlag + shape.stagingChunkCount * flagsPerChunk;
   const flagCount = auditFlag + (plan.auditSample ? 1 : 0);
   const share = Control.create(
-    { laneCount, readerCount, layerCount: slotCounts.length, flagCount },
+    {
+      laneCount,
+      readerCount,
+      layerCount: slotCounts.length,
+      tickets: ticketCapacity(header.config.intermediateSize, readerCount),
+      flagCount,
+    },
     style,
   );
   const control = new Control(share);

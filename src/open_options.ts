@@ -94,7 +94,7 @@ export const GAP_BYTES = 8192;
 const READERS_MAX = 64;
 /** Readers with one read in flight each: more wake each other more than they gain (bench/tokens.ts). */
 const PREAD_READERS = 8;
-const URING_DEPTH = 32;
+const URING_DEPTH = 64;
 const LANES_MAX = 64;
 const INT32_MAX = 2 ** 31 - 1;
 /** Rows of logits and of observations that may wait for the main thread. */

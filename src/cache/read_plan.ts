@@ -1,6 +1,4 @@
 import {
-  EARLY_RING,
-  LATE_RING,
   PART_WORDS,
   TICKET_ARENA,
   TICKET_BYTE_LENGTH,
@@ -44,6 +42,7 @@ export class ReadPlan {
   readonly #options: ReadPlanOptions;
   readonly #lateRings: Ring[];
   readonly #earlyRings: Ring[];
+  readonly #earlyCapacity: number;
   readonly #doorbells: Sequence[];
   readonly #done: Sequence[];
   readonly #landed: Sequence;
@@ -68,8 +67,9 @@ export class ReadPlan {
     this.#words = control.words;
     this.#inline = inline;
     this.#options = options;
-    this.#lateRings = layout.lateRings.map((at) => control.ring(at, LATE_RING));
-    this.#earlyRings = layout.earlyRings.map((at) => control.ring(at, EARLY_RING));
+    this.#lateRings = layout.lateRings.map((_, i) => control.ticketRing(i, "late"));
+    this.#earlyRings = layout.earlyRings.map((_, i) => control.ticketRing(i, "early"));
+    this.#earlyCapacity = layout.tickets.early;
     this.#doorbells = layout.readerDoorbell.map((at) => control.sequenceAt(at));
     this.#done = layout.readerDone.map((at) => control.sequenceAt(at));
     this.#landed = control.sequence("landed");
@@ -87,7 +87,7 @@ export class ReadPlan {
   /** Early tickets that there is room for now. */
   get earlyRoom(): number {
     let room = 0;
-    for (const ring of this.#earlyRings) room += EARLY_RING.capacity - ring.length;
+    for (const ring of this.#earlyRings) room += this.#earlyCapacity - ring.length;
     return room;
   }
 

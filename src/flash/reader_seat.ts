@@ -7,7 +7,7 @@ import { READER } from "../pipeline/statistics.ts";
 import { sharedClock, Trace } from "../pipeline/trace.ts";
 import type { Clock } from "../pipeline/trace.ts";
 import type { ReaderOptions } from "./reader_options.ts";
-import { EARLY_RING, LATE_RING, PART_WORDS, readTicket } from "./ticket.ts";
+import { PART_WORDS, readTicket } from "./ticket.ts";
 import type { Ticket } from "./ticket.ts";
 
 /**
@@ -36,8 +36,8 @@ export class ReaderSeat {
     this.clock = sharedClock(options.timeOrigin);
     this.#control = control;
     this.#words = control.words;
-    this.#late = control.ring(layout.lateRings[index], LATE_RING);
-    this.#early = control.ring(layout.earlyRings[index], EARLY_RING);
+    this.#late = control.ticketRing(index, "late");
+    this.#early = control.ticketRing(index, "early");
     this.#doorbell = control.sequenceAt(layout.readerDoorbell[index]);
     this.#done = control.sequenceAt(layout.readerDone[index]);
     this.#landings = new LandingCounter(control);

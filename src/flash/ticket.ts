@@ -29,11 +29,31 @@ export const TICKET_PARTS_MAX = 14;
 
 const TICKET_WORDS = TICKET_PARTS + TICKET_PARTS_MAX * PART_WORDS;
 
-/** Late misses: enough for a whole list to be handed out at once. */
-export const LATE_RING: RingShape = { capacity: 32, recordWords: TICKET_WORDS };
+/** Tickets that a reader's rings hold, powers of two. */
+export interface TicketCapacity {
+  /** Late misses: enough for a list to be handed out at once, so that lanes get it without waiting for reads. */
+  late: number;
+  /** Early reads are bounded by the size of their ring; what does not fit is dropped. */
+  early: number;
+}
 
-/** Early reads are bounded by the size of their ring; what does not fit is dropped. */
-export const EARLY_RING: RingShape = { capacity: 8, recordWords: TICKET_WORDS };
+/** What models of a thousand neurons a layer do best with (bench/tokens.ts). */
+const FEW: TicketCapacity = { late: 32, early: 8 };
+const LATE_MAX = 2048, NEURONS_FEW = 2048;
+
+/** What rings of a model with so many neurons a layer hold, one of `readerCount` readers'. */
+export function ticketCapacity(neuronCount: number, readerCount: number): TicketCapacity {
+  if (neuronCount <= NEURONS_FEW) return FEW;
+  // A sixteenth of a layer is read for a token at most, unless the cache is very small.
+  const share = neuronCount / 16 / readerCount;
+  const late = Math.min(LATE_MAX, Math.max(FEW.late, 2 ** Math.ceil(Math.log2(share))));
+  return { late, early: late / 2 };
+}
+
+/** The ring of so many tickets. */
+export function ticketRing(capacity: number): RingShape {
+  return { capacity, recordWords: TICKET_WORDS };
+}
 
 /** A ticket taken out of its ring; reused, so that a read allocates nothing. */
 export interface Ticket {

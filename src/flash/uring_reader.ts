@@ -11,8 +11,8 @@ import { emptyTicket } from "./ticket.ts";
 import type { Ticket } from "./ticket.ts";
 
 /**
- * Many reads in flight in one thread. Early reads take at most half of the places, so that late
- * ones always find one.
+ * Many reads in flight in one thread. Early reads take at most three quarters of the places, so that
+ * late ones always find one.
  */
 export class UringReader implements Reader {
   readonly #seat: ReaderSeat;
@@ -121,7 +121,7 @@ export class UringReader implements Reader {
     let now = -1, queued = 0;
     while (this.#freeCount > 0) {
       const place = this.#free[this.#freeCount - 1], ticket = this.#tickets[place];
-      if (!seat.take(ticket, this.#earlyCount < depth >> 1)) return;
+      if (!seat.take(ticket, this.#earlyCount < depth - (depth >> 2))) return;
       this.#freeCount--;
       if (ticket.isEarly) this.#earlyCount++;
       if (now < 0) now = seat.clock();

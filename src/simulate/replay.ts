@@ -4,6 +4,7 @@ import type { SlotsOptions } from "../cache/layer_slots.ts";
 import type { PolicyChoice } from "../cache/policies.ts";
 import type { CachePolicy, PolicyShape } from "../cache/policy.ts";
 import { ReadPlan } from "../cache/read_plan.ts";
+import { ticketCapacity } from "../flash/ticket.ts";
 import { NeuronOrder } from "../format/neuron_order.ts";
 import { GAP_BYTES } from "../open_options.ts";
 import { Control, PASS_COUNT } from "../pipeline/control.ts";
@@ -64,7 +65,13 @@ const FAKE_STYLE = { spins: 1, flashSpins: 1, waitMsMax: 1000 };
 export function replay(trace: NeuronTrace, options: ReplayOptions): ReplayResult {
   const { header } = trace, { intermediateSize, numLayers } = header;
   const slotTotal = options.slotCounts.reduce((sum, count) => sum + count, 0);
-  const shape = { laneCount: 1, readerCount: 1, layerCount: numLayers, flagCount: slotTotal };
+  const shape = {
+    laneCount: 1,
+    readerCount: 1,
+    layerCount: numLayers,
+    tickets: ticketCapacity(intermediateSize, 1),
+    flagCount: slotTotal,
+  };
   const control = new Control(Control.create(shape, FAKE_STYLE));
   const slotsOptions = optionsOf(trace, options);
   const reader = new SimulatedReader(control, options.onRead);
