@@ -39,7 +39,12 @@ export function synthCommand(): Command {
       new Option("--quant <kind>", "how weights are stored").choices([...QUANTIZATIONS])
         .makeOptionMandatory(),
     )
-    .option("--seed <number>", "of all random numbers", wholeNumber({ min: 0, max: 2 ** 31 - 1 }), 1)
+    .option(
+      "--seed <number>",
+      "of all random numbers",
+      wholeNumber({ min: 0, max: 2 ** 31 - 1 }),
+      1,
+    )
     .option("--force", "replace OUT if it exists")
     .addHelpText("after", AFTER_HELP)
     .action(synthFile);
@@ -65,7 +70,9 @@ async function synthFile(
   });
   progress.stop();
   process.stderr.write(
-    `${target}: ${formatBytes(byteLength)} of random weights in the shape of ${shape} as ${quant}: ` +
+    `${target}: ${
+      formatBytes(byteLength)
+    } of random weights in the shape of ${shape} as ${quant}: ` +
       `for measuring, not for text\n`,
   );
 }

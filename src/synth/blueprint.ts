@@ -1,6 +1,6 @@
 import type { ModelConfig } from "../../models/family.ts";
 import { NoisePool, randomFor } from "./noise.ts";
-import { ADDED, activationEnergy, ENERGY, thresholdsOf, VARIANCE } from "./planted.ts";
+import { activationEnergy, ADDED, ENERGY, thresholdsOf, VARIANCE } from "./planted.ts";
 import { ResidualLayout } from "./residual_layout.ts";
 import { SpreadBasis } from "./spread_basis.ts";
 import { TokenLatents } from "./token_latents.ts";
@@ -117,4 +117,3 @@ function scaleTo(length: number, values: Float32Array, at: number, count: number
   const scale = length / Math.sqrt(square);
   for (let i = at; i < at + count; i++) values[i] *= scale;
 }
-

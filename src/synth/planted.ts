@@ -78,6 +78,6 @@ function upperTail(x: number): number {
   if (x < 0) return 1 - upperTail(-x);
   const t = 1 / (1 + 0.2316419 * x);
   const series = t * (0.319381530 + t * (-0.356563782 + t * (1.781477937 +
-    t * (-1.821255978 + t * 1.330274429))));
+            t * (-1.821255978 + t * 1.330274429))));
   return normalDensity(x) * series;
 }
