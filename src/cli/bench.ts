@@ -8,6 +8,7 @@ const BENCHES: Record<string, string> = {
   tokens: "How many tokens per second, and where does the time of one go?",
   predictors: "What do a predictor's bytes buy in recall, reads and perplexity?",
   questions: "What do the ten questions of docs/questions.md come to?",
+  statistics: "Does a synthetic model run as it was planted?",
   audit: "Does the live audit hold what it promises, and what does it cost?",
   fuzz: "Does any damaged file do worse than a clear error?",
 };

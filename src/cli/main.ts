@@ -1,6 +1,6 @@
 #!/usr/bin/env node
 /**
- * The command line: `flashpipe run | pack | calibrate | eval | reorder | inspect | trace | simulate | bench`, one file a command.
+ * The command line: `flashpipe run | pack | calibrate | eval | reorder | inspect | trace | simulate | synth | bench`, one file a command.
  *
  * Exit codes: 0 all went well; 1 the world failed (a damaged file, a disk, a worker); 2 the caller's mistake (an
  * option, a path that does not exist, memory too small); 130 ended by Ctrl-C.
@@ -19,6 +19,7 @@ import { reorderCommand } from "./reorder.ts";
 import { reportError } from "./terminal/report_error.ts";
 import { runCommand } from "./run.ts";
 import { simulateCommand } from "./simulate.ts";
+import { synthCommand } from "./synth.ts";
 import { traceCommand } from "./trace.ts";
 
 const DESCRIPTION = "Runs language models larger than memory: FFN neurons are read from flash " +
@@ -55,6 +56,7 @@ function createProgram(): Command {
     inspectCommand,
     traceCommand,
     simulateCommand,
+    synthCommand,
     benchCommand,
   ];
   for (const make of commands) {

@@ -9,11 +9,14 @@ import {
   type FlashHeader,
   type LayerBundles,
   type NamedTensor,
+  type Predictors,
   PRELUDE_BYTES,
   type Provenance,
   SECTION_ALIGNMENT,
+  type StoredTensor,
   TENSOR_ALIGNMENT,
   tensorByteLength,
+  type TensorForm,
   type Tokenizer,
 } from "./header.ts";
 import { validateHeader } from "./check_header.ts";
@@ -88,6 +91,9 @@ export function planParts(
   return parts;
 }
 
+/** Where an appended tensor lies, and its CRC-32. */
+export type AppendedPlace = Pick<StoredTensor, "byteOffset" | "byteLength" | "checksum">;
+
 /**
  * Writes a `.flash` file front to back. Whoever packs writes the bytes of `parts` in order, in pieces of any size;
  * padding, checksums and the header are the writer's. The file grows aside as `TARGET.tmp-PID` and takes its name
@@ -105,14 +111,21 @@ export class FlashWriter {
   #partIndex = 0;
   #doneInPart = 0;
   #checksum = 0;
+  #hasAppended = false;
 
-  constructor(target: string, content: FlashContent) {
+  /** @param beforeWriting may refuse, told how long the parts are in all; nothing has been written then */
+  constructor(
+    target: string,
+    content: FlashContent,
+    { beforeWriting }: { beforeWriting?: (byteLength: number) => void } = {},
+  ) {
     if (statSync(target, { throwIfNoEntry: false })?.isDirectory()) {
       throw new RangeError(`Cannot write a .flash file as ${target} is a folder`);
     }
     this.target = target;
     this.#content = content;
     this.parts = planParts(content);
+    beforeWriting?.(this.totalBytes);
     this.#temporary = `${target}.tmp-${process.pid}`;
     this.#descriptor = openSync(this.#temporary, "w");
     this.#writeAll(new Uint8Array(PRELUDE_BYTES)); // Overwritten at the end.
@@ -139,12 +152,28 @@ export class FlashWriter {
     this.#doneInPart = 0;
   }
 
+  /** Writes a tensor behind all parts, which must be whole, such as one of a predictor. */
+  append<Form extends TensorForm>(tensor: Form, bytes: Uint8Array): Form & AppendedPlace {
+    const byteLength = tensorByteLength(tensor);
+    if (this.#partIndex < this.parts.length || bytes.byteLength !== byteLength) {
+      throw new RangeError(
+        `Cannot append a tensor of shape [${tensor.shape}], ${byteLength} bytes: received ` +
+          `${bytes.byteLength}, with part ${this.#partIndex} of ${this.parts.length} to be written`,
+      );
+    }
+    this.#padTo(alignUp(this.#position, this.#hasAppended ? TENSOR_ALIGNMENT : SECTION_ALIGNMENT));
+    this.#hasAppended = true;
+    const byteOffset = this.#position;
+    this.#writeAll(bytes);
+    return { ...tensor, byteOffset, byteLength, checksum: crc32(bytes) };
+  }
+
   /** Writes header and prelude, waits for the disk, and gives the file its name. Returns the header. */
-  finish(): { header: FlashHeader; byteLength: number } {
+  finish(predictors: Predictors | null = null): { header: FlashHeader; byteLength: number } {
     if (this.#partIndex < this.parts.length) {
       throw new RangeError(`Cannot finish ${this.target}: part ${this.#partIndex} is not whole`);
     }
-    const header = headerOf(this.#content, this.parts);
+    const header = headerOf(this.#content, this.parts, predictors);
     const bytes = encodeHeader(header);
     this.#padTo(alignUp(this.#position, SECTION_ALIGNMENT));
     const slot = {
@@ -222,7 +251,11 @@ function syncFolder(folder: string): void {
   }
 }
 
-function headerOf(content: FlashContent, parts: readonly FlashPart[]): FlashHeader {
+function headerOf(
+  content: FlashContent,
+  parts: readonly FlashPart[],
+  predictors: Predictors | null,
+): FlashHeader {
   return {
     architecture: content.architecture,
     quantization: content.quantization,
@@ -231,7 +264,7 @@ function headerOf(content: FlashContent, parts: readonly FlashPart[]): FlashHead
     tokenizer: content.tokenizer,
     tensors: parts.flatMap((part) => part.kind === "tensor" ? [part.tensor] : []),
     layers: parts.flatMap((part) => part.kind === "bundles" ? [{ bundles: part.bundles }] : []),
-    predictors: null,
+    predictors,
     provenance: content.provenance,
   };
 }

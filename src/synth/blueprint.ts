@@ -1,0 +1,119 @@
+import type { ModelConfig } from "../../models/family.ts";
+import { NoisePool, randomFor } from "./noise.ts";
+import { activationEnergy, ADDED, ENERGY, thresholdsOf, VARIANCE } from "./planted.ts";
+import { ResidualLayout } from "./residual_layout.ts";
+import { SpreadBasis } from "./spread_basis.ts";
+import { TokenLatents } from "./token_latents.ts";
+
+export interface BlueprintOptions {
+  readonly config: ModelConfig;
+  readonly seed: number;
+}
+
+/** What a synthetic model is made of, short of its weights: a function of sizes and seed alone, so that each thread has its own. */
+export class Blueprint {
+  readonly config: ModelConfig;
+  readonly seed: number;
+  readonly layout: ResidualLayout;
+  readonly basis: SpreadBasis;
+  readonly tokens: TokenLatents;
+  readonly noise: NoisePool;
+  #thresholds: { layer: number; values: Float32Array } | undefined;
+
+  constructor({ config, seed }: BlueprintOptions) {
+    this.config = config;
+    this.seed = seed;
+    this.layout = new ResidualLayout(config);
+    this.basis = new SpreadBasis(config.hiddenSize, seed);
+    this.tokens = new TokenLatents(config, this.layout, seed);
+    this.noise = new NoisePool(seed);
+  }
+
+  /** f32[n]: in deviations of a neuron's pre-activation. */
+  thresholds(layer: number): Float32Array {
+    if (this.#thresholds?.layer !== layer) {
+      const { numLayers, intermediateSize: count } = this.config;
+      const values = thresholdsOf(layer, { seed: this.seed, numLayers, count });
+      this.#thresholds = { layer, values };
+    }
+    return this.#thresholds.values;
+  }
+
+  /**
+   * How neurons `from` .. `from + rows - 1` weigh the latents, which have variance 1: f32[rows][latentSize] to `target`. In each group
+   * a random direction, so that nothing but chance ties two neurons together.
+   */
+  coefficients(
+    layer: number,
+    { from, rows }: { from: number; rows: number },
+    target: Float32Array,
+  ): void {
+    const { topicSize, tokenSize, attentionSize, latentSize } = this.layout;
+    const groups = [
+      { at: 0, length: topicSize, share: VARIANCE.topic },
+      { at: topicSize, length: tokenSize, share: VARIANCE.token },
+      { at: topicSize + tokenSize, length: attentionSize, share: VARIANCE.attention },
+    ];
+    target.fill(0, 0, rows * latentSize);
+    for (let row = 0; row < rows; row++) {
+      const random = randomFor(this.seed, 11, layer, from + row);
+      for (const { at, length, share } of groups) {
+        const begin = row * latentSize + at;
+        this.noise.add(target, { from: begin, length, deviation: 1 }, random);
+        scaleTo(Math.sqrt(share), target, begin, length);
+      }
+    }
+  }
+
+  /** The factor that brings the residual stream along latent direction `k` of a layer to variance 1, after the norm. */
+  latentScale(layer: number, k: number): number {
+    const { layout } = this, { topicSize, tokenSize } = layout;
+    const kind = k < topicSize ? "topic" : k < topicSize + tokenSize ? "token" : "attention";
+    return Math.sqrt(layout.energyBefore(layer).ffn) / layout.deviationOf(kind);
+  }
+
+  /** The direction of the residual stream that is latent `k` of a layer. */
+  latentDirection(layer: number, k: number): number {
+    const { topicSize, tokenSize } = this.layout, shared = topicSize + tokenSize;
+    return k < shared ? k : this.layout.attentionAt(layer) + k - shared;
+  }
+
+  /**
+   * What attention reads from its values, f32[d] to `target`: of variance 1 over the tokens, for latent `k` of the layer's
+   * attention directions.
+   */
+  attentionReading(layer: number, k: number, target: Float32Array): void {
+    const { hiddenSize: d } = this.config;
+    target.fill(0, 0, d);
+    const deviation = 1 / this.#valueNorm(layer);
+    const random = randomFor(this.seed, 12, layer, k);
+    this.noise.add(target, { from: 0, length: d, deviation }, random);
+  }
+
+  /** Deviation of the output matrix's noise. */
+  outputNoise(layer: number): number {
+    return Math.sqrt(ADDED.attentionNoise) / this.#valueNorm(layer);
+  }
+
+  /** Length of the vector of all heads' values: each is a coordinate of the identity, after the norm. */
+  #valueNorm(layer: number): number {
+    const { hiddenSize: d } = this.config, { layout } = this;
+    const repeats = d / layout.identitySize;
+    return Math.sqrt(repeats * ENERGY.identity * d / layout.energyBefore(layer).attention);
+  }
+
+  /** Deviation of the numbers of the down columns, so that the FFN adds the energy that it should. */
+  downDeviation(layer: number): number {
+    const energy = this.thresholds(layer).reduce((sum, at) => sum + activationEnergy(at), 0);
+    // Coarsely rounded, as runtimes differ in the last bits of an exponential.
+    return Math.round(Math.sqrt(ADDED.ffn / energy) * 2 ** 20) / 2 ** 20;
+  }
+}
+
+/** Scales a vector to this length. */
+function scaleTo(length: number, values: Float32Array, at: number, count: number): void {
+  let square = 0;
+  for (let i = at; i < at + count; i++) square += values[i] * values[i];
+  const scale = length / Math.sqrt(square);
+  for (let i = at; i < at + count; i++) values[i] *= scale;
+}

@@ -1,0 +1,78 @@
+import type { ModelConfig } from "../../models/family.ts";
+import { ADDED, ENERGY } from "./planted.ts";
+
+/**
+ * Which directions of the residual stream (spread_basis.ts) mean what, and how much of its energy they carry. The
+ * energy of an embedding is d, so 1 a number.
+ *
+ *   direction 0      topicSize      + tokenSize     + identitySize            + numLayers * attentionSize    d - 1
+ *             | topic  | token         | identity      | attention of layer 0, 1, ... | nothing planted        |
+ *
+ * The late look sees topic, token and the attention directions of its layer: `latentSize` numbers.
+ */
+export class ResidualLayout {
+  readonly topicSize: number;
+  readonly tokenSize: number;
+  /** Two numbers for each plane in which a token's identity is an angle; a multiple of a head's size. */
+  readonly identitySize: number;
+  readonly attentionSize: number;
+  readonly latentSize: number;
+  readonly #config: ModelConfig;
+
+  constructor(config: ModelConfig) {
+    const { hiddenSize: d, numAttentionHeads, numLayers } = config;
+    const headSize = d / numAttentionHeads, rank = ranksOf(config)[0];
+    this.#config = config;
+    this.topicSize = rank * 5 / 16;
+    this.tokenSize = rank / 2;
+    this.attentionSize = rank / 8;
+    this.latentSize = this.topicSize + this.tokenSize + this.attentionSize;
+    this.identitySize = Math.max(2, Math.round(d / 8 / headSize)) * headSize;
+    if (this.attentionAt(numLayers) > d - 1) {
+      throw new RangeError(`Cannot plant directions of ${numLayers} layers in ${d} numbers`);
+    }
+  }
+
+  get tokenAt(): number {
+    return this.topicSize;
+  }
+
+  get identityAt(): number {
+    return this.topicSize + this.tokenSize;
+  }
+
+  attentionAt(layer: number): number {
+    return this.identityAt + this.identitySize + layer * this.attentionSize;
+  }
+
+  /** Deviation of the residual stream along one direction of each kind. */
+  deviationOf(kind: "topic" | "token" | "identity" | "attention"): number {
+    const { hiddenSize: d } = this.#config;
+    if (kind === "attention") return Math.sqrt(ADDED.attention * d / this.attentionSize);
+    return Math.sqrt(ENERGY[kind] * d / this[`${kind}Size`]);
+  }
+
+  /** Energy a number of the residual stream before a layer's attention, and before its FFN. */
+  energyBefore(layer: number): { attention: number; ffn: number } {
+    const { attention, attentionNoise, ffn } = ADDED;
+    const before = 1 + layer * (attention + attentionNoise + ffn);
+    return { attention: before, ffn: before + attention + attentionNoise };
+  }
+}
+
+/** Layers at the end whose predictors have a larger rank. */
+const LAYERS_OF_LARGE_RANK = 1 / 8;
+
+/**
+ * The rank of each layer's predictor. The paper's for OPT 6.7B (128 in 28 layers, 1024 in the last 4), in proportion elsewhere;
+ * 64 at least, as the topic of a narrower one would tie too many neurons together.
+ */
+export function ranksOf({ hiddenSize: d, numLayers }: ModelConfig): number[] {
+  const rank = Math.max(64, 32 * Math.round(d / 32 / 32));
+  const large = Math.min(8 * rank, 32 * Math.floor(d / 4 / 32));
+  const largeCount = Math.max(1, Math.round(numLayers * LAYERS_OF_LARGE_RANK));
+  return Array.from(
+    { length: numLayers },
+    (_, layer) => layer < numLayers - largeCount ? rank : large,
+  );
+}

@@ -1,0 +1,193 @@
+import { statfsSync } from "node:fs";
+import { dirname, resolve } from "node:path";
+import { setImmediate } from "node:timers/promises";
+import { formatBytes } from "../byte_size.ts";
+import { type FlashContent, FlashWriter } from "../format/flash_writer.ts";
+import type { FlashPart } from "../format/flash_writer.ts";
+import type { FlashHeader, LowRankPredictorLayer, Predictors } from "../format/header.ts";
+import { problemWithNeurons } from "../format/layout.ts";
+import type { Quantization } from "../format/layout.ts";
+import { coreCount } from "../runtime.ts";
+import { VERSION } from "../version.ts";
+import { PAPER } from "./planted.ts";
+import type { MadePredictor } from "./predictor_maker.ts";
+import { ranksOf } from "./residual_layout.ts";
+import { configOf, shapeNamed } from "./shapes.ts";
+import { SynthCrew } from "./synth_crew.ts";
+import { SynthTasks } from "./synth_tasks.ts";
+import type { SynthResult, SynthTask } from "./synth_tasks.ts";
+import { TokenChain } from "./token_chain.ts";
+import { chunkRows } from "./weight_maker.ts";
+import { wordTokenizer } from "./words.ts";
+
+export interface SynthesizeOptions {
+  /** One of SHAPES. */
+  shape: string;
+  /** The `.flash` file to write; it is replaced when all is written. */
+  target: string;
+  /** How resident weights are stored. */
+  quant: Quantization;
+  /** Equal seeds, shapes and types give equal bytes, but for `createdAt`. Default 1. */
+  seed?: number;
+  /** Threads that make weights; 0: none but this one. Default: as many as there are cores, or 0 for small shapes. */
+  threads?: number;
+  /** Stands in the file as the time of its making. Default: the beginning of 1970, so that equal seeds give equal bytes. */
+  createdAt?: string;
+  onProgress?: (progress: { doneBytes: number; totalBytes: number }) => void;
+  signal?: AbortSignal;
+}
+
+export interface SynthesizeResult {
+  readonly path: string;
+  readonly byteLength: number;
+  readonly header: FlashHeader;
+}
+
+/** Shapes whose weights are so few that threads would take longer to start. */
+const SMALL_BYTES = 64 << 20;
+const SEED_MAX = 2 ** 31 - 1;
+
+/**
+ * Writes a `.flash` file of a model's exact shape whose weights are random, but for what makes its run show the paper's
+ * statistics (planted.ts). For measuring: its text means nothing.
+ *
+ * Throws `RangeError` for a shape or type that there is not, and if the disk has too little room; errors of writing are the
+ * system's. Nothing stays behind then.
+ */
+export async function synthesize(options: SynthesizeOptions): Promise<SynthesizeResult> {
+  const { target, signal, onProgress, seed = 1 } = options;
+  signal?.throwIfAborted();
+  if (!(Number.isInteger(seed) && seed >= 0 && seed <= SEED_MAX)) {
+    throw new RangeError(`Cannot plant with seed ${seed}: a whole number from 0 to ${SEED_MAX}`);
+  }
+  const content = contentOf(options, seed);
+  const predictorBytes = predictorByteLength(content.config);
+  using writer = new FlashWriter(target, content, {
+    beforeWriting: (bytes) => checkRoom(target, bytes + predictorBytes),
+  });
+  const totalBytes = writer.totalBytes + predictorBytes;
+  const threads = options.threads ?? (totalBytes < SMALL_BYTES ? 0 : coreCount());
+  const tasks = tasksOf(writer.parts, content);
+  const layers: LowRankPredictorLayer[] = [], missCurves: Predictors["missCurves"] = [];
+  let doneBytes = 0;
+  for await (const result of resultsOf(tasks, { config: content.config, seed }, threads)) {
+    if (result instanceof Uint8Array) {
+      writer.write(result);
+      doneBytes += result.byteLength;
+    } else {
+      layers.push(storePredictor(writer, result, content.config));
+      missCurves.push(result.missCurve);
+      doneBytes += result.a.byteLength + result.b.byteLength + 2 * result.bias.byteLength;
+    }
+    onProgress?.({ doneBytes, totalBytes });
+    await setImmediate(); // Writing is synchronous: only here can a signal arrive.
+    signal?.throwIfAborted();
+  }
+  const { header, byteLength } = writer.finish({
+    kind: "low-rank",
+    createdBy: `flashpipe ${VERSION}, synth`,
+    recallWanted: PAPER.recall,
+    calibration: { tokens: 512, textName: "the planted process" },
+    layers,
+    missCurves,
+  });
+  return { path: target, byteLength, header };
+}
+
+function contentOf({ shape: name, quant, createdAt }: SynthesizeOptions, seed: number) {
+  const shape = shapeNamed(name), config = configOf(shape);
+  const problem = problemWithNeurons(quant, config.intermediateSize);
+  if (problem !== null) throw new RangeError(`Cannot make ${name}: ${problem}`);
+  const content: FlashContent = {
+    architecture: "opt",
+    quantization: quant,
+    config,
+    tokenizer: wordTokenizer(new TokenChain({ vocabSize: config.vocabSize, seed }).tokens),
+    provenance: {
+      source: `synth --shape ${name} --seed ${seed}${shape.note ? ` (${shape.note})` : ""}`,
+      sourceFiles: [],
+      flashpipeVersion: VERSION,
+      createdAt: createdAt ?? new Date(0).toISOString(),
+      synthetic: true,
+    },
+  };
+  return content;
+}
+
+/** Pieces of all parts in the order of the file, then the predictors. */
+function* tasksOf(
+  parts: readonly FlashPart[],
+  { config, quantization }: FlashContent,
+): Generator<SynthTask, void, void> {
+  for (const part of parts) {
+    if (part.kind === "tensor") {
+      const { tensor } = part, { shape } = tensor;
+      const rowCount = shape.length === 1 ? 1 : shape[0];
+      const step = shape.length === 1 ? 1 : chunkRows(shape[1]);
+      for (let rowFrom = 0; rowFrom < rowCount; rowFrom += step) {
+        yield { kind: "resident", tensor, rowFrom, rows: Math.min(step, rowCount - rowFrom) };
+      }
+    } else {
+      const { layerIndex: layer, bundles: { count } } = part, step = chunkRows(config.hiddenSize);
+      for (let from = 0; from < count; from += step) {
+        yield { kind: "bundles", layer, from, rows: Math.min(step, count - from), quantization };
+      }
+    }
+  }
+  for (let layer = 0; layer < config.numLayers; layer++) yield { kind: "predictor", layer };
+}
+
+async function* resultsOf(
+  tasks: Iterable<SynthTask>,
+  blueprint: { config: FlashContent["config"]; seed: number },
+  threads: number,
+): AsyncGenerator<SynthResult, void, void> {
+  if (threads > 0) {
+    using crew = new SynthCrew(blueprint, threads);
+    yield* crew.results(tasks);
+    return;
+  }
+  const maker = new SynthTasks(blueprint);
+  for (const task of tasks) yield maker.run(task);
+}
+
+function storePredictor(
+  writer: FlashWriter,
+  { rank, a, b, bias, earlyBias, ...measured }: MadePredictor,
+  { hiddenSize: d, intermediateSize: n }: FlashContent["config"],
+): LowRankPredictorLayer {
+  const matrix = (bytes: Uint8Array, shape: number[]) =>
+    writer.append({ dtype: "q8", layout: "tiled", shape }, bytes);
+  const vector = (values: Float32Array<ArrayBuffer>) =>
+    writer.append({ dtype: "f32", layout: "rows", shape: [n] }, new Uint8Array(values.buffer));
+  const { recall, predictedShare, activeShare, recallCurve } = measured;
+  return {
+    rank,
+    a: matrix(a, [rank, d]),
+    b: matrix(b, [n, rank]),
+    bias: vector(bias),
+    earlyBias: vector(earlyBias),
+    recall,
+    predictedShare,
+    activeShare,
+    recallCurve,
+  };
+}
+
+function predictorByteLength(config: FlashContent["config"]): number {
+  const { hiddenSize: d, intermediateSize: n } = config;
+  return ranksOf(config)
+    .reduce((sum, rank) => sum + rank * (d + n) * 34 / 32 + 8 * n, 0);
+}
+
+/** Refuses to begin what the disk has no room for. */
+function checkRoom(target: string, neededBytes: number): void {
+  const folder = dirname(resolve(target));
+  const { bavail, bsize } = statfsSync(folder);
+  const freeBytes = bavail * bsize;
+  if (freeBytes >= neededBytes) return;
+  throw new RangeError(
+    `Cannot write ${target}: it takes ${formatBytes(neededBytes)}, and ${folder} has ` +
+      `${formatBytes(freeBytes)} left`,
+  );
+}
