@@ -101,6 +101,7 @@ function contentOf({ shape: name, quant, createdAt }: SynthesizeOptions, seed: n
   const content: FlashContent = {
     architecture: "opt",
     quantization: quant,
+    ffnQuantization: quant,
     config,
     tokenizer: wordTokenizer(new TokenChain({ vocabSize: config.vocabSize, seed }).tokens),
     provenance: {
