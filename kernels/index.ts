@@ -3,6 +3,7 @@ export { prepareF16, prepareF32, prepareQ8 } from "./prepare";
 export { matvecF32 } from "./matvec/f32";
 export { matvecF16 } from "./matvec/f16";
 export { matvecQ8 } from "./matvec/q8";
+export { matmatF16, matmatF32, matmatQ8 } from "./matmat/matmat";
 export { upF32 } from "./sparse/up_f32";
 export { upF16 } from "./sparse/up_f16";
 export { upQ8 } from "./sparse/up_q8";

@@ -28,6 +28,11 @@ export function preparedByteLength(cols: number): number {
   return 4 * cols + cols / 8 + 64;
 }
 
+/** Bytes of scratch that `matmat` needs, whichever the dtype: sums, a panel's scales or weights, 32 packed positions. */
+export function matmatScratchByteLength(cols: number): number {
+  return 4096 + 16_384 + 4 * 544 * (cols / 32);
+}
+
 /** Bytes of the accumulator of `down`; q8 keeps exact sums, drawn in kernels/sparse/grid.ts. */
 export function accumulatorByteLength(quantization: Quantization, cols: number): number {
   if (quantization !== "q8") return 4 * cols;
@@ -63,6 +68,29 @@ export interface Kernels {
       rowFrom: number,
       rowTo: number,
       cols: number,
+    ) => void
+  >;
+
+  /**
+   * `matvec` for `count` positions at once: `y_t[row] = dot(w[row], x_t) + bias[row]`, x_t prepared at
+   * `xs + t * xStride`, y_t at `y + t * yStride`; strides in bytes. A weight is read from memory once (from 33 positions
+   * on in q8, 17 in f32 and f16, again from L2), and each y_t has the bits that `matvec` gives it. `scratch`:
+   * `matmatScratchByteLength(cols)` bytes of the caller's own, aligned to 16. Each call packs x anew, which costs about
+   * as much as two rows: give it many.
+   */
+  matmat: PerQuantization<
+    (
+      w: number,
+      xs: number,
+      xStride: number,
+      count: number,
+      bias: number,
+      y: number,
+      yStride: number,
+      rowFrom: number,
+      rowTo: number,
+      cols: number,
+      scratch: number,
     ) => void
   >;
 
@@ -230,6 +258,7 @@ export function instantiateKernels(
     build,
     prepare: { f32: e.prepareF32, f16: e.prepareF16, q8: e.prepareQ8 },
     matvec: { f32: e.matvecF32, f16: e.matvecF16, q8: e.matvecQ8 },
+    matmat: { f32: e.matmatF32, f16: e.matmatF16, q8: e.matmatQ8 },
     up: { f32: e.upF32, f16: e.upF16, q8: e.upQ8 },
     down: { f32: e.downF32, f16: e.downF16, q8: e.downQ8 },
     finishDown: { f32: e.finishDownF32, f16: e.finishDownF16, q8: e.finishDownQ8 },
