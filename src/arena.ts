@@ -2,7 +2,12 @@ import { alignUp } from "./format/align.ts";
 import { SECTION_ALIGNMENT } from "./format/header.ts";
 import { matrixByteLength, TILE_ROWS, vectorByteLength } from "./format/layout.ts";
 import type { Quantization } from "./format/layout.ts";
-import { accumulatorByteLength, preparedByteLength, STATICS_BYTE_LENGTH } from "./kernels.ts";
+import {
+  accumulatorByteLength,
+  matmatScratchByteLength,
+  preparedByteLength,
+  STATICS_BYTE_LENGTH,
+} from "./kernels.ts";
 import { PASS_COUNT } from "./pipeline/control.ts";
 
 /**
@@ -96,6 +101,8 @@ export interface BatchPlan {
   lowRankPrepared: number;
   /** u32[batchPassNeuronsMax] of each lane: entries of a pass that a position computes. */
   picked: number[];
+  /** Of each lane: scratch of products of a matrix with several positions. */
+  products: number[];
 }
 
 /** Bytes from row to row of arrays with a row for each position. */
@@ -233,6 +240,7 @@ export function planArena(shape: ArenaShape): ArenaPlan {
   const { positionsMax: positions, layers: range, laneCount } = shape;
   const isFirst = range.from === 0, layerCount = range.to - range.from;
   const strides = stridesOf(shape);
+  const products = matmatScratchByteLength(Math.max(d, rankMax));
   const isBatched = positions > 1, batched = isBatched ? positions : 0;
   const scratch = (): ScratchPlan => ({
     normed: take(4 * d),
@@ -287,6 +295,7 @@ export function planArena(shape: ArenaShape): ArenaPlan {
       lookPrepared: take(batched * strides.prepared),
       lowRankPrepared: take(batched * strides.lowRankPrepared),
       picked: each(laneCount, () => take(isBatched ? 4 * shape.batchPassNeuronsMax : 0)),
+      products: each(laneCount, () => take(isBatched ? products : 0)),
     },
     predictor: {
       ...scratch(),

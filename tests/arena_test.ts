@@ -12,7 +12,12 @@ import {
 } from "../src/arena.ts";
 import type { ArenaPlan, ArenaShape, ScratchPlan } from "../src/arena.ts";
 import { bundleByteLength, matrixByteLength, QUANTIZATIONS } from "../src/format/layout.ts";
-import { accumulatorByteLength, preparedByteLength, STATICS_BYTE_LENGTH } from "../src/kernels.ts";
+import {
+  accumulatorByteLength,
+  matmatScratchByteLength,
+  preparedByteLength,
+  STATICS_BYTE_LENGTH,
+} from "../src/kernels.ts";
 
 interface Range {
   name: string;
@@ -88,6 +93,11 @@ function rangesOf(plan: ArenaPlan, shape: ArenaShape): Range[] {
     ),
     ...plan.lanes.flatMap((lane, i) => scratch(`lane ${i}`, lane)),
     ...inputs("batch", plan.batch, batched),
+    ...all(
+      "products",
+      plan.batch.products,
+      isBatched ? matmatScratchByteLength(Math.max(d, shape.rankMax)) : 0,
+    ),
     ...all("picked", plan.batch.picked, isBatched ? 4 * batchPassNeuronsMax : 0),
     ...scratch("predictor", plan.predictor),
     one("predictor lowRank", plan.predictor.lowRank, 4 * rank),

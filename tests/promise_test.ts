@@ -47,7 +47,7 @@ before(async () => {
 }, { timeout: 240_000 });
 
 /** So small that the tales take several. */
-const SMALL_ARENAS = { arenaBytes: 14 << 20, readers: 1 };
+const SMALL_ARENAS = { arenaBytes: 16 << 20, readers: 1 };
 
 const WAYS: [string, OpenOptions][] = [
   ...POLICY_NAMES.filter((name) => name !== "window").map(

@@ -19,6 +19,8 @@ export class LaneArena {
   readonly scratch: ScratchPlan;
   /** u32[batchPassNeuronsMax]: entries of a pass that a position computes. */
   readonly picked: number;
+  /** Scratch for products of several positions. */
+  readonly #products: number;
 
   constructor({ memory, plan }: ArenaShare, module: KernelModule, index: number, lane: number) {
     this.index = index;
@@ -27,6 +29,7 @@ export class LaneArena {
     this.plan = plan;
     this.scratch = plan.lanes[lane];
     this.picked = plan.batch.picked[lane];
+    this.#products = plan.batch.products[lane];
   }
 
   /**
@@ -45,10 +48,23 @@ export class LaneArena {
     y: Rows,
     { positions, from, to, cols }: { positions: number; from: number; to: number; cols: number },
   ): void {
-    const matvec = this.kernels.matvec[quantization], { weight, bias } = matrix;
-    for (let position = 0; position < positions; position++) {
-      const input = x.address + position * x.stride, output = y.address + position * y.stride;
-      matvec(weight, input, bias, output, from, to, cols);
+    const { weight, bias } = matrix, { kernels } = this;
+    if (positions === 1) {
+      kernels.matvec[quantization](weight, x.address, bias, y.address, from, to, cols);
+      return;
     }
+    kernels.matmat[quantization](
+      weight,
+      x.address,
+      x.stride,
+      positions,
+      bias,
+      y.address,
+      y.stride,
+      from,
+      to,
+      cols,
+      this.#products,
+    );
   }
 }
