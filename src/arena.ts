@@ -8,6 +8,8 @@ import {
   preparedByteLength,
   STATICS_BYTE_LENGTH,
 } from "./kernels.ts";
+import { PAGE_POSITIONS, pagedScratchByteLength } from "./kv_page.ts";
+import type { KvHeads, KvQuantization } from "./kv_page.ts";
 import { PASS_COUNT } from "./pipeline/control.ts";
 
 /**
@@ -16,7 +18,9 @@ import { PASS_COUNT } from "./pipeline/control.ts";
  * passes from one to the next is the residual stream alone. Addresses are bytes from an arena's start; all threads get these
  * plans and nothing is allocated later.
  *
- *   | 64 KiB: kernels' constants | resident weights | KV cache | activations | lanes' scratch | bounce | staging | slots |
+ *   | 64 KiB: kernels' constants | resident weights | activations | lanes' scratch | bounce | staging | pools |
+ *
+ * A layer's pool has the slots of its neurons and the pages of its KV cache.
  *
  * Arrays `[positions]` have a row for each position of a step: one for a token, more for a prompt or for drafts.
  */
@@ -33,6 +37,15 @@ export interface Section {
   byteLength: number;
 }
 
+/** The pages of a KV cache. */
+export interface PageShape extends KvHeads {
+  kv: KvQuantization;
+  /** Bytes of a page. */
+  byteLength: number;
+  /** Pages of a layer when the context is full. */
+  count: number;
+}
+
 /** What all arenas of a model have alike. */
 export interface CommonShape {
   /** Of the FFN: bundles, and the resident up projection. */
@@ -41,8 +54,9 @@ export interface CommonShape {
   hiddenSize: number;
   intermediateSize: number;
   numLayers: number;
-  /** Positions of the KV cache. */
+  /** Positions of the KV cache, and its pages. */
   contextLength: number;
+  pages: PageShape;
   /** Positions of a step, at most. */
   positionsMax: number;
   laneCount: number;
@@ -71,8 +85,8 @@ export interface CommonShape {
 /** What one arena has to hold. */
 export interface ArenaShape extends CommonShape {
   layers: LayerRange;
-  /** Slots of each of its layers. */
-  slotCounts: number[];
+  /** Bytes of each of its layers' pools: slots from the front, pages of the KV cache from the end. */
+  poolByteLengths: number[];
   /** Sections of the file that stay in it, loaded with their alignment kept. */
   sections: Section[];
 }
@@ -87,8 +101,8 @@ export interface ScratchPlan {
   lookPrepared: number;
   /** f32[rankMax] of the predictor's first product, prepared. */
   lowRankPrepared: number;
-  /** f32[contextLength]: attention scores. */
-  attentionScores: number;
+  /** What attention needs on its way: `attentionByteLength`. */
+  attentionScratch: number;
 }
 
 /** The same for steps of several positions: all lanes share it, each fills rows of some positions. */
@@ -153,10 +167,16 @@ export interface AuditPlan {
 export interface LayerPlan {
   /** Tiled up projection, in `exact`; else 0. */
   residentUp: number;
-  /** f32[heads][contextLength][headDim] */
-  keys: number;
-  values: number;
+  /**
+   * Where slots begin. Pages of the KV cache begin at the end of the same pool and grow towards them, so that a longer context
+   * takes slots away:
+   *
+   *   | slot 0 | slot 1 | ...                  ... | page 2 | page 1 | page 0 |
+   */
   slots: number;
+  poolByteLength: number;
+  /** u32[pages]: addresses of the pages, in the order of positions. */
+  pageTable: number;
 }
 
 export interface ArenaPlan {
@@ -173,6 +193,8 @@ export interface ArenaPlan {
   layerInput: number[];
   /** f32[positions][hiddenSize] */
   query: number;
+  key: number;
+  value: number;
   attention: number;
   projected: number;
   /** f32[positions][rankMax] */
@@ -226,6 +248,30 @@ function stridesOf(shape: CommonShape): RowStrides {
   };
 }
 
+/** Bytes of what attention needs on its way, whichever heads are a lane's. */
+export function attentionByteLength({ pages }: Pick<CommonShape, "pages">): number {
+  const { numKeyValueHeads, headDim, count } = pages;
+  return pagedScratchByteLength(numKeyValueHeads, headDim, count * PAGE_POSITIONS);
+}
+
+/** Address of a page of a layer's KV cache. */
+export function pageAddress(
+  { slots, poolByteLength }: LayerPlan,
+  pages: PageShape,
+  page: number,
+): number {
+  return slots + poolByteLength - (page + 1) * pages.byteLength;
+}
+
+/** Slots of a layer's pool that are left beside so many pages. */
+export function slotsBeside(
+  pageCount: number,
+  { poolByteLength }: Pick<LayerPlan, "poolByteLength">,
+  { slotByteLength, pages }: Pick<CommonShape, "slotByteLength" | "pages">,
+): number {
+  return Math.max(0, Math.floor((poolByteLength - pageCount * pages.byteLength) / slotByteLength));
+}
+
 /** Lays an arena out; pure arithmetic. */
 export function planArena(shape: ArenaShape): ArenaPlan {
   let next = STATICS_BYTE_LENGTH;
@@ -236,7 +282,7 @@ export function planArena(shape: ArenaShape): ArenaPlan {
   };
   const each = <T>(count: number, make: (index: number) => T) =>
     Array.from({ length: count }, (_, i) => make(i));
-  const { hiddenSize: d, intermediateSize: n, contextLength, rankMax, passNeuronsMax } = shape;
+  const { hiddenSize: d, intermediateSize: n, rankMax, passNeuronsMax } = shape;
   const { positionsMax: positions, layers: range, laneCount } = shape;
   const isFirst = range.from === 0, layerCount = range.to - range.from;
   const strides = stridesOf(shape);
@@ -247,7 +293,7 @@ export function planArena(shape: ArenaShape): ArenaPlan {
     prepared: take(preparedByteLength(d)),
     lookPrepared: take(preparedByteLength(d)),
     lowRankPrepared: take(preparedByteLength(Math.max(rankMax, 32))),
-    attentionScores: take(4 * contextLength + 64),
+    attentionScratch: take(attentionByteLength(shape)),
   });
   const sections = shape.sections.map(({ byteOffset, byteLength }) => {
     const phase = byteOffset % SECTION_ALIGNMENT;
@@ -258,8 +304,7 @@ export function planArena(shape: ArenaShape): ArenaPlan {
     layerCount,
     () => shape.hasResidentUp ? take(matrixByteLength(shape.ffnQuantization, n, d)) : 0,
   );
-  const keys = each(layerCount, () => take(4 * d * contextLength));
-  const values = each(layerCount, () => take(4 * d * contextLength));
+  const pageTables = each(layerCount, () => take(4 * shape.pages.count));
   const activations = Math.max(4 * passNeuronsMax, batched * strides.activations);
   const scoreRows = shape.hasResidentUp ? positions : Math.min(positions, LOOK_POSITIONS);
   const plan = {
@@ -270,6 +315,8 @@ export function planArena(shape: ArenaShape): ArenaPlan {
     layerInput: each(2, () => take(Math.min(positions, EARLY_POSITIONS) * strides.hidden)),
     query: take(positions * strides.hidden),
     attention: take(positions * strides.hidden),
+    key: take(positions * strides.hidden),
+    value: take(positions * strides.hidden),
     projected: take(positions * strides.hidden),
     lowRank: take(positions * strides.lowRank),
     scores: take(scoreRows * strides.scores),
@@ -314,12 +361,11 @@ export function planArena(shape: ArenaShape): ArenaPlan {
       window: take(shape.audit.windowByteLength, 4096),
     },
   };
-  const slots = shape.slotCounts.map((count) => take(count * shape.slotByteLength, 4096));
   const layers = each(layerCount, (i) => ({
     residentUp: residentUp[i],
-    keys: keys[i],
-    values: values[i],
-    slots: slots[i],
+    pageTable: pageTables[i],
+    slots: take(shape.poolByteLengths[i], 4096),
+    poolByteLength: shape.poolByteLengths[i],
   }));
   return { ...plan, layers, byteLength: alignUp(next, 65536) };
 }

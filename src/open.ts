@@ -1,3 +1,5 @@
+import { pageAddress } from "./arena.ts";
+import type { ArenaPlan, PageShape } from "./arena.ts";
 import { AuditBoard } from "./audit/board.ts";
 import type { AuditBoardShare } from "./audit/board.ts";
 import { examineDisk } from "./flash/bypass.ts";
@@ -54,10 +56,7 @@ export async function open(path: string, options: OpenOptions = {}): Promise<Mod
   const disk = examineDisk(path);
   const settings = settle(header, path, options);
   const plan = makePlan(header, disk, settings.wishes);
-  const memories = plan.arenas.map(({ byteLength }) => {
-    const pages = byteLength / 65536;
-    return new WebAssembly.Memory({ initial: pages, maximum: pages, shared: true });
-  });
+  const memories = plan.arenas.map((arena) => createArena(arena, plan.shape.pages));
   const { onProgress, signal } = options;
   const { recallShifts } = settings;
   await loadArenas(memories, { path, header, plan, disk, recallShifts }, { onProgress, signal });
@@ -72,6 +71,17 @@ export async function open(path: string, options: OpenOptions = {}): Promise<Mod
     await crew.close();
     throw error;
   }
+}
+
+/** The memory of an arena, with the tables of its pages. */
+function createArena({ byteLength, layers }: ArenaPlan, pages: PageShape): WebAssembly.Memory {
+  const size = byteLength / 65536;
+  const memory = new WebAssembly.Memory({ initial: size, maximum: size, shared: true });
+  for (const layer of layers) {
+    const table = new Uint32Array(memory.buffer, layer.pageTable, pages.count);
+    for (let page = 0; page < pages.count; page++) table[page] = pageAddress(layer, pages, page);
+  }
+  return memory;
 }
 
 function readHeaderOf(path: string): Pick<FlashFile, "header" | "damaged"> {
@@ -130,6 +140,8 @@ function connect(
     quantization: header.quantization,
     ffnQuantization: header.ffnQuantization,
     contextLength: wishes.contextLength,
+    pages: shape.pages,
+    isPoolShared: plan.isPoolShared,
     positionsMax: shape.positionsMax,
     weights: locateWeights(header, plan),
     flash: {

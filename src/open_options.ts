@@ -7,6 +7,8 @@ import type { ReaderBackend } from "./flash/reader_options.ts";
 import { canUseUring } from "./flash/uring_reader.ts";
 import type { FlashHeader } from "./format/header.ts";
 import type { KernelBuild } from "./kernels.ts";
+import { KV_QUANTIZATIONS } from "./kv_page.ts";
+import type { KvQuantization } from "./kv_page.ts";
 import type { LoadProgress } from "./load.ts";
 import { FFN_MODES } from "./pipeline/options.ts";
 import type { FfnMode } from "./pipeline/options.ts";
@@ -74,6 +76,11 @@ export interface OpenOptions {
    * Changes no result. Only with `predicted`.
    */
   audit?: boolean;
+  /**
+   * How keys and values of the context are stored; part of the mode: logits depend on it. Default: `f32` if the model's weights are,
+   * `q8` if they are q8, else `f16`.
+   */
+  kv?: KvQuantization;
   /**
    * Positions of a prompt that go through the model together; 1: one after the other. Default 64. More are faster, and take
    * memory. Changes no result.
@@ -159,6 +166,7 @@ export function settle(header: FlashHeader, path: string, options: OpenOptions):
       memoryBytes: options.memory === undefined ? undefined : parseByteSize(options.memory),
       ffnCache: options.ffnCache === undefined ? undefined : parseShare(options.ffnCache),
       contextLength,
+      kv: chooseKv(header, options),
       laneCount,
       readerCount,
       backend,
@@ -175,6 +183,14 @@ export function settle(header: FlashHeader, path: string, options: OpenOptions):
       freeBytes: freeBytes(),
     },
   };
+}
+
+function chooseKv({ quantization }: FlashHeader, { kv }: OpenOptions): KvQuantization {
+  if (kv !== undefined && !KV_QUANTIZATIONS.includes(kv)) {
+    const names = KV_QUANTIZATIONS.join(", ");
+    throw new RangeError(`Cannot store keys and values as "${kv}": one of ${names}`);
+  }
+  return kv ?? (quantization === "f32" || quantization === "f16" ? quantization : "q8");
 }
 
 function choosePolicy({ policy, window }: OpenOptions): PolicyChoice {

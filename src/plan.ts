@@ -1,5 +1,12 @@
-import { EARLY_POSITIONS, planArena, recordOf, slotByteLength } from "./arena.ts";
-import type { ArenaPlan, ArenaShape, CommonShape, LayerRange, Section } from "./arena.ts";
+import { EARLY_POSITIONS, planArena, recordOf, slotByteLength, slotsBeside } from "./arena.ts";
+import type {
+  ArenaPlan,
+  ArenaShape,
+  CommonShape,
+  LayerRange,
+  PageShape,
+  Section,
+} from "./arena.ts";
 import { planSample, sampleNeuronsMax } from "./audit/sample.ts";
 import type { AuditSample } from "./audit/sample.ts";
 import { formatBytes } from "./byte_size.ts";
@@ -17,6 +24,9 @@ import {
 } from "./format/header.ts";
 import { matrixByteLength } from "./format/layout.ts";
 import { MEMORY_PAGES_MAX } from "./kernels.ts";
+import { pageByteLength, pageCount } from "./kv_page.ts";
+import type { KvQuantization } from "./kv_page.ts";
+import { alignUp } from "./format/align.ts";
 import type { FfnMode } from "./pipeline/options.ts";
 
 /** What the user asked for; undefined is for the plan to choose. */
@@ -27,6 +37,8 @@ export interface PlanWishes {
   /** Share of the FFN's neurons that may lie in memory, 0 to 1; the other way to set the cache. */
   ffnCache?: number;
   contextLength: number;
+  /** How keys and values are stored. */
+  kv: KvQuantization;
   /** Positions of a step, at most: of a prompt's chunk, or drafts. */
   positionsMax: number;
   laneCount: number;
@@ -54,7 +66,11 @@ export interface Plan {
   shape: CommonShape;
   /** The part of a bundle that is read. */
   record: { offset: number; byteLength: number };
+  /** Slots of each layer while the context is short, and when it is full. */
   slotCounts: number[];
+  slotCountsFull: number[];
+  /** Pages of the KV cache take slots as the context grows. */
+  isPoolShared: boolean;
   /** All neurons have their slots: nothing is read while running. */
   isResident: boolean;
   neuronsPerChunk: number;
@@ -120,7 +136,10 @@ export function makePlan(header: FlashHeader, disk: DiskFacts, wishes: PlanWishe
   return largestPlan(planOf, { least, wanted: Math.max(least, wanted), arenaCeiling });
 }
 
-/** The plan with as many slots as are wanted and fit; layers are aligned, so bytes are not quite a multiple. */
+/**
+ * The plan with as many slots beside a full context as are wanted and fit; layers are aligned, so bytes are not quite a
+ * multiple.
+ */
 function largestPlan(
   planOf: (slotTotal: number) => Plan,
   { least, wanted, arenaCeiling }: { least: number; wanted: number; arenaCeiling: number },
@@ -144,7 +163,7 @@ function budgetError(memoryBytes: number, smallestBytes: number): MemoryBudgetEr
   );
 }
 
-/** The plan with `slotTotal` slots divided among the layers. */
+/** The plan with `slotTotal` slots beside a full context, divided among the layers. */
 function planWith(
   header: FlashHeader,
   disk: DiskFacts,
@@ -157,7 +176,6 @@ function planWith(
   const record = recordOf(ffnQuantization, hiddenSize, isExact);
   const strideBytes = header.layers[0].bundles.bundleByteLength;
   const isResident = slotTotal >= n * numLayers;
-  const slotCounts = divide(header, slotTotal);
   const neuronsPerChunk = Math.min(n, Math.max(1, Math.floor(STAGING_CHUNK_BYTES / strideBytes)));
   const chunk = { strideBytes, offset: 0, byteLength: neuronsPerChunk * strideBytes };
   const auditSample = wishes.audit ? planSample(n, strideBytes) : null;
@@ -166,6 +184,8 @@ function planWith(
   const positionsMax = wishes.audit ? 1 : wishes.positionsMax;
   const isDenseStream = wishes.mode === "dense" && !isResident;
   const isStreaming = isDenseStream || (!isResident && positionsMax > EARLY_POSITIONS);
+  const pages = pagesOf(header, wishes);
+  const isPoolShared = !isResident && wishes.mode !== "dense" && wishes.ffnCache === undefined;
   const shape: CommonShape = {
     ffnQuantization,
     vocabSize: config.vocabSize,
@@ -173,6 +193,7 @@ function planWith(
     intermediateSize: n,
     numLayers,
     contextLength: wishes.contextLength,
+    pages,
     positionsMax,
     laneCount: wishes.laneCount,
     readerCount: wishes.readerCount,
@@ -192,12 +213,18 @@ function planWith(
     observationRows: wishes.observationRows,
     audit: auditSample ? auditShape(auditSample, strideBytes) : undefined,
   };
-  const arenas = planArenas(header, shape, slotCounts, wishes.arenaBytesMax);
+  const pools = dividePools(header, { slotTotal, slotBytes, pages, isPoolShared });
+  const arenas = planArenas(header, shape, pools, wishes.arenaBytesMax);
+  const layers = arenas.flatMap((arena) => arena.layers);
+  const slotCountsFull = layers.map((layer) => Math.min(n, slotsBeside(pages.count, layer, shape)));
+  const slotCounts = isPoolShared
+    ? layers.map((layer) => Math.min(n, slotsBeside(0, layer, shape)))
+    : slotCountsFull;
   const predictors = predictorBytes(header);
   const weights = header.tensors.reduce((sum, { byteLength }) => sum + byteLength, 0);
   const residentUp = isExact ? numLayers * matrixByteLength(ffnQuantization, n, hiddenSize) : 0;
-  const keyValueCache = 8 * hiddenSize * wishes.contextLength * numLayers;
-  const slots = slotCounts.reduce((sum, count) => sum + count, 0) * shape.slotByteLength;
+  const keyValueCache = pages.count * pages.byteLength * numLayers;
+  const slots = layers.reduce((sum, { poolByteLength }) => sum + poolByteLength, 0) - keyValueCache;
   const runtime = wishes.runtimeBytes, inArenas = arenaBytes(arenas);
   const scratch = inArenas - weights - predictors - residentUp - keyValueCache - slots;
   const total = runtime + inArenas;
@@ -208,6 +235,8 @@ function planWith(
     shape,
     record,
     slotCounts,
+    slotCountsFull,
+    isPoolShared,
     isResident,
     neuronsPerChunk,
     auditSample,
@@ -227,7 +256,7 @@ function arenaBytes(arenas: ArenaPlan[]): number {
 function planArenas(
   header: FlashHeader,
   shape: CommonShape,
-  slotCounts: number[],
+  poolByteLengths: number[],
   byteLengthMax = ARENA_BYTES_MAX,
 ): ArenaPlan[] {
   const { numLayers } = shape;
@@ -235,7 +264,7 @@ function planArenas(
     planArena({
       ...shape,
       layers: { from, to },
-      slotCounts: slotCounts.slice(from, to),
+      poolByteLengths: poolByteLengths.slice(from, to),
       sections: residentSections(header, { from, to }),
     });
   const whole = plan(0, numLayers);
@@ -258,6 +287,13 @@ function planArenas(
   return arenas;
 }
 
+function pagesOf({ config }: FlashHeader, { kv, contextLength }: PlanWishes): PageShape {
+  const { hiddenSize, numAttentionHeads } = config;
+  const heads = { numKeyValueHeads: numAttentionHeads, headDim: hiddenSize / numAttentionHeads };
+  const byteLength = pageByteLength(kv, heads);
+  return { kv, ...heads, byteLength, count: pageCount(contextLength) };
+}
+
 function auditShape(sample: AuditSample, strideBytes: number): ArenaShape["audit"] {
   const window = { strideBytes, offset: 0, byteLength: sample.windowNeurons * strideBytes };
   return {
@@ -266,15 +302,42 @@ function auditShape(sample: AuditSample, strideBytes: number): ArenaShape["audit
   };
 }
 
-function divide(header: FlashHeader, slotTotal: number): number[] {
-  const { predictors, config } = header;
-  return divideAmongLayers({
-    numLayers: config.numLayers,
-    count: config.intermediateSize,
-    slotTotal,
-    curves: predictors?.missCurves ?? [],
-    predictedShares: predictors?.layers.map((layer) => layer.predictedShare) ?? [],
-  });
+/**
+ * Bytes of each layer's pool: `slotTotal` slots, and the pages of a full context. Where pages and slots share, slots are divided
+ * for a short context, in which pages take next to nothing: a pool that has its pages' room from them gets fewer of its own.
+ */
+function dividePools(
+  header: FlashHeader,
+  { slotTotal, slotBytes, pages, isPoolShared }: {
+    slotTotal: number;
+    slotBytes: number;
+    pages: PageShape;
+    isPoolShared: boolean;
+  },
+): number[] {
+  const { predictors, config } = header, { numLayers, intermediateSize: count } = config;
+  const pageBytes = pages.count * pages.byteLength;
+  const divide = (slotTotal: number, leastSlots: number) =>
+    divideAmongLayers({
+      numLayers,
+      count,
+      slotTotal,
+      leastSlots,
+      curves: predictors?.missCurves ?? [],
+      predictedShares: predictors?.layers.map((layer) => layer.predictedShare) ?? [],
+    });
+  // Pools are read to in whole blocks.
+  const poolBytes = (bytes: number) => alignUp(bytes, 4096);
+  const lent = Math.floor(pageBytes / slotBytes), own = Math.floor(slotTotal / numLayers);
+  const most = numLayers * count;
+  const isWithin = lent + SLOTS_MIN <= count && slotTotal + numLayers * lent < most;
+  if (!isPoolShared || !isWithin || own === 0) {
+    return divide(slotTotal, 1).map((slots) => poolBytes(slots * slotBytes + pageBytes));
+  }
+  const least = lent + Math.min(SLOTS_MIN, own);
+  return divide(slotTotal + numLayers * lent, least).map((slots) =>
+    poolBytes(slots * slotBytes + pageBytes % slotBytes)
+  );
 }
 
 function predictorBytes(header: FlashHeader): number {

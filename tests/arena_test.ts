@@ -2,6 +2,7 @@ import fc from "fast-check";
 import assert from "node:assert/strict";
 import { test } from "node:test";
 import {
+  attentionByteLength,
   EARLY_POSITIONS,
   LOOK_POSITIONS,
   observationByteLength,
@@ -11,6 +12,7 @@ import {
   slotByteLength,
 } from "../src/arena.ts";
 import type { ArenaPlan, ArenaShape, ScratchPlan } from "../src/arena.ts";
+import { KV_QUANTIZATIONS } from "../src/kv_page.ts";
 import { bundleByteLength, matrixByteLength, QUANTIZATIONS } from "../src/format/layout.ts";
 import {
   accumulatorByteLength,
@@ -27,7 +29,7 @@ interface Range {
 
 /** Every range of a plan, with the length that its users take. */
 function rangesOf(plan: ArenaPlan, shape: ArenaShape): Range[] {
-  const { hiddenSize: d, intermediateSize: n, contextLength, ffnQuantization } = shape;
+  const { hiddenSize: d, intermediateSize: n, ffnQuantization } = shape;
   const { positionsMax: positions, passNeuronsMax, batchPassNeuronsMax } = shape;
   const rank = Math.max(shape.rankMax, 32), isBatched = positions > 1;
   const batched = isBatched ? positions : 0, isFirst = shape.layers.from === 0;
@@ -35,7 +37,7 @@ function rangesOf(plan: ArenaPlan, shape: ArenaShape): Range[] {
   const one = (name: string, at: number, byteLength: number) => ({ name, at, byteLength });
   const all = (name: string, addresses: number[], byteLength: number) =>
     addresses.map((at, i) => one(`${name} ${i}`, at, byteLength));
-  const inputs = (name: string, plan: Omit<ScratchPlan, "attentionScores">, rows: number) => [
+  const inputs = (name: string, plan: Omit<ScratchPlan, "attentionScratch">, rows: number) => [
     one(`${name} normed`, plan.normed, rows * 4 * d),
     one(`${name} prepared`, plan.prepared, rows * preparedByteLength(d)),
     one(`${name} lookPrepared`, plan.lookPrepared, rows * preparedByteLength(d)),
@@ -43,7 +45,7 @@ function rangesOf(plan: ArenaPlan, shape: ArenaShape): Range[] {
   ];
   const scratch = (name: string, plan: ScratchPlan) => [
     ...inputs(name, plan, 1),
-    one(`${name} attentionScores`, plan.attentionScores, 16 * Math.ceil(contextLength / 4)),
+    one(`${name} attentionScratch`, plan.attentionScratch, attentionByteLength(shape)),
   ];
   const pass = (name: string, { activations, ...arrays }: ArenaPlan["passes"][number]) => [
     ...Object.entries(arrays).map(([array, at]) => one(`${name} ${array}`, at, 4 * passNeuronsMax)),
@@ -61,19 +63,20 @@ function rangesOf(plan: ArenaPlan, shape: ArenaShape): Range[] {
       const end = Math.ceil((address + byteLength) / 4096) * 4096;
       return one(`section ${i}`, at, end - at);
     }),
-    ...plan.layers.flatMap(({ residentUp, keys, values, slots }, i) => [
+    ...plan.layers.flatMap(({ residentUp, slots, pageTable }, i) => [
       one(
         `residentUp ${i}`,
         residentUp,
         shape.hasResidentUp ? matrixByteLength(ffnQuantization, n, d) : 0,
       ),
-      one(`keys ${i}`, keys, 4 * d * contextLength),
-      one(`values ${i}`, values, 4 * d * contextLength),
-      one(`slots ${i}`, slots, shape.slotCounts[i] * shape.slotByteLength),
+      one(`pageTable ${i}`, pageTable, 4 * shape.pages.count),
+      one(`pool ${i}`, slots, shape.poolByteLengths[i]),
     ]),
     one("residual", plan.residual, positions * 4 * d),
     ...all("layerInput", plan.layerInput, Math.min(positions, EARLY_POSITIONS) * 4 * d),
     one("query", plan.query, positions * 4 * d),
+    one("key", plan.key, positions * 4 * d),
+    one("value", plan.value, positions * 4 * d),
     one("attention", plan.attention, positions * 4 * d),
     one("projected", plan.projected, positions * 4 * d),
     one("lowRank", plan.lowRank, positions * 4 * rank),
@@ -121,7 +124,17 @@ const shapes: fc.Arbitrary<ArenaShape> = fc.integer({ min: 1, max: 5 }).chain((n
     contextLength: fc.integer({ min: 1, max: 300 }),
     laneCount: fc.integer({ min: 1, max: 5 }),
     readerCount: fc.integer({ min: 1, max: 9 }),
-    slotCounts: fc.array(fc.nat(20), { minLength: numLayers, maxLength: numLayers }),
+    pages: fc.record({
+      kv: fc.constantFrom(...KV_QUANTIZATIONS),
+      numKeyValueHeads: fc.integer({ min: 1, max: 8 }),
+      headDim: fc.constantFrom(16, 64, 80),
+      byteLength: fc.constantFrom(4096, 8448),
+      count: fc.integer({ min: 1, max: 20 }),
+    }),
+    poolByteLengths: fc.array(fc.nat(20).map((x) => 4096 * x), {
+      minLength: numLayers,
+      maxLength: numLayers,
+    }),
     slotByteLength: fc.constantFrom(512, 1024, 4096, 8704, 12288),
     stagingChunkCount: fc.constantFrom(0, 8),
     stagingChunkByteLength: fc.constantFrom(4096, 262144),
@@ -162,7 +175,7 @@ test("planArena() aligns what kernels and direct reads ask for", () => {
   fc.assert(fc.property(shapes, (shape) => {
     const plan = planArena(shape);
     for (const { name, at } of rangesOf(plan, shape)) {
-      const alignment = /^(slots|bounce|staging|section)/.test(name) ? 4096 : 64;
+      const alignment = /^(pool|bounce|staging|section)/.test(name) ? 4096 : 64;
       assert.equal(at % alignment, 0, `${name} at ${at}`);
     }
     for (const { address, byteOffset } of plan.sections) {

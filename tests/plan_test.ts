@@ -76,6 +76,7 @@ const diskOf = (blockByteLength: number): DiskFacts => ({
 const WISHES: PlanWishes = {
   mode: "predicted",
   contextLength: 512,
+  kv: "f16",
   positionsMax: 16,
   laneCount: 1,
   readerCount: 8,

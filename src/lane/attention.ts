@@ -1,3 +1,4 @@
+import { keysOffset, PAGE_POSITIONS, valuesOffset } from "../kv_page.ts";
 import type { Step } from "../pipeline/step.ts";
 import type { LaneArena } from "./lane_arena.ts";
 import type { LaneSeat, Share } from "./lane_seat.ts";
@@ -10,10 +11,22 @@ export class Attention {
   readonly #seat: LaneSeat;
   readonly #arena: LaneArena;
   readonly #heads: Share;
+  /** Of each layer: where the pages of its KV cache lie. */
+  readonly #tables: Uint32Array[];
+  /** Of each head: where in a page its keys and values begin. */
+  readonly #keys: number[];
+  readonly #values: number[];
 
   constructor(seat: LaneSeat, arena: LaneArena) {
     this.#seat = seat;
     this.#arena = arena;
+    const { plan, buffer } = arena, { pages } = seat.options;
+    const heads = Array.from({ length: pages.numKeyValueHeads }, (_, head) => head);
+    this.#keys = heads.map((head) => keysOffset(pages.kv, pages, head));
+    this.#values = heads.map((head) => valuesOffset(pages.kv, pages, head));
+    this.#tables = plan.layers.map(({ pageTable }) =>
+      new Uint32Array(buffer, pageTable, pages.count)
+    );
     this.#heads = seat.shareOf(seat.options.sizes.numAttentionHeads, 1);
   }
 
@@ -48,49 +61,62 @@ export class Attention {
     if (positions > 1) this.#seat.meet("the input of attention");
   }
 
-  /** Queries, and keys and values, which land in the KV cache. */
-  #project(layer: number, { position, positions }: Step): void {
-    const { sizes, weights, quantization, contextLength } = this.#seat.options;
-    const { plan } = this.#arena, { hidden, prepared } = plan.strides;
+  /** Queries, and keys and values, which go to their pages of the KV cache. */
+  #project(layer: number, step: Step): void {
+    const { sizes, weights, quantization } = this.#seat.options, { positions } = step;
+    const { plan } = this.#arena, { hidden: stride, prepared } = plan.strides;
     const { query, key, value } = weights.layers[layer];
-    const { keys, values } = plan.layers[layer - plan.range.from];
     const cols = sizes.hiddenSize, headDim = cols / sizes.numAttentionHeads;
     const x = { address: this.#arena.inputs(positions).prepared, stride: prepared };
-    const multiply = (matrix: typeof query, address: number, stride: number, from: number) => {
-      const to = from + headDim;
-      const y = { address, stride };
-      this.#arena.multiply(quantization, matrix, x, y, { positions, from, to, cols });
+    const range = {
+      positions,
+      from: this.#heads.from * headDim,
+      to: this.#heads.to * headDim,
+      cols,
     };
-    for (let head = this.#heads.from; head < this.#heads.to; head++) {
-      const from = head * headDim, rowBytes = 4 * headDim;
-      // Rows of this head land at the head's next places in the KV cache.
-      const next = head * contextLength * rowBytes + position * rowBytes - 4 * from;
-      multiply(query, plan.query, hidden, from);
-      multiply(key, keys + next, rowBytes, from);
-      multiply(value, values + next, rowBytes, from);
+    if (range.from === range.to) return;
+    this.#arena.multiply(quantization, query, x, { address: plan.query, stride }, range);
+    this.#arena.multiply(quantization, key, x, { address: plan.key, stride }, range);
+    this.#arena.multiply(quantization, value, x, { address: plan.value, stride }, range);
+    this.#store(layer, step);
+  }
+
+  /** Keys and values of this lane's heads, into their places. */
+  #store(layer: number, { position: first, positions }: Step): void {
+    const { pages } = this.#seat.options, { kv, headDim } = pages;
+    const { plan, kernels } = this.#arena, table = this.#tables[layer - plan.range.from];
+    const storeKey = kernels.storeKey[kv], storeValue = kernels.storeValue[kv];
+    for (let position = 0; position < positions; position++) {
+      const page = table[Math.floor((first + position) / PAGE_POSITIONS)];
+      const place = (first + position) % PAGE_POSITIONS;
+      for (let head = this.#heads.from; head < this.#heads.to; head++) {
+        const row = position * plan.strides.hidden + 4 * head * headDim;
+        storeKey(plan.key + row, page + this.#keys[head], place, headDim);
+        storeValue(plan.value + row, page + this.#values[head], place, headDim);
+      }
     }
   }
 
   #attend(layer: number, { position: first, positions }: Step): void {
-    const { sizes, contextLength } = this.#seat.options;
-    const { plan, kernels, scratch } = this.#arena, { hidden } = plan.strides;
-    const { keys, values } = plan.layers[layer - plan.range.from];
-    const headDim = sizes.hiddenSize / sizes.numAttentionHeads;
-    const headBytes = 4 * contextLength * headDim, scale = 1 / Math.sqrt(headDim);
-    for (let head = this.#heads.from; head < this.#heads.to; head++) {
-      for (let position = 0; position < positions; position++) {
-        const row = position * hidden + 4 * head * headDim;
-        kernels.attentionHead(
-          plan.query + row,
-          keys + head * headBytes,
-          values + head * headBytes,
-          plan.attention + row,
-          scratch.attentionScores,
-          headDim,
-          first + position + 1,
-          scale,
-        );
-      }
+    const { kv, headDim, numKeyValueHeads } = this.#seat.options.pages;
+    const { plan, kernels, scratch } = this.#arena, { from, to } = this.#heads;
+    const { pageTable } = plan.layers[layer - plan.range.from];
+    if (from === to) return;
+    for (let position = 0; position < positions; position++) {
+      const row = position * plan.strides.hidden + 4 * from * headDim;
+      kernels.attentionPages[kv](
+        plan.query + row,
+        pageTable,
+        numKeyValueHeads,
+        from,
+        to,
+        1,
+        plan.attention + row,
+        scratch.attentionScratch,
+        headDim,
+        first + position + 1,
+        1 / Math.sqrt(headDim),
+      );
     }
   }
 

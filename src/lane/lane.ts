@@ -1,4 +1,5 @@
 import { EARLY_POSITIONS } from "../arena.ts";
+import { PageWaiter } from "../cache/pool_keeper.ts";
 import { floatsAt } from "../format/layout.ts";
 import type { PipelineOptions } from "../pipeline/options.ts";
 import { PassReader } from "../pipeline/pass_ring.ts";
@@ -30,6 +31,7 @@ export class Lane {
   /** [positions][hiddenSize] */
   readonly #positions: Float32Array | Float16Array;
   readonly #step = emptyStep();
+  readonly #pages?: PageWaiter;
   #stepCount = 0;
 
   constructor(options: PipelineOptions, index: number) {
@@ -39,6 +41,7 @@ export class Lane {
     this.#attentions = seat.arenas.map((arena) => new Attention(seat, arena));
     this.#ffns = seat.arenas.map((arena) => new Ffn(seat, arena, pass));
     this.#vocabulary = seat.shareOf(Math.ceil(sizes.vocabSize / 8) * 8, 8);
+    if (options.isPoolShared) this.#pages = new PageWaiter(seat.control.sequence("poolsReady"));
     this.#layerReady = seat.control.sequence("layerReady");
     this.#stepStarted = seat.control.sequence("stepStarted");
     this.#residuals = arenas.map(({ memory, plan }) =>
@@ -72,10 +75,13 @@ export class Lane {
     const began = clock();
     this.#stepCount = (this.#stepCount + 1) | 0;
     this.seat.meet("the embedding");
+    // The predictor hears of a step with its first layer.
+    if (this.seat.index === 0) this.#layerReady.advance();
+    this.#pages?.await(step.position + step.positions);
     for (const [index, { plan: { range } }] of arenas.entries()) {
       if (index > 0) this.#cross(index, step.positions);
       for (let layer = range.from; layer < range.to; layer++) {
-        if (this.seat.index === 0) this.#layerReady.advance();
+        if (this.seat.index === 0 && layer > 0) this.#layerReady.advance();
         this.#attentions[index].compute(layer, step);
         this.#ffns[index].compute(layer, step);
       }

@@ -36,7 +36,7 @@ export class LaneArena {
    * Where the rows of a step's inputs lie: a lane's own for one position, as all lanes compute it; shared for several, as each
    * computes some.
    */
-  inputs(positions: number): Omit<ScratchPlan, "attentionScores"> {
+  inputs(positions: number): Omit<ScratchPlan, "attentionScratch"> {
     return positions === 1 ? this.scratch : this.plan.batch;
   }
 

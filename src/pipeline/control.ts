@@ -20,7 +20,7 @@ import type { WaitStyle } from "./sequence.ts";
  *
  * Who writes what:
  *   - lane 0: layerReady, tokensOut, rowsProduced, step; all lanes: maskArrived, maskReady, passDone, barrier
- *   - predictor: passPublished, pass descriptors, ticket rings, landing flags (to 0), the layers' statistics
+ *   - predictor: passPublished, poolsReady, pass descriptors, ticket rings, landing flags (to 0), the layers' statistics
  *   - readers: inFlight, readerDone, landed, landing bells, landing flags (to 1)
  *   - main thread: requested, cancelled, rowsConsumed, fault and closing (as may anybody)
  */
@@ -76,6 +76,7 @@ const SEQUENCES = [
   "layerReady",
   "maskReady",
   "passPublished",
+  "poolsReady",
   "stepStarted",
   "requested",
   "tokensOut",

@@ -1,4 +1,4 @@
-import type { ArenaPlan } from "../arena.ts";
+import type { ArenaPlan, PageShape } from "../arena.ts";
 import type { AuditOptions } from "../audit/audit_options.ts";
 import type { PolicyChoice } from "../cache/policies.ts";
 import type { ReadPlanOptions } from "../cache/read_plan.ts";
@@ -94,6 +94,9 @@ export interface PipelineOptions {
   /** Of the FFN: bundles, and the resident up projection of `exact`. */
   ffnQuantization: Quantization;
   contextLength: number;
+  pages: PageShape;
+  /** Pages of the KV cache take slots as the context grows: see `PoolKeeper`. */
+  isPoolShared: boolean;
   /** Positions of a step, at most. */
   positionsMax: number;
   weights: ModelWeights;

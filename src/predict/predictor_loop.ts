@@ -1,4 +1,5 @@
 import { EARLY_POSITIONS } from "../arena.ts";
+import { PoolKeeper } from "../cache/pool_keeper.ts";
 import { Auditor } from "../audit/auditor.ts";
 import { LayerSlots } from "../cache/layer_slots.ts";
 import type { PipelineOptions } from "../pipeline/options.ts";
@@ -29,6 +30,7 @@ export class PredictorLoop {
   /** What any position of a step names; in `dense`, all. */
   readonly #union: Uint32Array;
   readonly #promptStream?: PromptStream;
+  readonly #pools?: PoolKeeper;
   readonly #step = emptyStep();
 
   constructor(options: PipelineOptions) {
@@ -52,6 +54,7 @@ export class PredictorLoop {
       )
     );
     this.#union = new Uint32Array(maskWords);
+    if (options.isPoolShared) this.#pools = new PoolKeeper(seat, this.#layers);
     if (positionsMax > EARLY_POSITIONS && !flash.isResident && options.mode !== "dense") {
       this.#promptStream = new PromptStream(seat, this.#layers);
     }
@@ -78,6 +81,7 @@ export class PredictorLoop {
       this.#layerReady.waitIdle((layers + 1) | 0);
       readStep(control, this.#step);
       const { positions } = this.#step;
+      this.#pools?.makeRoom(this.#step.position + positions);
       if (positions > EARLY_POSITIONS && this.#promptStream) {
         this.#promptStream.run(position, positions);
       } else this.#serveStep(position, positions, layers);

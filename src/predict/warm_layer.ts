@@ -51,7 +51,7 @@ export class WarmLayer {
     this.#positions = positions;
     this.#weigh();
     const wanted = this.#sorted.subarray(0, this.#listWeights()).sort();
-    const { cache } = slots, from = Math.max(0, wanted.length - cache.slotCount);
+    const { cache } = slots, from = Math.max(0, wanted.length - cache.limit);
     this.#isWanted.fill(0);
     this.#eviction.list = (this.#eviction.list - 1) | 0;
     for (let i = from; i < wanted.length; i++) {
