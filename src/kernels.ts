@@ -13,6 +13,7 @@
  */
 import fs from "node:fs";
 import type { Quantization } from "./format/layout.ts";
+import type { KvQuantization } from "./kv_page.ts";
 
 /** `relaxed` uses relaxed SIMD, `plain` does without. */
 export type KernelBuild = "relaxed" | "plain";
@@ -47,6 +48,7 @@ export interface KernelModule {
 }
 
 type PerQuantization<F> = Record<Quantization, F>;
+type PerKv<F> = Record<KvQuantization, F>;
 
 /** The kernels over one memory. `cols`, and columns and rows to split at, are multiples of 32 unless said otherwise. */
 export interface Kernels {
@@ -172,6 +174,38 @@ export interface Kernels {
     scale: number,
   ): void;
 
+  /**
+   * Stores a key of one head and position, f32[headDim], in its place (position % PAGE_POSITIONS) of a block of keys:
+   * `page + keysOffset`. headDim is a multiple of 16.
+   */
+  storeKey: PerKv<(row: number, block: number, place: number, headDim: number) => void>;
+
+  /** The same for a value, in a block of values: `page + valuesOffset`. */
+  storeValue: PerKv<(row: number, block: number, place: number, headDim: number) => void>;
+
+  /**
+   * Attention of one position over pages (src/kv_page.ts), for heads [headFrom, headTo) of `numHeads` key/value heads
+   * and each of the `group` queries that share one: `out = softmax(scale * keys q) values`; q, out:
+   * f32[(headTo - headFrom) * group][headDim]. `table`: u32 addresses of the pages of `count` positions, multiples of
+   * 16. `scratch`: `pagedScratchByteLength`, aligned to 16. f32 gives the bits of `attentionHead`; no bit depends on
+   * where pages lie or how heads are split. All of a lane's heads in one call are up to twice as fast as one by one.
+   */
+  attentionPages: PerKv<
+    (
+      q: number,
+      table: number,
+      numHeads: number,
+      headFrom: number,
+      headTo: number,
+      group: number,
+      out: number,
+      scratch: number,
+      headDim: number,
+      count: number,
+      scale: number,
+    ) => void
+  >;
+
   /** Bit `row % 32` of the u32 `mask[row / 32]`: `scores[row] + bias[row] > 0`, or NaN. Returns how many are set. */
   thresholdMask(
     scores: number,
@@ -266,6 +300,13 @@ export function instantiateKernels(
     layerNorm: e.layerNorm,
     softmax: e.softmax,
     attentionHead: e.attentionHead,
+    storeKey: { f32: e.storeKeyF32, f16: e.storeKeyF16, q8: e.storeKeyQ8 },
+    storeValue: { f32: e.storeValueF32, f16: e.storeValueF16, q8: e.storeValueQ8 },
+    attentionPages: {
+      f32: e.attentionPagesF32,
+      f16: e.attentionPagesF16,
+      q8: e.attentionPagesQ8,
+    },
     thresholdMask: e.thresholdMask,
     preparePlanes: e.preparePlanes,
     planeScores: e.planeScores,

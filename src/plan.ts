@@ -1,4 +1,4 @@
-import { EARLY_POSITIONS, planArena, recordOf, slotByteLength, slotsBeside } from "./arena.ts";
+import { EARLY_POSITIONS, planArena, recordOf, slotByteLength } from "./arena.ts";
 import type {
   ArenaPlan,
   ArenaShape,
@@ -214,17 +214,15 @@ function planWith(
     audit: auditSample ? auditShape(auditSample, strideBytes) : undefined,
   };
   const pools = dividePools(header, { slotTotal, slotBytes, pages, isPoolShared });
-  const arenas = planArenas(header, shape, pools, wishes.arenaBytesMax);
-  const layers = arenas.flatMap((arena) => arena.layers);
-  const slotCountsFull = layers.map((layer) => Math.min(n, slotsBeside(pages.count, layer, shape)));
-  const slotCounts = isPoolShared
-    ? layers.map((layer) => Math.min(n, slotsBeside(0, layer, shape)))
-    : slotCountsFull;
+  const poolByteLengths = pools.map(({ byteLength }) => byteLength);
+  const arenas = planArenas(header, shape, poolByteLengths, wishes.arenaBytesMax);
+  const slotCounts = pools.map(({ slots }) => slots);
+  const slotCountsFull = pools.map(({ slotsFull }) => slotsFull);
   const predictors = predictorBytes(header);
   const weights = header.tensors.reduce((sum, { byteLength }) => sum + byteLength, 0);
   const residentUp = isExact ? numLayers * matrixByteLength(ffnQuantization, n, hiddenSize) : 0;
   const keyValueCache = pages.count * pages.byteLength * numLayers;
-  const slots = layers.reduce((sum, { poolByteLength }) => sum + poolByteLength, 0) - keyValueCache;
+  const slots = poolByteLengths.reduce((sum, bytes) => sum + bytes, 0) - keyValueCache;
   const runtime = wishes.runtimeBytes, inArenas = arenaBytes(arenas);
   const scratch = inArenas - weights - predictors - residentUp - keyValueCache - slots;
   const total = runtime + inArenas;
@@ -302,8 +300,15 @@ function auditShape(sample: AuditSample, strideBytes: number): ArenaShape["audit
   };
 }
 
+/** A layer's pool: its bytes, and how many slots there are beside no page and beside all. */
+interface Pool {
+  byteLength: number;
+  slots: number;
+  slotsFull: number;
+}
+
 /**
- * Bytes of each layer's pool: `slotTotal` slots, and the pages of a full context. Where pages and slots share, slots are divided
+ * Divides `slotTotal` slots beside the pages of a full context among the layers' pools. Where pages and slots share, slots are divided
  * for a short context, in which pages take next to nothing: a pool that has its pages' room from them gets fewer of its own.
  */
 function dividePools(
@@ -314,7 +319,7 @@ function dividePools(
     pages: PageShape;
     isPoolShared: boolean;
   },
-): number[] {
+): Pool[] {
   const { predictors, config } = header, { numLayers, intermediateSize: count } = config;
   const pageBytes = pages.count * pages.byteLength;
   const divide = (slotTotal: number, leastSlots: number) =>
@@ -327,17 +332,23 @@ function dividePools(
       predictedShares: predictors?.layers.map((layer) => layer.predictedShare) ?? [],
     });
   // Pools are read to in whole blocks.
-  const poolBytes = (bytes: number) => alignUp(bytes, 4096);
-  const lent = Math.floor(pageBytes / slotBytes), own = Math.floor(slotTotal / numLayers);
-  const most = numLayers * count;
-  const isWithin = lent + SLOTS_MIN <= count && slotTotal + numLayers * lent < most;
-  if (!isPoolShared || !isWithin || own === 0) {
-    return divide(slotTotal, 1).map((slots) => poolBytes(slots * slotBytes + pageBytes));
+  const poolOf = (bytes: number) => alignUp(bytes, 4096);
+  const lent = Math.ceil(pageBytes / slotBytes), own = Math.floor(slotTotal / numLayers);
+  const isWithin = own > 0 && lent + SLOTS_MIN <= count &&
+    slotTotal + numLayers * lent < numLayers * count;
+  if (!isPoolShared || !isWithin) {
+    return divide(slotTotal, 1).map((slots) => {
+      const byteLength = poolOf(slots * slotBytes + pageBytes);
+      const beside = isPoolShared ? Math.min(count, Math.floor(byteLength / slotBytes)) : slots;
+      return { byteLength, slots: beside, slotsFull: slots };
+    });
   }
   const least = lent + Math.min(SLOTS_MIN, own);
-  return divide(slotTotal + numLayers * lent, least).map((slots) =>
-    poolBytes(slots * slotBytes + pageBytes % slotBytes)
-  );
+  return divide(slotTotal + numLayers * lent, least).map((slots) => ({
+    byteLength: poolOf(slots * slotBytes),
+    slots,
+    slotsFull: slots - lent,
+  }));
 }
 
 function predictorBytes(header: FlashHeader): number {
