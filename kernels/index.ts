@@ -19,7 +19,6 @@ export { pickNamed, reluMask, thresholdMask } from "./masks";
 export { attentionPagesF16, attentionPagesF32, attentionPagesQ8 } from "./pages/attention";
 export { storeKeyF16, storeKeyF32, storeKeyQ8 } from "./pages/store";
 export { storeValueF16, storeValueF32, storeValueQ8 } from "./pages/store";
-export { reluMask, thresholdMask } from "./masks";
 export { planeScores, preparePlanes } from "./bit_planes";
 export { add, argmax, copy, fold, gather, zero } from "./vector";
 export { multiplyPacked, packColumns, packRows } from "./fit/matmul";

@@ -51,7 +51,7 @@ function headerOf(
       intermediateSize,
       numLayers,
       vocabSize: 4096,
-      numAttentionHeads: 4,
+      numAttentionHeads: 2,
       maxPositionEmbeddings: 512,
     },
     tensors: [{ name: "embedTokens", byteOffset: 4096, byteLength: residentBytes }],
