@@ -57,7 +57,7 @@ test("renderInspection() tells people what they want to know", async () => {
   const path = await packTiny(folder, "q8");
   const plain = renderInspection(await inspect(path));
   assert.match(plain, /weights as q8, from tiny/);
-  assert.match(plain, /2 layers, hidden 32, FFN 96, 4 heads, vocabulary 43, context 6/);
+  assert.match(plain, /2 layers, hidden 32, FFN 96, 2 heads, vocabulary 43, context 6/);
   assert.match(plain, /predictors +none: run calibrate/);
   assert.match(plain, /synthetic +random weights/);
   assert.match(plain, /not checked/);

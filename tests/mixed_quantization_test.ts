@@ -58,7 +58,13 @@ function roundTensor(
 }
 
 async function logitsOf(path: string, options: OpenOptions): Promise<Float32Array> {
-  await using model = await open(path, { lanes: 1, readers: 2, ffnCache: "20%", ...options });
+  await using model = await open(path, {
+    lanes: 1,
+    readers: 2,
+    kv: "f32",
+    ffnCache: "20%",
+    ...options,
+  });
   return await model.logits(IDS);
 }
 
