@@ -1,16 +1,12 @@
 import assert from "node:assert/strict";
 import { test } from "node:test";
 import { benchPositions } from "../bench/positions.ts";
+import { QUANTIZATIONS } from "../src/format/layout.ts";
 
 test("benchPositions() measures each part with small parameters", () => {
   const results = benchPositions();
   assert.deepEqual(results.map((result) => result.name), [
-    "matmat f32 128 x 2",
-    "matmat f32 128 x 5",
-    "matmat f16 128 x 2",
-    "matmat f16 128 x 5",
-    "matmat q8 128 x 2",
-    "matmat q8 128 x 5",
+    ...QUANTIZATIONS.flatMap((q) => [`matmat ${q} 128 x 2`, `matmat ${q} 128 x 5`]),
     "attention f32 40",
     "attention f16 40",
     "attention q8 40",
