@@ -29,16 +29,16 @@ export function preparedByteLength(cols: number): number {
   return 4 * cols + cols / 8 + 64;
 }
 
-/** Bytes of scratch that `matmat` needs, whichever the dtype: sums, a panel's scales or weights, 32 packed positions. */
-export function matmatScratchByteLength(cols: number): number {
-  return 4096 + 16_384 + 4 * 544 * (cols / 32);
-}
-
 /** Bytes of the accumulator of `down`; q8 keeps exact sums, drawn in kernels/sparse/grid.ts. */
 export function accumulatorByteLength(quantization: Quantization, cols: number): number {
   if (quantization !== "q8") return 4 * cols;
   const digits = 18 * 4 * cols, coefficients = cols / 2, desks = cols / 32 * 1168;
   return digits + coefficients + desks;
+}
+
+/** Bytes of scratch that `matmat` needs, whichever the dtype: sums, a panel's scales or weights, 32 packed positions. */
+export function matmatScratchByteLength(cols: number): number {
+  return 4096 + 16_384 + 4 * 544 * (cols / 32);
 }
 
 /** A compiled module, which can be posted to workers. */
@@ -292,7 +292,6 @@ export function instantiateKernels(
     build,
     prepare: { f32: e.prepareF32, f16: e.prepareF16, q8: e.prepareQ8 },
     matvec: { f32: e.matvecF32, f16: e.matvecF16, q8: e.matvecQ8 },
-    matmat: { f32: e.matmatF32, f16: e.matmatF16, q8: e.matmatQ8 },
     up: { f32: e.upF32, f16: e.upF16, q8: e.upQ8 },
     down: { f32: e.downF32, f16: e.downF16, q8: e.downQ8 },
     finishDown: { f32: e.finishDownF32, f16: e.finishDownF16, q8: e.finishDownQ8 },
@@ -300,6 +299,7 @@ export function instantiateKernels(
     layerNorm: e.layerNorm,
     softmax: e.softmax,
     attentionHead: e.attentionHead,
+    matmat: { f32: e.matmatF32, f16: e.matmatF16, q8: e.matmatQ8 },
     storeKey: { f32: e.storeKeyF32, f16: e.storeKeyF16, q8: e.storeKeyQ8 },
     storeValue: { f32: e.storeValueF32, f16: e.storeValueF16, q8: e.storeValueQ8 },
     attentionPages: {

@@ -24,7 +24,8 @@ import { TilesQ8 } from "./tiles_q8";
  *           for each group: sums of 8 rows x group += panel
  *         y = sums, scaled, plus bias
  *
- * Positions are divided evenly among chunks and groups, as small groups are less efficient.
+ * Positions are divided evenly among chunks and groups, so that a group of q8 has 4 to 8 of them, others 3 or 4. Fewer
+ * positions take 8 rows in turns: the second one finds them in L2.
  */
 export function matmatF32(
   w: usize,
@@ -39,8 +40,15 @@ export function matmatF32(
   cols: i32,
   scratch: usize,
 ): void {
-  if (count == 1) matvecF32(w, xs, bias, y, rowFrom, rowTo, cols);
-  else Product.run(F32, w, xs, xStride, count, bias, y, yStride, rowFrom, rowTo, cols, scratch);
+  if (count > 5) {
+    Product.run(F32, w, xs, xStride, count, bias, y, yStride, rowFrom, rowTo, cols, scratch);
+    return;
+  }
+  for (let row = rowFrom; row < rowTo; row += 8) {
+    for (let t: usize = 0; t < usize(count); t++) {
+      matvecF32(w, xs + t * xStride, bias, y + t * yStride, row, row + 8, cols);
+    }
+  }
 }
 
 /** matmatF32 with f16 tiles. */
@@ -57,8 +65,15 @@ export function matmatF16(
   cols: i32,
   scratch: usize,
 ): void {
-  if (count == 1) matvecF16(w, xs, bias, y, rowFrom, rowTo, cols);
-  else Product.run(F16, w, xs, xStride, count, bias, y, yStride, rowFrom, rowTo, cols, scratch);
+  if (count > 5) {
+    Product.run(F16, w, xs, xStride, count, bias, y, yStride, rowFrom, rowTo, cols, scratch);
+    return;
+  }
+  for (let row = rowFrom; row < rowTo; row += 8) {
+    for (let t: usize = 0; t < usize(count); t++) {
+      matvecF16(w, xs + t * xStride, bias, y + t * yStride, row, row + 8, cols);
+    }
+  }
 }
 
 /** matmatF32 with q8 tiles. */
@@ -75,8 +90,15 @@ export function matmatQ8(
   cols: i32,
   scratch: usize,
 ): void {
-  if (count == 1) matvecQ8(w, xs, bias, y, rowFrom, rowTo, cols);
-  else Product.run(Q8, w, xs, xStride, count, bias, y, yStride, rowFrom, rowTo, cols, scratch);
+  if (count > 3) {
+    Product.run(Q8, w, xs, xStride, count, bias, y, yStride, rowFrom, rowTo, cols, scratch);
+    return;
+  }
+  for (let row = rowFrom; row < rowTo; row += 8) {
+    for (let t: usize = 0; t < usize(count); t++) {
+      matvecQ8(w, xs + t * xStride, bias, y + t * yStride, row, row + 8, cols);
+    }
+  }
 }
 
 const F32: i32 = 0, F16: i32 = 1, Q8: i32 = 2;
@@ -108,7 +130,7 @@ class Product {
     cols: i32,
     scratch: usize,
   ): void {
-    assert(rowFrom % 8 == 0 && rowTo % 8 == 0 && cols % 32 == 0 && count > 0);
+    assert(rowFrom % 8 == 0 && rowTo % 8 == 0 && cols % 32 == 0);
     const rows = dtype == Q8 ? 64 : 32;
     const chunks = Product.parts(count, GROUPS * Product.groupMax(dtype));
     for (let from = rowFrom; from < rowTo; from += rows) {

@@ -36,22 +36,19 @@ export class TilesF32 {
     }
   }
 
-  /** Adds columns [x, xEnd) to the sums of 2 to 4 positions. */
+  /** Adds columns [x, xEnd) to the sums of 3 or 4 positions. */
   static run(positions: i32, w: usize, x: usize, xEnd: usize, sums: usize): void {
-    const rows: usize = positions == 2 ? 4 : 2;
     let bits: u32 = 0;
-    for (let row: usize = 0; row < 8; row += rows) {
-      if (positions == 4) bits |= TilesF32.run2x4(w, x, xEnd, sums);
-      else if (positions == 3) bits |= TilesF32.run2x3(w, x, xEnd, sums);
-      else bits |= TilesF32.run4x2(w, x, xEnd, sums);
-      w += rows * 128;
-      sums += rows * usize(positions) << 4;
+    for (let row: usize = 0; row < 8; row += 2, w += 256) {
+      if (positions == 4) bits |= TilesF32.run4(w, x, xEnd, sums);
+      else bits |= TilesF32.run3(w, x, xEnd, sums);
+      sums += usize(positions) << 5;
     }
     Tile.use(bits);
   }
 
   /** Two rows, four positions. */
-  static run2x4(w: usize, x: usize, xEnd: usize, sums: usize): u32 {
+  static run4(w: usize, x: usize, xEnd: usize, sums: usize): u32 {
     let a0 = v128.load(sums);
     let a1 = v128.load(sums, 16);
     let a2 = v128.load(sums, 32);
@@ -112,7 +109,7 @@ export class TilesF32 {
   }
 
   /** Two rows, three positions. */
-  static run2x3(w: usize, x: usize, xEnd: usize, sums: usize): u32 {
+  static run3(w: usize, x: usize, xEnd: usize, sums: usize): u32 {
     let a0 = v128.load(sums);
     let a1 = v128.load(sums, 16);
     let a2 = v128.load(sums, 32);
@@ -155,67 +152,6 @@ export class TilesF32 {
     v128.store(sums, a3, 48);
     v128.store(sums, a4, 64);
     v128.store(sums, a5, 80);
-    return bits;
-  }
-
-  /** Four rows, two positions. */
-  static run4x2(w: usize, x: usize, xEnd: usize, sums: usize): u32 {
-    let a0 = v128.load(sums);
-    let a1 = v128.load(sums, 16);
-    let a2 = v128.load(sums, 32);
-    let a3 = v128.load(sums, 48);
-    let a4 = v128.load(sums, 64);
-    let a5 = v128.load(sums, 80);
-    let a6 = v128.load(sums, 96);
-    let a7 = v128.load(sums, 112);
-    let bits: u32 = 0;
-    while (x < xEnd) {
-      bits |= Tile.ahead(w) | Tile.ahead(w + 64);
-      bits |= Tile.ahead(w + 128) | Tile.ahead(w + 192);
-      bits |= Tile.ahead(w + 256) | Tile.ahead(w + 320);
-      bits |= Tile.ahead(w + 384) | Tile.ahead(w + 448);
-      for (const end = x + 512; x < end; x += 128, w += 32) {
-        {
-          const x0 = v128.load(x), x1 = v128.load(x, 16);
-          const w0 = v128.load(w);
-          a0 = Lanes.madd(w0, x0, a0);
-          a1 = Lanes.madd(w0, x1, a1);
-          const w1 = v128.load(w, 128);
-          a2 = Lanes.madd(w1, x0, a2);
-          a3 = Lanes.madd(w1, x1, a3);
-          const w2 = v128.load(w, 256);
-          a4 = Lanes.madd(w2, x0, a4);
-          a5 = Lanes.madd(w2, x1, a5);
-          const w3 = v128.load(w, 384);
-          a6 = Lanes.madd(w3, x0, a6);
-          a7 = Lanes.madd(w3, x1, a7);
-        }
-        {
-          const x0 = v128.load(x, 64), x1 = v128.load(x, 80);
-          const w0 = v128.load(w, 16);
-          a0 = Lanes.madd(w0, x0, a0);
-          a1 = Lanes.madd(w0, x1, a1);
-          const w1 = v128.load(w, 144);
-          a2 = Lanes.madd(w1, x0, a2);
-          a3 = Lanes.madd(w1, x1, a3);
-          const w2 = v128.load(w, 272);
-          a4 = Lanes.madd(w2, x0, a4);
-          a5 = Lanes.madd(w2, x1, a5);
-          const w3 = v128.load(w, 400);
-          a6 = Lanes.madd(w3, x0, a6);
-          a7 = Lanes.madd(w3, x1, a7);
-        }
-      }
-      w += 1024 - 128;
-    }
-    v128.store(sums, a0);
-    v128.store(sums, a1, 16);
-    v128.store(sums, a2, 32);
-    v128.store(sums, a3, 48);
-    v128.store(sums, a4, 64);
-    v128.store(sums, a5, 80);
-    v128.store(sums, a6, 96);
-    v128.store(sums, a7, 112);
     return bits;
   }
 }

@@ -38,7 +38,7 @@ export class TilesQ8 {
   }
 
   /**
-   * Adds columns [x, xEnd) to the sums of 2 to 8 positions. Meanwhile asks for the weights at `ahead`, which come next
+   * Adds columns [x, xEnd) to the sums of 4 to 8 positions. Meanwhile asks for the weights at `ahead`, which come next
    * (or are the same), so that they arrive from memory while these are multiplied.
    */
   static run(
@@ -50,28 +50,23 @@ export class TilesQ8 {
     xEnd: usize,
     sums: usize,
   ): void {
-    const rows: usize = positions == 2 ? 2 : 1;
-    const share = ahead == w ? 0 : (xEnd - x) / 544 * 34 * rows;
+    const share = ahead == w ? 0 : (xEnd - x) / 544 * 34;
     w += 16;
     let bits: u32 = 0;
-    for (let row: usize = 0; row < 8; row += rows) {
+    for (let row: usize = 0; row < 8; row++, w += 32, ahead += share) {
       const s = scales + (row & 1) * 16 + (row >> 1) * 4;
-      if (positions == 8) bits |= TilesQ8.run1x8(w, s, ahead, x, xEnd, sums);
-      else if (positions == 7) bits |= TilesQ8.run1x7(w, s, ahead, x, xEnd, sums);
-      else if (positions == 6) bits |= TilesQ8.run1x6(w, s, ahead, x, xEnd, sums);
-      else if (positions == 5) bits |= TilesQ8.run1x5(w, s, ahead, x, xEnd, sums);
-      else if (positions == 4) bits |= TilesQ8.run1x4(w, s, ahead, x, xEnd, sums);
-      else if (positions == 3) bits |= TilesQ8.run1x3(w, s, ahead, x, xEnd, sums);
-      else bits |= TilesQ8.run2x2(w, s, ahead, x, xEnd, sums);
-      w += rows * 32;
-      ahead += share;
-      sums += rows * usize(positions) << 4;
+      if (positions == 8) bits |= TilesQ8.run8(w, s, ahead, x, xEnd, sums);
+      else if (positions == 7) bits |= TilesQ8.run7(w, s, ahead, x, xEnd, sums);
+      else if (positions == 6) bits |= TilesQ8.run6(w, s, ahead, x, xEnd, sums);
+      else if (positions == 5) bits |= TilesQ8.run5(w, s, ahead, x, xEnd, sums);
+      else bits |= TilesQ8.run4(w, s, ahead, x, xEnd, sums);
+      sums += usize(positions) << 4;
     }
     Tile.use(bits);
   }
 
   /** One row, eight positions. */
-  static run1x8(w: usize, s: usize, ahead: usize, x: usize, xEnd: usize, sums: usize): u32 {
+  static run8(w: usize, s: usize, ahead: usize, x: usize, xEnd: usize, sums: usize): u32 {
     let a0 = v128.load(sums);
     let a1 = v128.load(sums, 16);
     let a2 = v128.load(sums, 32);
@@ -108,7 +103,7 @@ export class TilesQ8 {
   }
 
   /** One row, seven positions. */
-  static run1x7(w: usize, s: usize, ahead: usize, x: usize, xEnd: usize, sums: usize): u32 {
+  static run7(w: usize, s: usize, ahead: usize, x: usize, xEnd: usize, sums: usize): u32 {
     let a0 = v128.load(sums);
     let a1 = v128.load(sums, 16);
     let a2 = v128.load(sums, 32);
@@ -142,7 +137,7 @@ export class TilesQ8 {
   }
 
   /** One row, six positions. */
-  static run1x6(w: usize, s: usize, ahead: usize, x: usize, xEnd: usize, sums: usize): u32 {
+  static run6(w: usize, s: usize, ahead: usize, x: usize, xEnd: usize, sums: usize): u32 {
     let a0 = v128.load(sums);
     let a1 = v128.load(sums, 16);
     let a2 = v128.load(sums, 32);
@@ -173,7 +168,7 @@ export class TilesQ8 {
   }
 
   /** One row, five positions. */
-  static run1x5(w: usize, s: usize, ahead: usize, x: usize, xEnd: usize, sums: usize): u32 {
+  static run5(w: usize, s: usize, ahead: usize, x: usize, xEnd: usize, sums: usize): u32 {
     let a0 = v128.load(sums);
     let a1 = v128.load(sums, 16);
     let a2 = v128.load(sums, 32);
@@ -201,7 +196,7 @@ export class TilesQ8 {
   }
 
   /** One row, four positions. */
-  static run1x4(w: usize, s: usize, ahead: usize, x: usize, xEnd: usize, sums: usize): u32 {
+  static run4(w: usize, s: usize, ahead: usize, x: usize, xEnd: usize, sums: usize): u32 {
     let a0 = v128.load(sums);
     let a1 = v128.load(sums, 16);
     let a2 = v128.load(sums, 32);
@@ -217,60 +212,6 @@ export class TilesQ8 {
       a1 = Place.add1(x, w0, w1, w2, w3, scale, a1);
       a2 = Place.add2(x, w0, w1, w2, w3, scale, a2);
       a3 = Place.add3(x, w0, w1, w2, w3, scale, a3);
-    }
-    v128.store(sums, a0);
-    v128.store(sums, a1, 16);
-    v128.store(sums, a2, 32);
-    v128.store(sums, a3, 48);
-    return bits;
-  }
-
-  /** One row, three positions. */
-  static run1x3(w: usize, s: usize, ahead: usize, x: usize, xEnd: usize, sums: usize): u32 {
-    let a0 = v128.load(sums);
-    let a1 = v128.load(sums, 16);
-    let a2 = v128.load(sums, 32);
-    let bits: u32 = 0;
-    for (; x < xEnd; x += 544, w += 272, s += 32) {
-      bits |= Tile.ahead(ahead);
-      ahead += 34;
-      const w0 = v128.load_ext<i8>(w), w1 = v128.load_ext<i8>(w, 8);
-      const w2 = v128.load_ext<i8>(w, 16), w3 = v128.load_ext<i8>(w, 24);
-      const scale = v128.load_splat<f32>(s);
-      a0 = Place.add0(x, w0, w1, w2, w3, scale, a0);
-      a1 = Place.add1(x, w0, w1, w2, w3, scale, a1);
-      a2 = Place.add2(x, w0, w1, w2, w3, scale, a2);
-    }
-    v128.store(sums, a0);
-    v128.store(sums, a1, 16);
-    v128.store(sums, a2, 32);
-    return bits;
-  }
-
-  /** Two rows, two positions. */
-  static run2x2(w: usize, s: usize, ahead: usize, x: usize, xEnd: usize, sums: usize): u32 {
-    let a0 = v128.load(sums);
-    let a1 = v128.load(sums, 16);
-    let a2 = v128.load(sums, 32);
-    let a3 = v128.load(sums, 48);
-    let bits: u32 = 0;
-    for (; x < xEnd; x += 544, w += 272, s += 32) {
-      bits |= Tile.ahead(ahead);
-      ahead += 68;
-      {
-        const w0 = v128.load_ext<i8>(w), w1 = v128.load_ext<i8>(w, 8);
-        const w2 = v128.load_ext<i8>(w, 16), w3 = v128.load_ext<i8>(w, 24);
-        const scale = v128.load_splat<f32>(s);
-        a0 = Place.add0(x, w0, w1, w2, w3, scale, a0);
-        a1 = Place.add1(x, w0, w1, w2, w3, scale, a1);
-      }
-      {
-        const w0 = v128.load_ext<i8>(w, 32), w1 = v128.load_ext<i8>(w, 40);
-        const w2 = v128.load_ext<i8>(w, 48), w3 = v128.load_ext<i8>(w, 56);
-        const scale = v128.load_splat<f32>(s, 16);
-        a2 = Place.add0(x, w0, w1, w2, w3, scale, a2);
-        a3 = Place.add1(x, w0, w1, w2, w3, scale, a3);
-      }
     }
     v128.store(sums, a0);
     v128.store(sums, a1, 16);

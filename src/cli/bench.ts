@@ -4,6 +4,7 @@ import { existsSync } from "node:fs";
 /** The benches, each a file in bench/ whose `main` takes the arguments after its name. */
 const BENCHES: Record<string, string> = {
   kernels: "How near do the kernels come to the speed of memory?",
+  positions: "What does another position cost?",
   readers: "How near do the flash readers come to what the disk can do?",
   tokens: "How many tokens per second, and where does the time of one go?",
   predictors: "What do a predictor's bytes buy in recall, reads and perplexity?",
