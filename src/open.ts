@@ -143,6 +143,8 @@ function connect(
     pages: shape.pages,
     isPoolShared: plan.isPoolShared,
     positionsMax: shape.positionsMax,
+    promptChunk: plan.promptChunk,
+    draftsMax: plan.draftsMax,
     weights: locateWeights(header, plan),
     flash: {
       layers: layersOf(header, plan),

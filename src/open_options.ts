@@ -1,3 +1,4 @@
+import { EARLY_POSITIONS } from "./arena.ts";
 import { parseByteSize, parseShare } from "./byte_size.ts";
 import { DEFAULT_POLICY, POLICY_NAMES } from "./cache/policies.ts";
 import type { PolicyChoice, PolicyName } from "./cache/policies.ts";
@@ -86,6 +87,11 @@ export interface OpenOptions {
    * memory. Changes no result.
    */
   promptChunk?: number;
+  /**
+   * Tokens of a draft, at most: guesses from the text so far, which the model verifies in one step. 0: none; default (and most) 7.
+   * Changes no result.
+   */
+  drafts?: number;
   /** Rows of logits that may wait for who takes them. Default 8. */
   logitsRows?: number;
   /** For tests: arenas of at most so many bytes. */
@@ -106,6 +112,8 @@ const LANES_MAX = 64;
 const INT32_MAX = 2 ** 31 - 1;
 /** Rows of logits and of observations that may wait for the main thread. */
 const LOGITS_ROWS = 8, LOGITS_ROWS_MAX = 1024;
+/** With its first token a step of drafts is one of `EARLY_POSITIONS`, which reads what it names and streams nothing. */
+const DRAFTS_MAX = EARLY_POSITIONS - 1;
 const PROMPT_CHUNK = 64, PROMPT_CHUNK_MAX = 1024;
 const OBSERVATION_ROWS = 8;
 
@@ -156,6 +164,9 @@ export function settle(header: FlashHeader, path: string, options: OpenOptions):
     const value = options[name];
     if (value !== undefined) integer(name, value, INT32_MAX, 0);
   }
+  const logitsRows = integer("logitsRows", options.logitsRows ?? LOGITS_ROWS, LOGITS_ROWS_MAX);
+  const draftsWanted = integer("drafts", options.drafts ?? DRAFTS_MAX, DRAFTS_MAX, 0);
+  const draftsMax = Math.min(draftsWanted, contextLength - 1);
   const workers = laneCount + readerCount + 1;
   return {
     options,
@@ -171,11 +182,12 @@ export function settle(header: FlashHeader, path: string, options: OpenOptions):
       readerCount,
       backend,
       depth: backend === "io_uring" ? URING_DEPTH : 1,
-      logitsRows: integer("logitsRows", options.logitsRows ?? LOGITS_ROWS, LOGITS_ROWS_MAX),
-      positionsMax: Math.min(
+      logitsRows: Math.max(logitsRows, 1 + draftsMax),
+      promptChunk: Math.min(
         contextLength,
         integer("promptChunk", options.promptChunk ?? PROMPT_CHUNK, PROMPT_CHUNK_MAX),
       ),
+      draftsMax,
       arenaBytesMax: options.arenaBytes,
       observationRows: options.observations ? OBSERVATION_ROWS : 0,
       audit: options.audit ?? false,

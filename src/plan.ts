@@ -39,8 +39,9 @@ export interface PlanWishes {
   contextLength: number;
   /** How keys and values are stored. */
   kv: KvQuantization;
-  /** Positions of a step, at most: of a prompt's chunk, or drafts. */
-  positionsMax: number;
+  /** Positions of a prompt's chunk, and tokens of a draft, at most. */
+  promptChunk: number;
+  draftsMax: number;
   laneCount: number;
   readerCount: number;
   backend: ReaderBackend;
@@ -71,6 +72,8 @@ export interface Plan {
   slotCountsFull: number[];
   /** Pages of the KV cache take slots as the context grows. */
   isPoolShared: boolean;
+  promptChunk: number;
+  draftsMax: number;
   /** All neurons have their slots: nothing is read while running. */
   isResident: boolean;
   neuronsPerChunk: number;
@@ -181,9 +184,11 @@ function planWith(
   const auditSample = wishes.audit ? planSample(n, strideBytes) : null;
   const slotBytes = slotByteLength({ strideBytes, ...record }, disk.blockByteLength);
   // The audit looks at one position after the other.
-  const positionsMax = wishes.audit ? 1 : wishes.positionsMax;
+  const promptChunk = wishes.audit ? 1 : wishes.promptChunk;
+  const draftsMax = wishes.audit ? 0 : wishes.draftsMax;
+  const positionsMax = Math.max(promptChunk, 1 + draftsMax);
   const isDenseStream = wishes.mode === "dense" && !isResident;
-  const isStreaming = isDenseStream || (!isResident && positionsMax > EARLY_POSITIONS);
+  const isStreaming = isDenseStream || (!isResident && promptChunk > EARLY_POSITIONS);
   const pages = pagesOf(header, wishes);
   const isPoolShared = !isResident && wishes.mode !== "dense" && wishes.ffnCache === undefined;
   const shape: CommonShape = {
@@ -235,6 +240,8 @@ function planWith(
     slotCounts,
     slotCountsFull,
     isPoolShared,
+    promptChunk,
+    draftsMax,
     isResident,
     neuronsPerChunk,
     auditSample,

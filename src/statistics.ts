@@ -31,6 +31,9 @@ export interface Cost {
   /** Read from the disk, covering blocks counted. */
   bytesPerToken: number;
   readsPerToken: number;
+  /** Tokens that were drafted from the text so far, and those of them that were right. */
+  drafted: number;
+  accepted: number;
   /** Neurons computed per token, over all layers. */
   neuronsPerToken: number;
   /** Share of them with an activation that is not zero. */
@@ -179,6 +182,8 @@ function costOf(control: Control, from: Snapshot, to: Snapshot): Cost {
     },
     bytesPerToken: per(readers(READER.bytes)),
     readsPerToken: per(readers(READER.reads)),
+    drafted: lane(LANE.drafted),
+    accepted: lane(LANE.accepted),
     neuronsPerToken: per(computed),
     missesPerToken: per(early + late),
     activeShare: share(active, computed),

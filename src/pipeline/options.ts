@@ -99,6 +99,9 @@ export interface PipelineOptions {
   isPoolShared: boolean;
   /** Positions of a step, at most. */
   positionsMax: number;
+  /** Positions of a prompt's chunk, and tokens of a draft, at most. */
+  promptChunk: number;
+  draftsMax: number;
   weights: ModelWeights;
   flash: {
     layers: LayerFlash[];

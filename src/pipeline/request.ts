@@ -2,6 +2,7 @@ import type { Lane } from "../lane/lane.ts";
 import { REQUEST_RING, TOKEN_RING } from "./control.ts";
 import type { Control, Snapshot } from "./control.ts";
 import type { PipelineOptions } from "./options.ts";
+import { PromptLookup } from "./prompt_lookup.ts";
 import type { Ring } from "./ring.ts";
 import { Sampler } from "./sampler.ts";
 import type { Sampling } from "./sampler.ts";
@@ -134,27 +135,55 @@ export class Leader {
     const step = emptyStep();
     if (!this.#takePrompt(idCount, step)) return "cancelled";
     this.#mark("prompt", 1);
+    const lookup = new PromptLookup(this.#options.draftsMax);
+    // The row of logits that comes next, and how many drafts the step has beside its first token.
+    let row = 0, drafts = 0;
     for (let count = 1; count <= maxTokens; count++) {
-      const token = this.#sample(sampler);
-      if (token === sizes.eosTokenId && !request.ignoreEos) return "end-of-text";
+      const token = this.#sample(sampler, row);
+      const isDrafted = row < drafts && token === ids[step.position + row];
+      if (row < drafts && !isDrafted) this.#judge(lookup, drafts, row);
+      const isEnd = token === sizes.eosTokenId && !request.ignoreEos;
+      if (isEnd || count === maxTokens) {
+        if (isDrafted) this.#judge(lookup, drafts, row + 1);
+        if (isEnd) return "end-of-text";
+        this.#pushToken(token, 0);
+        break;
+      }
       this.#pushToken(token, 0);
+      if (isDrafted) {
+        // It was right, so what comes after it is there already.
+        if (++row === drafts) this.#judge(lookup, drafts, drafts);
+        continue;
+      }
       if (this.#isCancelled()) return "cancelled";
-      if (count === maxTokens) break;
+      step.position += row;
       if (step.position === contextLength) return "context-full";
-      // The text so far: what later drafts look for.
       ids[step.position] = token;
-      this.#lane.lead(step, ids.subarray(step.position, step.position + 1));
+      const room = Math.min(contextLength - step.position - 1, maxTokens - count - 1);
+      drafts = lookup.propose(ids, step.position + 1, room);
+      step.positions = step.logits = 1 + drafts;
+      this.#lane.lead(step, ids.subarray(step.position, step.position + step.positions));
       step.position++;
+      row = 0;
     }
     return "max-tokens";
   }
 
+  /** `accepted` of the drafts were right. The others went through the model for nothing, and count as no tokens. */
+  #judge(lookup: PromptLookup, drafts: number, accepted: number): void {
+    const { statistics } = this.#lane.seat;
+    lookup.judge(drafts, accepted);
+    statistics[LANE.drafted] += drafts;
+    statistics[LANE.accepted] += accepted;
+    statistics[LANE.steps] -= drafts - accepted;
+  }
+
   /** Takes the prompt through the model in chunks; false if nobody wants it any more. Leaves the step of the next token. */
   #takePrompt(idCount: number, step: Step): boolean {
-    const { positionsMax } = this.#options;
+    const { promptChunk } = this.#options;
     while (step.position < idCount) {
       if (this.#isCancelled()) return false;
-      step.positions = Math.min(positionsMax, idCount - step.position);
+      step.positions = Math.min(promptChunk, idCount - step.position);
       const end = step.position + step.positions;
       step.logits = end === idCount ? 1 : 0;
       this.#lane.lead(step, this.#ids.subarray(step.position, end));
@@ -172,10 +201,10 @@ export class Leader {
     control.takeSnapshot(snapshot);
   }
 
-  #sample(sampler: Sampler): number {
+  #sample(sampler: Sampler, row: number): number {
     const { clock, statistics, trace } = this.#lane.seat;
     const began = clock();
-    const token = sampler.next(this.#rows[0]);
+    const token = sampler.next(this.#rows[row]);
     const ended = clock();
     statistics[LANE.sampleMs] += ended - began;
     trace?.span("sample", began, ended, token);
@@ -184,10 +213,10 @@ export class Leader {
 
   /** One row of logits (and observations) a position, as fast as the main thread takes them. */
   #handOutRows({ kind, idCount, wantsObservations }: Request): EndReason {
-    const { logitsRows, observationRows, positionsMax } = this.#options;
+    const { logitsRows, observationRows, promptChunk } = this.#options;
     const rows = wantsObservations ? Math.min(logitsRows, observationRows) : logitsRows;
     // Half of the rows at a time, so that their taker need not wait; what layers saw is written down for one position.
-    const most = wantsObservations ? 1 : Math.max(1, Math.min(positionsMax, rows >> 1));
+    const most = wantsObservations ? 1 : Math.max(1, Math.min(promptChunk, rows >> 1));
     const first = this.#rowCount, step = emptyStep();
     step.wantsObservation = wantsObservations;
     while (step.position < idCount) {

@@ -21,6 +21,9 @@ export const LANE = {
   stage: 9,
   /** Neurons computed, counted for each position, of this lane. */
   computed: 10,
+  /** Lane 0: tokens that were drafted, and those of them that were right. */
+  drafted: 11,
+  accepted: 12,
 } as const;
 
 /** The predictor. */
