@@ -35,6 +35,8 @@ export interface GenerateOptions {
   /** Do not stop at the end-of-text token. */
   ignoreEos?: boolean;
   signal?: AbortSignal;
+  /** Hears now and then how many positions of the prompt are done (those under way in part), until the first token comes. */
+  onPrompt?: (positions: number) => void;
 }
 
 /** What `open` joins together. */
@@ -128,7 +130,8 @@ export class Model {
     try {
       // A token that ends within a character is held until the next one comes: it may be the last.
       let held: Token | undefined;
-      for await (const id of this.#client.run(ids, request, options.signal)) {
+      const { signal, onPrompt } = options;
+      for await (const id of this.#client.run(ids, request, { signal, onPrompt })) {
         const token = { id, text: stream?.push(id) ?? "" };
         if (held) yield held;
         held = stream?.isPending ? token : undefined;

@@ -2,6 +2,7 @@ import process from "node:process";
 import type { Model } from "../model.ts";
 import type { Closing } from "./terminal/closing_block.ts";
 import type { Interrupt } from "./terminal/interrupt.ts";
+import { Progress } from "./terminal/progress.ts";
 import { TextOutput } from "./terminal/text_output.ts";
 
 /** How to go on from a prompt: all chosen, so that it can be told and repeated. */
@@ -26,9 +27,12 @@ export class AnswerWriter {
   readonly #interrupt: Interrupt;
   readonly #readerGone = new AbortController();
   readonly #output: TextOutput | undefined;
+  readonly #isQuiet: boolean;
 
-  constructor(model: Model, interrupt: Interrupt, { isSilent = false } = {}) {
+  /** @param isQuiet no progress on stderr @param isSilent nothing on stdout */
+  constructor(model: Model, interrupt: Interrupt, { isSilent = false, isQuiet = false } = {}) {
     this.#model = model;
+    this.#isQuiet = isQuiet;
     this.#interrupt = interrupt;
     const onBroken = () => this.#readerGone.abort();
     if (!isSilent) this.#output = new TextOutput({ onBroken });
@@ -42,9 +46,13 @@ export class AnswerWriter {
   async write(prompt: string, sampling: Sampling): Promise<Answer> {
     const model = this.#model;
     const signal = AbortSignal.any([this.#interrupt.signal, this.#readerGone.signal]);
+    using progress = new Progress({ isSilent: this.#isQuiet });
+    const total = model.encode(prompt).length;
+    const onPrompt = (done: number) => progress.update("reading the prompt", { done, total });
     let text = "", tokenCount = 0;
     try {
-      for await (const token of model.generate(prompt, { ...sampling, signal })) {
+      for await (const token of model.generate(prompt, { ...sampling, signal, onPrompt })) {
+        progress.stop();
         if (token.id >= 0) tokenCount++;
         text += token.text;
         this.#output?.write(token.text);

@@ -64,9 +64,9 @@ async function run(prompt: string | undefined, options: RunOptions): Promise<voi
 async function answerOnce(
   prompt: string,
   { model, sampling, interrupt, note }: ChatOptions,
-  { json = false }: RunOptions,
+  { json = false, quiet }: RunOptions,
 ): Promise<void> {
-  const writer = new AnswerWriter(model, interrupt, { isSilent: json });
+  const writer = new AnswerWriter(model, interrupt, { isSilent: json, isQuiet: quiet });
   // So that the whole text can be read at a terminal; stdout has what is new only.
   if (!json && process.stdout.isTTY) note(prompt);
   const answer = await writer.write(prompt, sampling);
@@ -77,7 +77,7 @@ async function answerOnce(
 
 function openOptionsOf(options: RunOptions, note: (text: string) => void): OpenOptions {
   const { memory, ffn, recall, policy, window, context, prefetch, audit } = options;
-  const { backend, readers, lanes, kernels } = options;
+  const { backend, readers, lanes, kernels, kv, promptChunk, drafts } = options;
   let { ffnCache } = options;
   if (options.model === undefined && memory === undefined && ffnCache === undefined) {
     ffnCache = DEMO_FFN_CACHE;
@@ -88,7 +88,7 @@ function openOptionsOf(options: RunOptions, note: (text: string) => void): OpenO
   }
   const trace = options.trace !== undefined;
   const threads = { backend, readers, lanes, kernels };
-  const mode = { ffn, recall, policy, window, audit };
+  const mode = { ffn, recall, policy, window, audit, kv, promptChunk, drafts };
   return { memory, ffnCache, ...mode, ...threads, context, prefetch, trace };
 }
 

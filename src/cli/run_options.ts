@@ -5,6 +5,8 @@ import type { ReaderBackend } from "../flash/reader_options.ts";
 import { Option } from "commander";
 import type { Command } from "commander";
 import type { KernelBuild } from "../kernels.ts";
+import { KV_QUANTIZATIONS } from "../kv_page.ts";
+import type { KvQuantization } from "../kv_page.ts";
 import type { FfnMode } from "../pipeline/options.ts";
 import { ffnCacheOption, ffnOption, recallOption } from "./model_options.ts";
 import { byteSize, realNumber, wholeNumber } from "./option_values.ts";
@@ -22,6 +24,9 @@ export interface RunOptions {
   readers?: number;
   lanes?: number;
   context?: number;
+  kv?: KvQuantization;
+  promptChunk?: number;
+  drafts?: number;
   prefetch: boolean;
   kernels?: KernelBuild;
   audit?: boolean;
@@ -86,6 +91,22 @@ export function addRunOptions(command: Command): Command {
       "--context <tokens>",
       "room for prompt and answer",
       wholeNumber({ min: 1, max: 2 ** 20 }),
+    )
+    .addOption(
+      new Option(
+        "--kv <type>",
+        "how keys and values of the context are stored (default: as the model's weights, q8 at most)",
+      ).choices([...KV_QUANTIZATIONS]),
+    )
+    .option(
+      "--prompt-chunk <tokens>",
+      "positions of a prompt that go through the model together (default: 64; changes no result)",
+      wholeNumber({ min: 1, max: 1024 }),
+    )
+    .option(
+      "--drafts <tokens>",
+      "tokens guessed from the text so far and verified together, 0: none (default: 7; changes no result)",
+      wholeNumber({ min: 0, max: 7 }),
     )
     .option("--no-prefetch", "do not start reads by an early look (changes no result)")
     .option("--audit", "look at neurons that were not predicted too, and tell what is missed")

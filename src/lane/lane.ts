@@ -5,7 +5,7 @@ import type { PipelineOptions } from "../pipeline/options.ts";
 import { PassReader } from "../pipeline/pass_ring.ts";
 import type { Sequence } from "../pipeline/sequence.ts";
 import { LANE } from "../pipeline/statistics.ts";
-import { emptyStep, readStep, writeStep } from "../pipeline/step.ts";
+import { countLayer, emptyStep, readStep, writeStep } from "../pipeline/step.ts";
 import type { Step } from "../pipeline/step.ts";
 import { Attention } from "./attention.ts";
 import { Ffn } from "./ffn.ts";
@@ -84,6 +84,7 @@ export class Lane {
         if (this.seat.index === 0 && layer > 0) this.#layerReady.advance();
         this.#attentions[index].compute(layer, step);
         this.#ffns[index].compute(layer, step);
+        if (this.seat.index === 0) countLayer(this.seat.control);
       }
     }
     if (step.logits > 0) this.#computeLogits(step);

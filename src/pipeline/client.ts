@@ -6,6 +6,7 @@ import type { Crew } from "./crew.ts";
 import { END_MARK, END_REASONS, pushRequest } from "./request.ts";
 import type { EndReason, Request } from "./request.ts";
 import { CLOSING_WORD, FAULT_WORD } from "./sequence.ts";
+import { positionsDone } from "./step.ts";
 
 /** What a layer saw at one position: f32[hiddenSize] each. */
 export interface Observation {
@@ -81,13 +82,21 @@ export class Client {
     Atomics.store(words, layout.cancelled, this.#requestCount);
   }
 
-  /** Runs a request and yields its tokens; cancels it if the consumer leaves or the signal says so. */
-  async *run(ids: number[], request: Request, signal?: AbortSignal): AsyncGenerator<number> {
+  /**
+   * Runs a request and yields its tokens; cancels it if the consumer leaves or the signal says so.
+   *
+   * @param onPrompt hears now and then how many positions of the prompt are done, until the first token comes
+   */
+  async *run(
+    ids: number[],
+    request: Request,
+    { signal, onPrompt }: { signal?: AbortSignal; onPrompt?: (positions: number) => void } = {},
+  ): AsyncGenerator<number> {
     const { control } = this.#parts, { words, layout } = control;
     const tokens = control.ring(layout.tokens, TOKEN_RING);
     const taken = control.sequence("tokensTaken");
-    const cancel = () => this.#cancel();
-    let isOver = false;
+    const cancel = () => this.#cancel(), { numLayers } = this.#parts.header.config;
+    let isOver = false, tellsPrompt = onPrompt !== undefined;
     this.endReason = undefined;
     this.#send(ids, request);
     signal?.addEventListener("abort", cancel);
@@ -99,8 +108,10 @@ export class Client {
         const at = tokens.peek();
         if (at < 0) {
           await this.#changed(layout.sequences.tokensOut, seen);
+          if (tellsPrompt) onPrompt!(Math.min(ids.length, positionsDone(control, numLayers)));
           continue;
         }
+        tellsPrompt = false;
         const token = words[at], isEnd = words[at + 1] === END_MARK;
         tokens.release();
         taken.advance();

@@ -38,6 +38,9 @@ export function renderClosing(closing: Closing): string {
       `hidden ${percent(decode.hidden)} of flash time`,
     ]);
   }
+  if (decode.drafted > 0) {
+    lines.push(["drafts", `${decode.accepted} of ${decode.drafted} guessed tokens were right`]);
+  }
   if (statistics.audit) lines.push(["audit", renderAudit(statistics.audit)]);
   lines.push(
     ["memory", `peak ${formatBytes(peakBytes)}; ${formatBytes(diskBytes)} read from disks in all`],
