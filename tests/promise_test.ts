@@ -137,13 +137,13 @@ test("Model.logits() in exact equals dense, bit for bit", async () => {
  * Bun 1.4.5 and Node 26; the weights are those of models/tales, the predictors seeded integers.
  */
 const PLAIN_HASHES = {
-  dense: { f16: "113ef1ad", q8: "f2221476" },
-  predicted: { f16: "dc87f79c", q8: "3047e152" },
-  bitPlanes: { f16: "356eb217", q8: "8fc6b79e" },
+  dense: { f16: "113ef1ad", q8: "f2221476", q4: "4eb03d92" },
+  predicted: { f16: "dc87f79c", q8: "3047e152", q4: "4d4a7e8b" },
+  bitPlanes: { f16: "356eb217", q8: "8fc6b79e", q4: "888e559b" },
 };
 
 for (const way of ["dense", "predicted", "bitPlanes"] as const) {
-  for (const quant of ["f16", "q8"] as const) {
+  for (const quant of ["f16", "q8", "q4"] as const) {
     test(`Model.logits() with the plain kernels has one hash in all runtimes: ${way}, ${quant}`, async () => {
       const path = await models.flashOf("tales", quant);
       if (way === "bitPlanes") addBitPlanes(path, 3);
