@@ -86,7 +86,7 @@ export async function fuzz({ count, seed, onAccepted }: FuzzOptions): Promise<Fu
 
 async function makeOriginals(): Promise<Originals> {
   using folder = new TemporaryFolder();
-  const path = await packTiny(folder, "q8");
+  const path = await packTiny(folder, "q8", { ffnQuant: "q4" });
   const flash = [() => addPredictors(path), () => addBitPlanes(path, 2)].map((add) => {
     add();
     return new Uint8Array(readFileSync(path));
@@ -196,6 +196,7 @@ const NASTY: readonly unknown[] = [
   "",
   "f32",
   "q8",
+  "q4",
   "rows",
   "../x",
   "__proto__",

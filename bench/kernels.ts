@@ -10,9 +10,11 @@
 import process from "node:process";
 import {
   bundleByteLength,
+  isBlocked,
   matrixByteLength,
   type Quantization,
   QUANTIZATIONS,
+  tileByteLength,
   vectorByteLength,
 } from "../src/format/layout.ts";
 import {
@@ -68,10 +70,10 @@ interface Entry {
 /** Part of a layer's neurons that fire, as in the table of sparse kernels. */
 const ACTIVE_SHARE = 0.05;
 
-/** The memory, drawn: | statics | vectors: 1 MiB | lists: 2 MiB | weights: byteLength |. */
+/** The memory, drawn: | statics | vectors: 1 MiB | lists: 4 MiB | weights: byteLength |. */
 const VECTORS = STATICS_BYTE_LENGTH;
 const LISTS = VECTORS + 2 ** 20;
-const WEIGHTS = LISTS + 2 ** 21;
+const WEIGHTS = LISTS + 2 ** 22;
 
 /** Measures each kernel; the first result is the plain read itself. */
 export function benchKernels({
@@ -158,7 +160,7 @@ function matvecEntry(
     byteLength: bytes,
     bundleByteLength: null,
     prepare() {
-      fillWeights(memory, quantization, 272, 16, bytes);
+      fillWeights(memory, quantization, tileByteLength(quantization), 16, bytes);
       new Float32Array(memory.buffer, VECTORS, cols).set(wave(cols));
       kernels.prepare[quantization](VECTORS, xp, cols);
     },
@@ -187,7 +189,7 @@ function sparseEntry(
   const xp = VECTORS + 4 * hiddenSize;
   const accumulator = xp + Math.ceil(preparedByteLength(hiddenSize) / 64) * 64;
   const residual = accumulator + accumulatorByteLength(quantization, hiddenSize);
-  const activations = LISTS + 2 ** 20 + 2 ** 19;
+  const activations = LISTS + 2 ** 21 + 2 ** 20;
   const downOffset = vectorByteLength(quantization, hiddenSize);
   const listCount = Math.floor(bundleCount / activeCount);
   return {
@@ -195,7 +197,7 @@ function sparseEntry(
     byteLength: bundleCount * stride,
     bundleByteLength: stride,
     prepare() {
-      const scalesLength = quantization === "q8" ? hiddenSize / 16 : 0;
+      const scalesLength = isBlocked(quantization) ? hiddenSize / 16 : 0;
       fillWeights(memory, quantization, downOffset, scalesLength, bundleCount * stride);
       new Float32Array(memory.buffer, VECTORS, hiddenSize).set(wave(hiddenSize));
       kernels.prepare[quantization](VECTORS, xp, hiddenSize);
@@ -263,7 +265,7 @@ function checksum(memory: WebAssembly.Memory, address: number, length: number): 
     .reduce((sum, word) => Math.imul(sum ^ word, 0x01000193) >>> 0, 0x811c9dc5);
 }
 
-/** Weights of a usual size; q8: each `recordLength` bytes begin with `scalesLength` bytes of scales. */
+/** Weights of a usual size; q8, q4: each `recordLength` bytes begin with `scalesLength` bytes of scales. */
 function fillWeights(
   memory: WebAssembly.Memory,
   quantization: Quantization,
@@ -309,12 +311,16 @@ const EXPECTED: Record<string, { deno: number; bun: number }> = {
   "matvec f32": { deno: 27.6 / 29, bun: 29.3 / 29 },
   "matvec f16": { deno: 24.8 / 29, bun: 20.6 / 29 },
   "matvec q8": { deno: 23.8 / 29, bun: 22.6 / 29 },
+  "matvec q4": { deno: 19.3 / 29, bun: 14.2 / 29 },
   "sparse f16 768": { deno: 3072 / 354 / 29, bun: NaN },
   "sparse f16 2048": { deno: 8192 / 619 / 29, bun: NaN },
   "sparse f16 4096": { deno: 16384 / 1109 / 29, bun: NaN },
   "sparse q8 768": { deno: 1632 / 356 / 29, bun: NaN },
   "sparse q8 2048": { deno: 4352 / 759 / 29, bun: NaN },
   "sparse q8 4096": { deno: 8704 / 1385 / 29, bun: NaN },
+  "sparse q4 768": { deno: 864 / 317 / 29, bun: NaN },
+  "sparse q4 2048": { deno: 2304 / 634 / 29, bun: NaN },
+  "sparse q4 4096": { deno: 4608 / 1061 / 29, bun: NaN },
 };
 
 function report(result: KernelBenchResult): string {

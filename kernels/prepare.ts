@@ -4,6 +4,7 @@
  *   f32: as they are                                                         (4 * cols bytes)
  *   f16: per 8 columns | x0 x2 x4 x6 | x1 x3 x5 x7 |, f32, times 2^56        (4 * cols bytes)
  *   q8:  | cols i16 | cols / 32 f32: scale of 32 columns, times 2^56 |       (2 * cols + cols / 8 bytes)
+ *   q4:  | cols i8 | cols / 32 x { f32: scale, times 2^56; 2 i16: offsets } |  (cols + cols / 4 bytes)
  *
  * Numbers so tiny that products with weights would become denormals (2 to 3 times slower) are taken as zero. NaN and
  * infinity go through to the result.
@@ -79,5 +80,48 @@ export function prepareQ8(x: usize, xp: usize, cols: i32): void {
         ),
       );
     }
+  }
+}
+
+/**
+ * x in blocks of 32 as i8 with one scale: `max|x| / 127`; NaN and infinity as in prepareQ8. The offsets are -8 times the
+ * sums of columns 0, 1, 4, 5, 8, ... and of columns 2, 3, 6, 7, ...: what nibbles of 0 to 15 are off from -8 to 7.
+ */
+export function prepareQ4(x: usize, xp: usize, cols: i32): void {
+  assert(cols % 32 == 0);
+  let scales = xp + usize(cols);
+  const end = x + (usize(cols) << 2);
+  for (; x < end; x += 128, xp += 32, scales += 8) {
+    let largest = f32x4.abs(v128.load(x));
+    for (let byte: usize = 16; byte < 128; byte += 16) {
+      largest = f32x4.max(largest, f32x4.abs(v128.load(x + byte)));
+    }
+    largest = f32x4.max(largest, v128.shuffle<u32>(largest, largest, 2, 3, 0, 1));
+    largest = f32x4.max(largest, v128.shuffle<u32>(largest, largest, 1, 0, 3, 2));
+    const bound = f32x4.extract_lane(largest, 0);
+    const inverse = f32x4.splat(127 / bound);
+    const low = Bytes.round(x, inverse), high = Bytes.round(x + 64, inverse);
+    v128.store(xp, low);
+    v128.store(xp, high, 16);
+    let sums = i16x8.add(i16x8.extadd_pairwise_i8x16_s(low), i16x8.extadd_pairwise_i8x16_s(high));
+    sums = i16x8.add(sums, v128.shuffle<u32>(sums, sums, 2, 3, 0, 1));
+    sums = i16x8.add(sums, v128.shuffle<u32>(sums, sums, 1, 0, 3, 2));
+    store<f32>(scales, bound < TINY_F16 ? 0 : (bound / 127) * SCALE);
+    store<i32>(scales, i32x4.extract_lane(i16x8.mul(sums, i16x8.splat(-8)), 0), 4);
+  }
+}
+
+class Bytes {
+  /** 16 f32 times `inverse`, rounded. */
+  static round(x: usize, inverse: v128): v128 {
+    return i8x16.narrow_i16x8_s(
+      i16x8.narrow_i32x4_s(Bytes.four(x, inverse), Bytes.four(x + 16, inverse)),
+      i16x8.narrow_i32x4_s(Bytes.four(x + 32, inverse), Bytes.four(x + 48, inverse)),
+    );
+  }
+
+  @inline
+  static four(x: usize, inverse: v128): v128 {
+    return i32x4.trunc_sat_f32x4_s(f32x4.nearest(f32x4.mul(v128.load(x), inverse)));
   }
 }

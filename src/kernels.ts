@@ -8,7 +8,7 @@
  *
  * What kernels promise (and tests/kernels_test.ts checks): for each dtype a dot product has one order of operations,
  * whether computed by `matvec` or `up`; column sums are chained one neuron at a time in list order (f32, f16), or exact
- * in any order (q8). So bits never depend on how rows, columns or lists are split. Bits of the plain build are the same in every runtime; those of
+ * in any order (q8, q4). So bits never depend on how rows, columns or lists are split. Bits of the plain build are the same in every runtime; those of
  * the relaxed build depend on whether the runtime fuses multiply and add.
  */
 import fs from "node:fs";
@@ -29,10 +29,10 @@ export function preparedByteLength(cols: number): number {
   return 4 * cols + cols / 8 + 64;
 }
 
-/** Bytes of the accumulator of `down`; q8 keeps exact sums, drawn in kernels/sparse/grid.ts. */
+/** Bytes of the accumulator of `down`; q8 and q4 keep exact sums, drawn in kernels/sparse/grid.ts. */
 export function accumulatorByteLength(quantization: Quantization, cols: number): number {
-  if (quantization !== "q8") return 4 * cols;
-  const digits = 18 * 4 * cols, coefficients = cols / 2, desks = cols / 32 * 1168;
+  if (quantization === "f32" || quantization === "f16") return 4 * cols;
+  const digits = 18 * 4 * cols, coefficients = 9 * cols / 8, desks = cols / 32 * 8528;
   return digits + coefficients + desks;
 }
 
@@ -290,12 +290,17 @@ export function instantiateKernels(
   const e = new WebAssembly.Instance(module, { env: { memory } }).exports as any;
   return {
     build,
-    prepare: { f32: e.prepareF32, f16: e.prepareF16, q8: e.prepareQ8 },
-    matvec: { f32: e.matvecF32, f16: e.matvecF16, q8: e.matvecQ8 },
-    up: { f32: e.upF32, f16: e.upF16, q8: e.upQ8 },
-    down: { f32: e.downF32, f16: e.downF16, q8: e.downQ8 },
-    finishDown: { f32: e.finishDownF32, f16: e.finishDownF16, q8: e.finishDownQ8 },
-    embedRow: { f32: e.embedRowF32, f16: e.embedRowF16, q8: e.embedRowQ8 },
+    prepare: { f32: e.prepareF32, f16: e.prepareF16, q8: e.prepareQ8, q4: e.prepareQ4 },
+    matvec: { f32: e.matvecF32, f16: e.matvecF16, q8: e.matvecQ8, q4: e.matvecQ4 },
+    up: { f32: e.upF32, f16: e.upF16, q8: e.upQ8, q4: e.upQ4 },
+    down: { f32: e.downF32, f16: e.downF16, q8: e.downQ8, q4: e.downQ4 },
+    finishDown: {
+      f32: e.finishDownF32,
+      f16: e.finishDownF16,
+      q8: e.finishDownQ8,
+      q4: e.finishDownQ8,
+    },
+    embedRow: { f32: e.embedRowF32, f16: e.embedRowF16, q8: e.embedRowQ8, q4: e.embedRowQ4 },
     layerNorm: e.layerNorm,
     softmax: e.softmax,
     attentionHead: e.attentionHead,

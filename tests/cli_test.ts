@@ -129,11 +129,11 @@ test("flashpipe pack writes a whole file or none", TIMEOUT, async () => {
     [["pack", tiny, tales, "--quant", "q8"], 2, /exists already \(--force/],
   ]);
   assert.deepEqual(readdirSync(folder.path).filter((name) => name.startsWith("tiny.flash")), []);
-  const packed = await flashpipe(["pack", tiny, out, "--quant", "q8"]);
+  const packed = await flashpipe(["pack", tiny, out, "--quant", "q8", "--ffn-quant", "q4"]);
   assert.equal(packed.exitCode, 0, packed.stderr);
   const inspected = await flashpipe(["inspect", out, "--json"]);
-  const { quantization, smallestMemoryBytes } = JSON.parse(inspected.stdout);
-  assert.equal(quantization, "q8");
+  const { quantization, ffnQuantization, smallestMemoryBytes } = JSON.parse(inspected.stdout);
+  assert.deepEqual([quantization, ffnQuantization], ["q8", "q4"]);
   assert.equal(smallestMemoryBytes.predicted, null);
   assert.ok(smallestMemoryBytes.exact > 1e6);
 });

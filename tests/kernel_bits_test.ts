@@ -34,7 +34,7 @@ const HEAD_DIM = 48;
  * Checksum of the outputs below. It comes from the twins, which the test runs too; whoever changes an order of
  * operations changes it on purpose: print `checksum(twinOutputs())`.
  */
-const CHECKSUM = 0xba20c8d1;
+const CHECKSUM = 0x55f713d5;
 
 function inputs() {
   const random = new Random(20261121);

@@ -5,6 +5,7 @@
  *
  * Rows of weights are row bytes as `storeRows` makes them, whatever layout the kernel reads them from.
  */
+import { isBlocked, vectorByteLength } from "../src/format/layout.ts";
 import type { Quantization } from "../src/format/layout.ts";
 import { type KvQuantization, PAGE_POSITIONS } from "../src/kv_page.ts";
 
@@ -47,7 +48,7 @@ function sumOfLanes(lanes: Float32Array): number {
   return f(f(lanes[0] + lanes[2]) + f(lanes[1] + lanes[3]));
 }
 
-/** One row as numbers, and for q8 its scales. f16 weights and scales are 2^-112 of themselves. */
+/** One row as numbers, and for q8 and q4 its scales. f16 weights and scales are 2^-112 of themselves. */
 function readRow(
   quantization: Quantization,
   row: Uint8Array<ArrayBuffer>,
@@ -59,34 +60,41 @@ function readRow(
     const halves = new Float16Array(row.slice().buffer);
     return { numbers: Float32Array.from(halves, (h) => h * HALF), scales: new Float32Array() };
   }
-  const cols = row.length / 34 * 32;
+  const cols = row.length / vectorByteLength(quantization, 32) * 32;
   const scales = Float32Array.from(
     new Float16Array(row.slice(0, cols / 16).buffer),
     (h) => h * HALF,
   );
-  return { numbers: Float32Array.from(new Int8Array(row.slice(cols / 16).buffer)), scales };
+  const bytes = new Int8Array(row.slice(cols / 16).buffer);
+  if (quantization === "q8") return { numbers: Float32Array.from(bytes), scales };
+  const numbers = Float32Array.from({ length: cols }, (_, c) => {
+    const byte = bytes[(c >> 5) * 16 + (c & 15)];
+    return ((c & 16) === 0 ? byte & 15 : (byte >> 4) & 15) - 8;
+  });
+  return { numbers, scales };
 }
 
-/** What `prepare` makes of x: numbers and, for q8, the scale of each block. */
+/** What `prepare` makes of x: numbers and, for q8 and q4, the scale of each block. */
 function prepare(quantization: Quantization, x: Float32Array): {
   numbers: Float32Array;
   scales: Float32Array;
 } {
-  if (quantization !== "q8") {
+  if (!isBlocked(quantization)) {
     const [tiny, scale] = quantization === "f32" ? [2 ** -96, 1] : [2 ** -60, SCALE];
     const numbers = x.map((value) => Math.abs(value) < tiny ? 0 : value * scale);
     return { numbers, scales: new Float32Array() };
   }
+  const most = quantization === "q8" ? 32767 : 127;
   const numbers = new Float32Array(x.length);
   const scales = new Float32Array(x.length / 32);
   for (let block = 0; block < scales.length; block++) {
     const values = x.subarray(block * 32, block * 32 + 32);
-    const largest = values.reduce((most, value) => Math.max(most, Math.abs(value)), 0);
-    scales[block] = largest < 2 ** -60 ? 0 : f(largest / 32767) * SCALE;
-    const inverse = f(32767 / largest);
+    const largest = values.reduce((max, value) => Math.max(max, Math.abs(value)), 0);
+    scales[block] = largest < 2 ** -60 ? 0 : f(largest / most) * SCALE;
+    const inverse = f(most / largest);
     values.forEach((value, i) => {
       const rounded = roundToEven(f(value * inverse)) || 0; // NaN, too, becomes 0.
-      numbers[block * 32 + i] = Math.max(-32768, Math.min(32767, rounded));
+      numbers[block * 32 + i] = Math.max(-most - 1, Math.min(most, rounded));
     });
   }
   return { numbers, scales };
@@ -107,7 +115,7 @@ export function dotTwin(
   const row = readRow(quantization, rowBytes);
   const prepared = prepare(quantization, x);
   const lanes = new Float32Array(4);
-  if (quantization === "q8") addBlocks(lanes, row, prepared);
+  if (isBlocked(quantization)) addBlocks(quantization, lanes, row, prepared);
   else {
     for (let c = 0; c < x.length; c++) {
       // f16: columns 2 l and 2 l + 1 of eight go to lane l.
@@ -120,6 +128,7 @@ export function dotTwin(
 }
 
 function addBlocks(
+  quantization: Quantization,
   lanes: Float32Array,
   row: ReturnType<typeof readRow>,
   x: ReturnType<typeof prepare>,
@@ -127,7 +136,8 @@ function addBlocks(
   for (let block = 0; block < row.scales.length; block++) {
     const sums = [0, 0, 0, 0];
     for (let c = block * 32; c < block * 32 + 32; c++) {
-      sums[(c & 7) >> 1] += row.numbers[c] * x.numbers[c];
+      // q4 has the whole sum in one lane.
+      sums[quantization === "q8" ? (c & 7) >> 1 : 0] += row.numbers[c] * x.numbers[c];
     }
     const scale = f(row.scales[block] * x.scales[block]);
     for (let lane = 0; lane < 4; lane++) {
@@ -168,7 +178,9 @@ export function downTwin(
   bias: Float32Array | undefined,
   residual: Float32Array,
 ): Float32Array {
-  if (quantization === "q8") return downTwinQ8(columns, activations, bias, residual);
+  if (isBlocked(quantization)) {
+    return downTwinExact(quantization, columns, activations, bias, residual);
+  }
   const sums = new Float32Array(residual.length);
   columns.forEach((bytes, k) => {
     if (activations[k] === 0) return;
@@ -184,8 +196,9 @@ export function downTwin(
   });
 }
 
-/** q8 sums are integers on grids (kernels/sparse/grid.ts); f64 holds them exactly. */
-function downTwinQ8(
+/** q8 and q4 sums are integers on grids (kernels/sparse/grid.ts); f64 holds them exactly. */
+function downTwinExact(
+  quantization: "q8" | "q4",
   columns: readonly Uint8Array<ArrayBuffer>[],
   activations: Float32Array,
   bias: Float32Array | undefined,
@@ -194,19 +207,22 @@ function downTwinQ8(
   const grids = Array.from({ length: 18 }, () => new Float64Array(residual.length));
   let low = 15, high = -1, spoilt = 0;
   columns.forEach((bytes, k) => {
-    const { numbers, scales } = readRow("q8", bytes);
+    const { numbers, scales } = readRow(quantization, bytes);
     const largestScale = scales.reduce((most, scale) => Math.max(most, Math.abs(scale)), 0) / HALF;
     const largest = f(Math.abs(activations[k]) * largestScale);
     if (largest === 0) return;
-    const exponent = Math.floor(Math.log2(f(largest * (1 + 1 / 8192))));
-    const grid = Math.max(0, (exponent - 11 + 44) >> 2);
+    const margin = quantization === "q8" ? 1 / 8192 : 1 / 64;
+    const exponent = Math.floor(Math.log2(f(largest * (1 + margin))));
+    const queue = Math.max(0, exponent - 11 + 44), grid = queue >> 2;
     if (!Number.isFinite(largest) || grid > 15) {
       spoilt = NaN;
       return;
     }
     [low, high] = [Math.min(low, grid), Math.max(high, grid)];
-    const activation = f(activations[k] * 2 ** (44 - 4 * grid));
-    const steps = scales.map((scale) => roundToEven(f(scale / HALF * activation)));
+    // Coefficients of q4 count in units of several steps.
+    const unit = quantization === "q8" ? 1 : 32 << (queue & 3);
+    const activation = f(activations[k] * 2 ** (44 - 4 * grid) / unit);
+    const steps = scales.map((scale) => unit * roundToEven(f(scale / HALF * activation)));
     for (let c = 0; c < numbers.length; c++) grids[grid][c] += steps[c >> 5] * numbers[c];
   });
   const top = high + 2;

@@ -9,9 +9,11 @@ test("benchKernels() measures each form with small parameters", () => {
     "matvec f32 256",
     "matvec f16 256",
     "matvec q8 256",
+    "matvec q4 256",
     "sparse f32 256",
     "sparse f16 256",
     "sparse q8 256",
+    "sparse q4 256",
   ]);
   for (const result of results) assert(result.gigabytesPerSecond > 0, result.name);
   // What is computed does not depend on time or place.

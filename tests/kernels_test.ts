@@ -17,7 +17,7 @@ import {
   vectorByteLength,
 } from "../src/format/layout.ts";
 import { storePlanes } from "../src/format/bit_planes.ts";
-import { storeRows, tileRows } from "../src/format/quantize.ts";
+import { loadRows, storeRows, tileRows } from "../src/format/quantize.ts";
 import {
   attentionTwin,
   dotTwin,
@@ -328,86 +328,104 @@ for (const build of BUILDS) {
     });
   }
 
-  test(`q8 down sums are exact: order, passes and lanes never matter, nor does their number (${build})`, () => {
-    const random = new Random(17);
-    const [rows, cols, count] = [24, 96, 3000];
-    const weights = random.vector(rows * cols, 0.05);
-    weights.fill(0.05, 0, 8 * cols); // Sums of these grow fastest: bytes of 127 in each column.
-    const t = setUp(kernels, "q8", { rows, cols, x: new Float32Array(cols), weights });
-    // Most neurons share two grids, whose i32 must be carried several times; the others lie on all grids there are.
-    const entries = Array.from({ length: count }, (_, k) => {
-      const size = random.below(8) > 0 ? 2 ** random.below(2) : 2 ** (random.below(80) - 50);
-      return { row: k % rows, activation: Math.fround((1 + random.below(1000) / 1000) * size) };
-    });
-    const accumulator = t.scratch.reserve(accumulatorByteLength("q8", cols));
-    kernels.zero(accumulator, accumulatorByteLength("q8", cols));
-    const residualAt = t.scratch.reserve(cols * 4);
-    const listAt = t.scratch.reserve(8 * count);
-    const run = (list: typeof entries, width: number, passLength: () => number) => {
-      floatsAt(residualAt, cols).fill(0);
-      for (let from = 0; from < count;) {
-        const pass = list.slice(from, from += passLength());
-        new Uint32Array(memory.buffer, listAt, pass.length)
-          .set(pass.map(({ row }) => t.addresses[row]));
-        const activationsAt = listAt + 4 * pass.length;
-        floatsAt(activationsAt, pass.length).set(pass.map(({ activation }) => activation));
-        for (let col = 0; col < cols; col += width) {
-          const n = pass.length;
-          kernels.down.q8(listAt, 0, activationsAt, n, accumulator, col, col + width, cols);
-        }
-      }
-      for (let col = 0; col < cols; col += width) {
-        kernels.finishDown.q8(accumulator, 0, residualAt, col, col + width, cols);
-      }
-      return Float32Array.from(floatsAt(residualAt, cols));
-    };
-    const whole = run(entries, cols, () => count);
-    const shuffled = entries.map((entry) => ({ entry, key: random.below(1 << 30) }))
-      .sort((a, b) => a.key - b.key).map(({ entry }) => entry);
-    assert.deepEqual(bits(run(shuffled, cols, () => count)), bits(whole));
-    assert.deepEqual(bits(run(entries.toReversed(), 32, () => 1 + random.below(40))), bits(whole));
-    assert.deepEqual(bits(run(shuffled, 32, () => 1 + random.below(900))), bits(whole));
-    assert(new Uint8Array(memory.buffer, accumulator, 72 * cols).every((byte) => byte === 0));
-
-    const expected = downTwin(
-      "q8",
-      entries.map(({ row }) => t.bytes[row]),
-      Float32Array.from(entries, ({ activation }) => activation),
-      undefined,
-      new Float32Array(cols),
-    );
-    // Integers have no runtime's rounding: here the relaxed build, too, has the twin's bits.
-    assert.deepEqual(bits(whole), bits(expected));
-  });
-
-  test(`q8 down sums are near those of f64 (${build})`, () => {
-    const random = new Random(23);
-    const [rows, cols] = [400, 96];
-    const weights = random.vector(rows * cols, 0.05);
-    const t = setUp(kernels, "q8", { rows, cols, x: new Float32Array(cols), weights });
-    const activations = random.vector(rows, 2).map(Math.abs);
-    const accumulator = t.scratch.reserve(accumulatorByteLength("q8", cols));
-    kernels.zero(accumulator, accumulatorByteLength("q8", cols));
-    const residualAt = t.scratch.floats(new Float32Array(cols));
-    const [addressesAt, activationsAt] = [
-      t.scratch.words(t.addresses),
-      t.scratch.floats(activations),
-    ];
-    kernels.down.q8(addressesAt, 0, activationsAt, rows, accumulator, 0, cols, cols);
-    kernels.finishDown.q8(accumulator, 0, residualAt, 0, cols, cols);
-    for (let c = 0; c < cols; c++) {
-      let [sum, squares, error] = [0, 0, floatsAt(residualAt, cols)[c]];
-      t.bytes.forEach((bytes, k) => {
-        const scale = new Float16Array(bytes.slice(0, cols / 16).buffer)[c >> 5];
-        const product = activations[k] * scale * new Int8Array(bytes.buffer)[cols / 16 + c];
-        sum += product;
-        squares += product * product;
+  for (const quantization of ["q8", "q4"] as const) {
+    test(`${quantization} down sums are exact: order, passes and lanes never matter, nor does their number (${build})`, () => {
+      const random = new Random(17);
+      const [rows, cols, count] = [24, 96, 3000];
+      const weights = random.vector(rows * cols, 0.05);
+      weights.fill(0.05, 0, 8 * cols); // Sums of these grow fastest: 127 or -8 in each column.
+      const t = setUp(kernels, quantization, { rows, cols, x: new Float32Array(cols), weights });
+      // Most neurons share two grids, whose i32 must be carried several times; the others lie on all grids there are.
+      const entries = Array.from({ length: count }, (_, k) => {
+        const size = random.below(8) > 0 ? 2 ** random.below(2) : 2 ** (random.below(80) - 50);
+        return { row: k % rows, activation: Math.fround((1 + random.below(1000) / 1000) * size) };
       });
-      error = Math.abs(error - sum) / Math.sqrt(squares);
-      // Rounding weights to bytes makes an error of 2^-8 on average. The largest one here, of 96 columns, is 2^-11.
-      assert(error < 2 ** -10, `column ${c}: ${error} of the sum's usual size`);
-    }
-  });
+      const accumulator = t.scratch.reserve(accumulatorByteLength(quantization, cols));
+      kernels.zero(accumulator, accumulatorByteLength(quantization, cols));
+      const residualAt = t.scratch.reserve(cols * 4);
+      const listAt = t.scratch.reserve(8 * count);
+      const run = (list: typeof entries, width: number, passLength: () => number) => {
+        floatsAt(residualAt, cols).fill(0);
+        for (let from = 0; from < count;) {
+          const pass = list.slice(from, from += passLength());
+          new Uint32Array(memory.buffer, listAt, pass.length)
+            .set(pass.map(({ row }) => t.addresses[row]));
+          const activationsAt = listAt + 4 * pass.length;
+          floatsAt(activationsAt, pass.length).set(pass.map(({ activation }) => activation));
+          for (let col = 0; col < cols; col += width) {
+            const n = pass.length;
+            kernels.down[quantization](
+              listAt,
+              0,
+              activationsAt,
+              n,
+              accumulator,
+              col,
+              col + width,
+              cols,
+            );
+          }
+        }
+        for (let col = 0; col < cols; col += width) {
+          kernels.finishDown[quantization](accumulator, 0, residualAt, col, col + width, cols);
+        }
+        return Float32Array.from(floatsAt(residualAt, cols));
+      };
+      const whole = run(entries, cols, () => count);
+      const shuffled = entries.map((entry) => ({ entry, key: random.below(1 << 30) }))
+        .sort((a, b) => a.key - b.key).map(({ entry }) => entry);
+      assert.deepEqual(bits(run(shuffled, cols, () => count)), bits(whole));
+      assert.deepEqual(
+        bits(run(entries.toReversed(), 32, () => 1 + random.below(40))),
+        bits(whole),
+      );
+      assert.deepEqual(bits(run(shuffled, 32, () => 1 + random.below(900))), bits(whole));
+      assert(new Uint8Array(memory.buffer, accumulator, 72 * cols).every((byte) => byte === 0));
+
+      const expected = downTwin(
+        quantization,
+        entries.map(({ row }) => t.bytes[row]),
+        Float32Array.from(entries, ({ activation }) => activation),
+        undefined,
+        new Float32Array(cols),
+      );
+      // Integers have no runtime's rounding: here the relaxed build, too, has the twin's bits.
+      assert.deepEqual(bits(whole), bits(expected));
+    });
+
+    test(`${quantization} down sums are near those of f64 (${build})`, () => {
+      const random = new Random(23);
+      const [rows, cols] = [400, 96];
+      const weights = random.vector(rows * cols, 0.05);
+      const t = setUp(kernels, quantization, { rows, cols, x: new Float32Array(cols), weights });
+      const columns = new Float32Array(rows * cols);
+      const source = Uint8Array.from(t.bytes.flatMap((bytes) => [...bytes]));
+      loadRows(quantization, source, { rows, cols }, columns);
+      const activations = random.vector(rows, 2).map(Math.abs);
+      const accumulator = t.scratch.reserve(accumulatorByteLength(quantization, cols));
+      kernels.zero(accumulator, accumulatorByteLength(quantization, cols));
+      const residualAt = t.scratch.floats(new Float32Array(cols));
+      const [addressesAt, activationsAt] = [
+        t.scratch.words(t.addresses),
+        t.scratch.floats(activations),
+      ];
+      kernels.down[quantization](addressesAt, 0, activationsAt, rows, accumulator, 0, cols, cols);
+      kernels.finishDown[quantization](accumulator, 0, residualAt, 0, cols, cols);
+      for (let c = 0; c < cols; c++) {
+        let [sum, squares, error] = [0, 0, floatsAt(residualAt, cols)[c]];
+        activations.forEach((activation, k) => {
+          const product = activation * columns[k * cols + c];
+          sum += product;
+          squares += product * product;
+        });
+        error = Math.abs(error - sum) / Math.sqrt(squares);
+        // Rounding weights makes an error of 2^-8 (q8) or 2^-4 (q4) on average. The largest one here, of 96 columns, is
+        // 2^-11 or 2^-6.
+        const bound = quantization === "q8" ? 2 ** -10 : 2 ** -5;
+        assert(error < bound, `column ${c}: ${error} of the sum's usual size`);
+      }
+    });
+  }
 
   test(`layerNorm agrees with its twin (${build})`, () => {
     for (const n of [32, 256, 4096]) {

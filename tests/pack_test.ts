@@ -76,7 +76,7 @@ function tensorValues(file: FlashFile, tensor: TensorRef): Float32Array {
   return values;
 }
 
-/** q8 is off by half a step at most, and the step depends on the largest of 32 neighbours. */
+/** q8 is off by half a step at most, q4 by one and a half, and the step depends on the largest of 32 neighbours. */
 function assertClose(
   found: Float32Array,
   wanted: Float32Array,
@@ -87,7 +87,12 @@ function assertClose(
   for (let from = 0; from < wanted.length; from += 32) {
     const block = wanted.subarray(from, from + 32);
     const largest = block.reduce((max, value) => Math.max(max, Math.abs(value)), 0);
-    const bound = { f32: 0, f16: largest / 2048 + 2 ** -25, q8: largest / 250 + 2 ** -20 }[dtype];
+    const bound = {
+      f32: 0,
+      f16: largest / 2048 + 2 ** -25,
+      q8: largest / 250 + 2 ** -20,
+      q4: largest / 5.6 + 2 ** -20,
+    }[dtype];
     for (let index = 0; index < block.length; index++) {
       const error = Math.abs(found[from + index] - block[index]);
       if (!(error <= bound)) assert.fail(`${name} ${from + index}: ${error} is above ${bound}`);

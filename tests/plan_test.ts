@@ -137,7 +137,7 @@ const wished = fc.record({
     hiddenSize: fc.constantFrom(32, 96, 256),
     intermediateSize: fc.constantFrom(96, 1024),
     numLayers: fc.integer({ min: 1, max: 9 }),
-    quantization: fc.constantFrom("f32" as const, "f16" as const, "q8" as const),
+    quantization: fc.constantFrom("f32" as const, "f16" as const, "q8" as const, "q4" as const),
   }),
 });
 

@@ -170,13 +170,22 @@ const PLAIN_HASHES = {
   dense: {
     f16: { f32: "113ef1ad", f16: "d87b0460" },
     q8: { f32: "f2221476", q8: "3e41b6d4" },
+    q4: { f32: "4eb03d92" },
   },
-  predicted: { f16: { f32: "dc87f79c" }, q8: { f32: "3047e152", q8: "18f533a2" } },
-  bitPlanes: { f16: { f32: "356eb217", f16: "c7f1e311" }, q8: { f32: "8fc6b79e" } },
+  predicted: {
+    f16: { f32: "dc87f79c" },
+    q8: { f32: "3047e152", q8: "18f533a2" },
+    q4: { f32: "4d4a7e8b" },
+  },
+  bitPlanes: {
+    f16: { f32: "356eb217", f16: "c7f1e311" },
+    q8: { f32: "8fc6b79e" },
+    q4: { f32: "888e559b" },
+  },
 };
 
 for (const way of ["dense", "predicted", "bitPlanes"] as const) {
-  for (const quant of ["f16", "q8"] as const) {
+  for (const quant of ["f16", "q8", "q4"] as const) {
     test(`Model.logits() with the plain kernels has one hash in all runtimes: ${way}, ${quant}`, async () => {
       const path = await models.flashOf("tales", quant);
       if (way === "bitPlanes") addBitPlanes(path, 3);

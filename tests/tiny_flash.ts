@@ -12,7 +12,7 @@ import { type TemporaryFolder, type TinyModelOptions, writeTinyModel } from "./t
 export async function packTiny(
   folder: TemporaryFolder,
   quant: Quantization,
-  options: TinyModelOptions = {},
+  { ffnQuant, ...options }: TinyModelOptions & { ffnQuant?: Quantization } = {},
 ): Promise<string> {
   writeTinyModel(folder.file("tiny"), options);
   const target = folder.file(`tiny-${quant}.flash`);
@@ -20,6 +20,7 @@ export async function packTiny(
     source: folder.file("tiny"),
     target,
     quant,
+    ffnQuant,
     createdAt: "2026-01-01",
     synthetic: true,
   });

@@ -1,7 +1,7 @@
 import { Half, WHOLE } from "../half";
 
 /** 1.5 x 2^23: adding it to a number of at most 2^22 leaves the nearest integer (ties to even) in the low bits. */
-const TABLE = memory.data<u32>([0x4b40_0000, 0x0000_ffff, 0x7fff_7fff], 16);
+const TABLE = memory.data<u32>([0x4b40_0000, 0x0000_ffff, 0x7fff_7fff, 0x0000_00ff], 16);
 
 /** The f16 scales of down columns, and the coefficients made of them. */
 export class Coefficients {
@@ -52,7 +52,54 @@ export class Coefficients {
     }
   }
 
-  /** Four f16 times `activation`, as integers in the low 16 bits. */
+  /**
+   * As `store`, rounded to i8: of each block, `target` gets a, b, a, b, and -8 (a + b) is added to both i16 at `offsets`.
+   */
+  static storeBytes(
+    target: usize,
+    offsets: usize,
+    scalesA: usize,
+    activationA: f32,
+    scalesB: usize,
+    activationB: f32,
+    blocks: usize,
+  ): void {
+    const a = f32x4.splat(activationA), b = f32x4.splat(activationB);
+    const mask = Half.mask(), whole = f32x4.splat(WHOLE), round = v128.load_splat<u32>(TABLE);
+    const end = target + (blocks << 2);
+    for (; target + 16 <= end; target += 16, offsets += 16, scalesA += 8, scalesB += 8) {
+      const four = Coefficients.round(v128.load64_zero(scalesA), a, mask, whole, round);
+      const other = Coefficients.round(v128.load64_zero(scalesB), b, mask, whole, round);
+      v128.store(target, Coefficients.twice(four, other));
+      const eightfold = Coefficients.eightfold(four, other, round);
+      v128.store(offsets, i16x8.sub(v128.load(offsets), eightfold));
+    }
+    for (; target < end; target += 4, offsets += 4, scalesA += 2, scalesB += 2) {
+      const one = Coefficients.round(v128.load_splat<u16>(scalesA), a, mask, whole, round);
+      const other = Coefficients.round(v128.load_splat<u16>(scalesB), b, mask, whole, round);
+      store<i32>(target, i32x4.extract_lane(Coefficients.twice(one, other), 0));
+      const eightfold = Coefficients.eightfold(one, other, round);
+      const offset = i16x8.sub(v128.load_splat<u32>(offsets), eightfold);
+      store<i32>(offsets, i32x4.extract_lane(offset, 0));
+    }
+  }
+
+  /** The low bytes of a and b, of each lane: a, b, a, b. */
+  @inline
+  static twice(a: v128, b: v128): v128 {
+    const byte = v128.load_splat<u32>(TABLE, 12);
+    const pair = v128.or(v128.and(a, byte), i32x4.shl(v128.and(b, byte), 8));
+    return v128.or(pair, i32x4.shl(pair, 16));
+  }
+
+  /** 8 (a + b) of each lane, as two i16. */
+  @inline
+  static eightfold(a: v128, b: v128, round: v128): v128 {
+    const sum = i32x4.shl(i32x4.add(i32x4.sub(a, round), i32x4.sub(b, round)), 3);
+    return v128.or(v128.and(sum, v128.load_splat<u32>(TABLE, 4)), i32x4.shl(sum, 16));
+  }
+
+  /** Four f16 times `activation`, as integers in the low bits. */
   @inline
   static round(halves: v128, activation: v128, mask: v128, whole: v128, round: v128): v128 {
     const bits = v128.and(i32x4.shl(i32x4.extend_low_i16x8_s(halves), 13), mask);

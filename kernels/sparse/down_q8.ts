@@ -45,7 +45,7 @@ export function downQ8(
       continue;
     }
     Grid.reserve(accumulator, desk, grid, largest, part, width, all);
-    if (Grid.push(desk, grid, bundle, activation) == 8) {
+    if (Grid.push(desk, grid, bundle, activation * Grid.stepsInOne(grid)) == 8) {
       Columns.addEight(accumulator, desk, grid, part, width, all);
     }
   }

@@ -43,7 +43,7 @@ export function finishDownF16(
   }
 }
 
-/** As finishDownF32, of the sums that downQ8 kept for exactly these columns. */
+/** As finishDownF32, of the sums that downQ8 or downQ4 kept for exactly these columns. */
 export function finishDownQ8(
   accumulator: usize,
   bias: usize,

@@ -16,7 +16,7 @@ SOURCE holds config.json, *.safetensors (f32, f16 or bf16, sharded or not) and t
 It is read piece by piece: memory does not grow with the model. OUT appears when it is whole.
 
 Example:
-  flashpipe pack ./opt-6.7b opt-6.7b.flash --quant q8`;
+  flashpipe pack ./opt-6.7b opt-6.7b.flash --quant q8 --ffn-quant q4`;
 
 export function packCommand(): Command {
   return new Command("pack")

@@ -1,6 +1,6 @@
 import { z } from "zod";
 import { modelConfigSchema } from "../../models/family.ts";
-import { isOrderFree, matrixByteLength, QUANTIZATIONS } from "./layout.ts";
+import { isBlocked, matrixByteLength, QUANTIZATIONS } from "./layout.ts";
 
 /**
  * The header of a `.flash` file (docs/model_format.md): its schema and types. What a schema cannot say is checked in
@@ -193,7 +193,7 @@ export function isReordered({ layers }: FlashHeader): boolean {
 
 /** Whether a stream of neighbouring neurons finds them apart on flash, as their columns must be added in the order of neurons. */
 export function isScattered(header: FlashHeader): boolean {
-  return isReordered(header) && !isOrderFree(header.ffnQuantization);
+  return isReordered(header) && !isBlocked(header.ffnQuantization);
 }
 
 /** The largest rank of low-rank predictors; 0 if there are none. */

@@ -9,38 +9,50 @@
  *   f32 block, 1024 bytes: | row 0: 32 f32 | row 1 | ... | row 7 |
  *   f16 block,  512 bytes: | row 0: 32 f16 | row 1 | ... | row 7 |
  *   q8  block,  272 bytes: | 8 f16 scales | row 0: 32 i8 | ... | row 7 |
+ *   q4  block,  144 bytes: | 8 f16 scales | columns 0..3: 16 bytes | columns 4..7 | ... | columns 28..31 |
+ *       four columns: | rows 0, 1: 4 bytes, one a column, row 0 in its low nibble | rows 2, 3 | 4, 5 | 6, 7 |
  *
  * A bundle is the record of one neuron on flash:
  *
  *   f32, f16: | up row: d numbers | down column: d numbers |
  *   q8:       | up: d/32 f16 scales, d i8 | down: d/32 f16 scales, d i8 |
+ *   q4:       | up: d/32 f16 scales, d/32 x 16 bytes | down: the same |
+ *             byte j of a block: column j in its low nibble, column j + 16 in its high one
  */
 
-/** How numbers of weights are stored. `q8`: blocks of 32 signed bytes with one f16 scale. */
-export type Quantization = "f32" | "f16" | "q8";
+/**
+ * How numbers of weights are stored. `q8`: blocks of 32 signed bytes with one f16 scale. `q4`: blocks of 32 numbers of
+ * -8 to 7, as nibbles of 0 to 15, with one f16 scale.
+ */
+export type Quantization = "f32" | "f16" | "q8" | "q4";
 
-export const QUANTIZATIONS: readonly Quantization[] = ["f32", "f16", "q8"];
+export const QUANTIZATIONS: readonly Quantization[] = ["f32", "f16", "q8", "q4"];
 
-/** Neurons of a layer, at most, in q8: carries of exact sums would leave the highest digit (kernels/sparse/grid.ts). */
-export const Q8_NEURONS_MAX = 65_536;
+/** Neurons of a layer, at most, in q8 and q4: carries of exact sums would leave the highest digit (kernels/sparse/grid.ts). */
+export const EXACT_NEURONS_MAX = 65_536;
 
 /** What forbids layers of so many neurons, or null. */
 export function problemWithNeurons(quantization: Quantization, count: number): string | null {
-  if (quantization !== "q8" || count <= Q8_NEURONS_MAX) return null;
-  return `q8 holds at most ${Q8_NEURONS_MAX} neurons a layer, not ${count}`;
+  if (!isBlocked(quantization) || count <= EXACT_NEURONS_MAX) return null;
+  return `${quantization} holds at most ${EXACT_NEURONS_MAX} neurons a layer, not ${count}`;
 }
 
-/** Whether down columns are added exactly, so that their order is free (kernels/sparse/grid.ts). */
-export function isOrderFree(quantization: Quantization): boolean {
-  return quantization === "q8";
+/** Whether numbers come in blocks of 32 with one scale. */
+export function isBlocked(quantization: Quantization): quantization is "q8" | "q4" {
+  return quantization === "q8" || quantization === "q4";
 }
 
-/** Rows of a tile, and columns of a tile or of a q8 block. */
+/** Rows of a tile, and columns of a tile or of a block. */
 export const TILE_ROWS = 8;
 export const TILE_COLS = 32;
 
-const TILE_BYTES: Record<Quantization, number> = { f32: 1024, f16: 512, q8: 272 };
-const VECTOR_BYTES_PER_BLOCK: Record<Quantization, number> = { f32: 128, f16: 64, q8: 34 };
+const TILE_BYTES: Record<Quantization, number> = { f32: 1024, f16: 512, q8: 272, q4: 144 };
+const VECTOR_BYTES_PER_BLOCK: Record<Quantization, number> = {
+  f32: 128,
+  f16: 64,
+  q8: 34,
+  q4: 18,
+};
 
 /** Rows of a group of bit planes. */
 export const PLANE_ROWS = 16;

@@ -3,6 +3,7 @@ import { ModelFileError } from "../errors.ts";
 import type { FlashPart } from "./flash_writer.ts";
 import {
   bundleByteLength,
+  isBlocked,
   matrixByteLength,
   type Quantization,
   vectorByteLength,
@@ -202,9 +203,9 @@ function rowsPerChunk(cols: number): number {
   return Math.max(8, Math.floor(CHUNK_NUMBERS / cols / 8) * 8);
 }
 
-/** Bytes of `length` numbers as plain rows; only q8 needs a multiple of 32. */
+/** Bytes of `length` numbers as plain rows; only blocks need a multiple of 32. */
 function numbersByteLength(dtype: Quantization, length: number): number {
-  return dtype === "q8" ? vectorByteLength(dtype, length) : length * (dtype === "f32" ? 4 : 2);
+  return isBlocked(dtype) ? vectorByteLength(dtype, length) : length * (dtype === "f32" ? 4 : 2);
 }
 
 function unstorable(

@@ -1,11 +1,13 @@
 import {
   floatsAt,
+  isBlocked,
   type Quantization,
   TILE_COLS,
   TILE_ROWS,
   tileByteLength,
   vectorByteLength,
 } from "./layout.ts";
+import { loadRowQ4, moveTilesQ4, storeRowQ4, type TileMove } from "./quantize_q4.ts";
 
 /**
  * Numbers to bytes and back: rows of f32 become the row bytes of a bundle (`storeRows`), and row bytes become the tiles
@@ -13,6 +15,7 @@ import {
  *
  * q8, for each block of 32 numbers: scale = f16(f32(largest magnitude / 127)); number = round to nearest, ties to
  * even, of value / scale with the scale *as stored*, clamped to -127..127. A scale of zero stores zeros.
+ * q4: see quantize_q4.ts.
  */
 
 /** Where rows lie among other bytes: row r begins at `byteOffset + r * byteStride`. Both are multiples of 2 (f32: 4). */
@@ -26,6 +29,7 @@ const LARGEST: Record<Quantization, number> = {
   f32: 3.4028234663852886e38,
   f16: 65519.99,
   q8: 65504 * 127,
+  q4: 65504 * 7,
 };
 
 /** Adding and subtracting 1.5 x 2^52 rounds a small f64 to the nearest integer, ties to even, without a call. */
@@ -54,10 +58,12 @@ export function storeRows(
 ): void {
   for (let row = 0; row < rows; row++) {
     const start = target.byteOffset + place.byteOffset + row * place.byteStride;
-    if (quantization === "q8") {
+    if (isBlocked(quantization)) {
       const scales = new Float16Array(target.buffer, start, cols / TILE_COLS);
-      const numbers = new Int8Array(target.buffer, start + cols / 16, cols);
-      storeRowQ8(values, row * cols, scales, numbers);
+      const at = start + cols / 16;
+      if (quantization === "q8") {
+        storeRowQ8(values, row * cols, scales, new Int8Array(target.buffer, at, cols));
+      } else storeRowQ4(values, row * cols, scales, new Uint8Array(target.buffer, at, cols / 2));
     } else {
       const numbers = floatsAt(quantization, target.buffer, start, cols);
       numbers.set(values.subarray(row * cols, (row + 1) * cols));
@@ -75,12 +81,15 @@ export function loadRows(
 ): void {
   for (let row = 0; row < rows; row++) {
     const start = source.byteOffset + place.byteOffset + row * place.byteStride;
-    if (quantization === "q8") {
+    if (isBlocked(quantization)) {
       const scales = new Float16Array(source.buffer, start, cols / TILE_COLS);
-      const numbers = new Int8Array(source.buffer, start + cols / 16, cols);
-      for (let col = 0; col < cols; col++) {
-        values[row * cols + col] = numbers[col] * scales[col >> 5];
-      }
+      const at = start + cols / 16, first = row * cols;
+      if (quantization === "q8") {
+        const numbers = new Int8Array(source.buffer, at, cols);
+        for (let col = 0; col < cols; col++) {
+          values[first + col] = numbers[col] * scales[col >> 5];
+        }
+      } else loadRowQ4(scales, new Uint8Array(source.buffer, at, cols / 2), values, first);
     } else {
       values.set(floatsAt(quantization, source.buffer, start, cols), row * cols);
     }
@@ -148,13 +157,11 @@ function storeRowQ8(
 function moveTiles(
   quantization: Quantization,
   { rows, cols }: { rows: number; cols: number },
-  { rowBytes, tiles, toTiles, rowAt }: {
-    rowBytes: Uint8Array;
-    tiles: Uint8Array;
-    toTiles: boolean;
-    rowAt?: Int32Array;
-  },
+  { rowBytes, tiles, toTiles, rowAt }: TileMove,
 ): void {
+  if (quantization === "q4") {
+    return moveTilesQ4({ rows, cols }, { rowBytes, tiles, toTiles, rowAt });
+  }
   const rowWords = new Uint16Array(
     rowBytes.buffer,
     rowBytes.byteOffset,

@@ -1,5 +1,5 @@
 import type { LayerFlash } from "../pipeline/options.ts";
-import { isOrderFree } from "../format/layout.ts";
+import { isBlocked } from "../format/layout.ts";
 import { NeuronOrder } from "../format/neuron_order.ts";
 import { LAYER, PREDICTOR } from "../pipeline/statistics.ts";
 import type { PredictorSeat } from "./predictor_seat.ts";
@@ -44,7 +44,7 @@ export class BundleStream {
     this.bufferCount = chunkCount;
     this.chunksPerLayer = Math.ceil(sizes.intermediateSize / neuronsPerChunk);
     this.#isScattered = flash.layers.some(({ positionOf }) => positionOf !== undefined) &&
-      !isOrderFree(ffnQuantization);
+      !isBlocked(ffnQuantization);
     this.#neuronAt = flash.layers.map(({ positionOf }) =>
       positionOf && new NeuronOrder(positionOf).positionOf
     );
