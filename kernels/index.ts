@@ -18,7 +18,7 @@ export { layerNorm } from "./layer_norm";
 export { softmax } from "./softmax";
 export { attentionHead } from "./attention";
 export { pickNamed, reluMask, thresholdMask } from "./masks";
-export { matmatF16, matmatF32, matmatQ8 } from "./matmat/matmat";
+export { matmatF16, matmatF32, matmatQ4, matmatQ8 } from "./matmat/matmat";
 export { attentionPagesF16, attentionPagesF32, attentionPagesQ8 } from "./pages/attention";
 export { storeKeyF16, storeKeyF32, storeKeyQ8 } from "./pages/store";
 export { storeValueF16, storeValueF32, storeValueQ8 } from "./pages/store";

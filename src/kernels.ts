@@ -76,7 +76,7 @@ export interface Kernels {
   /**
    * `matvec` for `count` positions at once: `y_t[row] = dot(w[row], x_t) + bias[row]`, x_t prepared at
    * `xs + t * xStride`, y_t at `y + t * yStride`; strides in bytes. A weight is read from memory once (from 33 positions
-   * on in q8, 17 in f32 and f16, again from L2), and each y_t has the bits that `matvec` gives it. `scratch`:
+   * on in q8, 17 in the others, again from L2), and each y_t has the bits that `matvec` gives it. `scratch`:
    * `matmatScratchByteLength(cols)` bytes of the caller's own, aligned to 16. Each call packs x anew, which costs about
    * as much as two rows: give it many.
    */
@@ -304,7 +304,7 @@ export function instantiateKernels(
     layerNorm: e.layerNorm,
     softmax: e.softmax,
     attentionHead: e.attentionHead,
-    matmat: { f32: e.matmatF32, f16: e.matmatF16, q8: e.matmatQ8 },
+    matmat: { f32: e.matmatF32, f16: e.matmatF16, q8: e.matmatQ8, q4: e.matmatQ4 },
     storeKey: { f32: e.storeKeyF32, f16: e.storeKeyF16, q8: e.storeKeyQ8 },
     storeValue: { f32: e.storeValueF32, f16: e.storeValueF16, q8: e.storeValueQ8 },
     attentionPages: {

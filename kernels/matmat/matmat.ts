@@ -2,9 +2,11 @@ import { Half } from "../half";
 import { Lanes } from "../lanes";
 import { matvecF16 } from "../matvec/f16";
 import { matvecF32 } from "../matvec/f32";
+import { matvecQ4 } from "../matvec/q4";
 import { matvecQ8 } from "../matvec/q8";
 import { Tile } from "../matvec/tile";
 import { TilesF32 } from "./tiles_f32";
+import { TilesQ4 } from "./tiles_q4";
 import { TilesQ8 } from "./tiles_q8";
 
 /**
@@ -18,7 +20,7 @@ import { TilesQ8 } from "./tiles_q8";
  * they wait in scratch while a panel of columns is multiplied:
  *
  *   for some rows (which fit into L2)
- *     for a chunk of positions, packed into scratch (L2): groups of 8, in f32 and f16 of 4
+ *     for a chunk of positions, packed into scratch (L2): groups of 8 (q8) or 4
  *       for 8 rows
  *         for a panel of 512 columns (L1)
  *           for each group: sums of 8 rows x group += panel
@@ -101,7 +103,25 @@ export function matmatQ8(
   }
 }
 
-const F32: i32 = 0, F16: i32 = 1, Q8: i32 = 2;
+/** matmatF32 with q4 tiles. */
+export function matmatQ4(
+  w: usize,
+  xs: usize,
+  xStride: usize,
+  count: i32,
+  bias: usize,
+  y: usize,
+  yStride: usize,
+  rowFrom: i32,
+  rowTo: i32,
+  cols: i32,
+  scratch: usize,
+): void {
+  if (count == 1) matvecQ4(w, xs, bias, y, rowFrom, rowTo, cols);
+  else Product.run(Q4, w, xs, xStride, count, bias, y, yStride, rowFrom, rowTo, cols, scratch);
+}
+
+const F32: i32 = 0, F16: i32 = 1, Q8: i32 = 2, Q4: i32 = 3;
 
 /** Groups of a chunk, at most. */
 const GROUPS: i32 = 4;
@@ -131,7 +151,7 @@ class Product {
     scratch: usize,
   ): void {
     assert(rowFrom % 8 == 0 && rowTo % 8 == 0 && cols % 32 == 0);
-    const rows = dtype == Q8 ? 64 : 32;
+    const rows = dtype == Q8 || dtype == Q4 ? 64 : 32;
     const chunks = Product.parts(count, GROUPS * Product.groupMax(dtype));
     for (let from = rowFrom; from < rowTo; from += rows) {
       const to = min(from + rows, rowTo);
@@ -163,6 +183,7 @@ class Product {
     for (let group = 0; group < groups; group++) {
       const n = Product.part(count, groups - group);
       if (dtype == Q8) TilesQ8.pack(xs, xStride, n, packed, cols);
+      else if (dtype == Q4) TilesQ4.pack(xs, xStride, n, packed, cols);
       else TilesF32.pack(xs, xStride, n, packed, cols);
       count -= n;
       xs += usize(n) * xStride;
@@ -183,7 +204,7 @@ class Product {
     const wide = scratch + SUMS;
     memory.fill(scratch, 0, usize(count) * 128);
     const blocks = cols >> 5;
-    const tile: usize = dtype == Q8 ? 272 : dtype == F16 ? 512 : 1024;
+    const tile: usize = dtype == Q4 ? 144 : dtype == Q8 ? 272 : dtype == F16 ? 512 : 1024;
     const xBlock = Product.xBlock(dtype);
     const groups = Product.parts(count, Product.groupMax(dtype));
     const end = w + usize(rowTo >> 3) * usize(blocks) * tile;
@@ -198,6 +219,7 @@ class Product {
         const n = Product.part(left, groups - group);
         const xEnd = x + length * xBlock;
         if (dtype == Q8) TilesQ8.run(n, w, wide, ahead, x, xEnd, sums);
+        else if (dtype == Q4) TilesQ4.run(n, w, x, xEnd, sums);
         else TilesF32.run(n, dtype == F16 ? wide : w, x, xEnd, sums);
         ahead = w;
         left -= n;
@@ -222,6 +244,13 @@ class Product {
     for (let group = 0, left = count; group < groups; group++) {
       const n = Product.part(left, groups - group), next = usize(n) << 4;
       for (let i = 0; i < n; i++, y += yStride, sums += 16) {
+        if (dtype == Q4) {
+          const even = f32x4.mul(v128.load(sums), scale);
+          const odd = f32x4.mul(v128.load(sums + next), scale);
+          Tile.finish(v128.shuffle<u32>(even, odd, 0, 4, 1, 5), y, bias, usize(row) << 2);
+          Tile.finish(v128.shuffle<u32>(even, odd, 2, 6, 3, 7), y, bias, (usize(row) << 2) + 16);
+          continue;
+        }
         for (let half: usize = 0; half < 8; half += 4) {
           const s = sums + half * next;
           let four = Lanes.sums(
@@ -248,7 +277,7 @@ class Product {
   /** Bytes of 32 columns of a group. */
   @inline
   static xBlock(dtype: i32): usize {
-    return dtype == Q8 ? 544 : 512;
+    return dtype == Q4 ? 160 : dtype == Q8 ? 544 : 512;
   }
 
   /** How many parts of at most `most` there are in `count`. */
