@@ -49,10 +49,11 @@ export class Blueprint {
     target: Float32Array,
   ): void {
     const { topicSize, tokenSize, attentionSize, latentSize } = this.layout;
+    const known = this.knownAttention(layer);
     const groups = [
       { at: 0, length: topicSize, share: VARIANCE.topic },
-      { at: topicSize, length: tokenSize, share: VARIANCE.token },
-      { at: topicSize + tokenSize, length: attentionSize, share: VARIANCE.attention },
+      { at: topicSize, length: tokenSize, share: VARIANCE.token - known },
+      { at: topicSize + tokenSize, length: attentionSize, share: VARIANCE.attention + known },
     ];
     target.fill(0, 0, rows * latentSize);
     for (let row = 0; row < rows; row++) {
@@ -69,7 +70,17 @@ export class Blueprint {
   latentScale(layer: number, k: number): number {
     const { layout } = this, { topicSize, tokenSize } = layout;
     const kind = k < topicSize ? "topic" : k < topicSize + tokenSize ? "token" : "attention";
-    return Math.sqrt(layout.energyBefore(layer).ffn) / layout.deviationOf(kind);
+    const variance = layout.deviationOf(kind) ** 2 + layout.noiseBefore(layer);
+    return Math.sqrt(layout.energyBefore(layer).ffn / variance);
+  }
+
+  /**
+   * What stands along a layer's attention directions before its attention adds to them: noise, which the early look sees, too. A
+   * share of the pre-activations' variance; tokens' own part gives way to it.
+   */
+  knownAttention(layer: number): number {
+    const { layout } = this;
+    return VARIANCE.attention * layout.noiseBefore(layer) / layout.deviationOf("attention") ** 2;
   }
 
   /** The direction of the residual stream that is latent `k` of a layer. */

@@ -20,7 +20,7 @@ export const PAPER = {
  * (docs/decisions.md): `topic` moves slowly along a text, `token` belongs to the token, `attention` comes with the layer's
  * own attention and is news to the early look, `unseen` is what no low-rank predictor sees.
  */
-export const VARIANCE = { topic: 0.53, token: 0.15, attention: 0.15, unseen: 0.17 } as const;
+export const VARIANCE = { topic: 0.53, token: 0.115, attention: 0.185, unseen: 0.17 } as const;
 
 /** Tokens after which a direction of the topic has forgotten 63 %, by turns. */
 export const TOPIC_TOKENS: readonly number[] = [30, 200];
@@ -29,18 +29,27 @@ export const TOPIC_TOKENS: readonly number[] = [30, 200];
 export const ENERGY = { topic: 0.2, token: 0.15, identity: 0.6, position: 0.05 } as const;
 
 /** What each layer adds to the energy of the residual stream: along its own directions, at random, and by its FFN. */
-export const ADDED = { attention: 0.01, attentionNoise: 0.01, ffn: 0.02 } as const;
+export const ADDED = { attention: 0.02, attentionNoise: 0.01, ffn: 0.02 } as const;
 
-/** The share of the tokens for which the k-th busiest neuron is active falls as k^-0.5, and is no larger than this. */
+/** The share of the tokens for which the k-th busiest neuron is active falls as k^-0.55, and is no larger than this. */
 const RATE_EXPONENT = 0.55;
 const RATE_MAX = 0.9;
 
-/** Share of a layer's neurons that are active, on average: 1.5 % to 5.4 %, of which the layers' mean is 3.3 %. */
+/** Share of a layer's neurons that are active, on average: 1.5 % to 5.4 %, and 3.3 % over all layers. */
 export function activeShare(layer: number, numLayers: number): number {
   const { activeFirst, activeLast, activeMean } = PAPER;
-  const power = (activeLast - activeFirst) / (activeMean - activeFirst) - 1;
-  const depth = numLayers === 1 ? 0.5 : layer / (numLayers - 1);
-  return activeFirst + (activeLast - activeFirst) * depth ** power;
+  const shareAt = (depth: number, power: number) =>
+    activeFirst + (activeLast - activeFirst) * depth ** power;
+  if (numLayers === 1) return activeMean;
+  const depths = Array.from({ length: numLayers }, (_, index) => index / (numLayers - 1));
+  let low = 0.1, high = 10;
+  for (let step = 0; step < 40; step++) {
+    const power = (low + high) / 2;
+    const mean = depths.reduce((sum, depth) => sum + shareAt(depth, power), 0) / numLayers;
+    if (mean > activeMean) low = power;
+    else high = power;
+  }
+  return shareAt(depths[layer], low);
 }
 
 /** The thresholds of a layer's neurons, in deviations of their pre-activations: f32[n], by a power law in random order. */

@@ -80,5 +80,12 @@ function topicWalk(count: number, size: number, seed: number): Float32Array {
     const k = at % size;
     topics[at] = kept[k] * topics[at - size] + added[k] * deviate(random);
   }
+  // All of one length: else the norm would let the other parts grow where the topic is weak.
+  for (let from = 0; from < topics.length; from += size) {
+    let square = 0;
+    for (let at = from; at < from + size; at++) square += topics[at] ** 2;
+    const scale = Math.sqrt(size / square);
+    for (let at = from; at < from + size; at++) topics[at] *= scale;
+  }
   return topics;
 }

@@ -30,8 +30,6 @@ const CHUNK_NUMBERS = 1 << 20;
 const OWN_POSITION_SCORE = 80;
 /** Noise of the query, key and value matrices against what is planted in them. */
 const PROJECTION_NOISE = 0.05;
-/** In the last layer: how much of the next token's identity is added, where 1 of the token's own is taken away. */
-const NEXT_IDENTITY = 1.3;
 /** The likeliest token's logit, about: the others lie around 0. */
 const TOP_LOGIT = 14;
 
@@ -232,8 +230,8 @@ export class WeightMaker {
       for (let coordinate = 2 * plane; coordinate < 2 * plane + 2; coordinate++) {
         const repeats = Math.ceil((cols - coordinate) / identitySize);
         const isFirst = coordinate % 2 === 0;
-        const toOwn = (NEXT_IDENTITY * cosine - 1) * scale / repeats;
-        const toOther = (isFirst ? NEXT_IDENTITY * sine : -NEXT_IDENTITY * sine) * scale / repeats;
+        const toOwn = (cosine - 1) * scale / repeats;
+        const toOther = (isFirst ? sine : -sine) * scale / repeats;
         const toOne = isFirst ? toOwn : toOther, toOtherOne = isFirst ? toOther : toOwn;
         for (let row = 0; row < rows; row++) {
           const added = toOne * one[rowFrom + row] + toOtherOne * other[rowFrom + row];
@@ -249,7 +247,7 @@ export class WeightMaker {
   #logitScale(): number {
     const { config: { hiddenSize: d, numLayers }, layout } = this.#blueprint;
     const energy = layout.energyBefore(numLayers).attention;
-    const likeness = NEXT_IDENTITY * ENERGY.identity + ENERGY.topic;
+    const likeness = ENERGY.identity + ENERGY.topic;
     return Math.round(2 ** 20 * TOP_LOGIT * Math.sqrt(energy) / (likeness * d)) / 2 ** 20;
   }
 
