@@ -65,6 +65,7 @@ test("flashpipe helps", TIMEOUT, async () => {
       "inspect",
       "trace",
       "simulate",
+      "synth",
       "bench",
     ]
   ) {
@@ -150,6 +151,7 @@ test("flashpipe trace records what flashpipe simulate replays", { timeout: 120_0
     flashpipe(["simulate", trace, "--window", "1..3"]),
     flashpipe([
       "simulate",
+      "synth",
       trace,
       "--cache",
       "30%",

@@ -108,8 +108,9 @@ export class WeightMaker {
           (row) => [14, chunk.rowFrom + row],
         );
       case "attention.query.weight":
+        return this.#fillProjection(chunk, [15, layer], this.#queryScale(layer));
       case "attention.key.weight":
-        return this.#fillProjection(chunk, [15, layer, part.length], this.#queryScale(layer));
+        return this.#fillProjection(chunk, [23, layer], this.#queryScale(layer));
       case "attention.value.weight":
         return this.#fillProjection(chunk, [16, layer], 1);
       case "attention.output.weight":
