@@ -1,5 +1,5 @@
 import type { ModelConfig } from "../../models/family.ts";
-import { NoisePool, randomFor } from "./noise.ts";
+import { NoisePool, randomFor, STREAM } from "./noise.ts";
 import { activationEnergy, ADDED, ENERGY, thresholdsOf, VARIANCE } from "./planted.ts";
 import { ResidualLayout } from "./residual_layout.ts";
 import { SpreadBasis } from "./spread_basis.ts";
@@ -57,7 +57,7 @@ export class Blueprint {
     ];
     target.fill(0, 0, rows * latentSize);
     for (let row = 0; row < rows; row++) {
-      const random = randomFor(this.seed, 11, layer, from + row);
+      const random = randomFor(this.seed, STREAM.coefficients, layer, from + row);
       for (const { at, length, share } of groups) {
         const begin = row * latentSize + at;
         this.noise.add(target, { from: begin, length, deviation: 1 }, random);
@@ -97,7 +97,7 @@ export class Blueprint {
     const { hiddenSize: d } = this.config;
     target.fill(0, 0, d);
     const deviation = 1 / this.#valueNorm(layer);
-    const random = randomFor(this.seed, 12, layer, k);
+    const random = randomFor(this.seed, STREAM.readings, layer, k);
     this.noise.add(target, { from: 0, length: d, deviation }, random);
   }
 

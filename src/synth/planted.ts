@@ -1,5 +1,5 @@
 import { exceededWith, normalDensity } from "./normal.ts";
-import { randomFor, shuffled } from "./noise.ts";
+import { randomFor, shuffled, STREAM } from "./noise.ts";
 
 /** What a synthetic model is to show when it runs. The paper's figures for OPT 6.7B ("LLM in a flash", 3.2 and 3.3). */
 export const PAPER = {
@@ -67,7 +67,7 @@ export function thresholdsOf(
     if (sumOf(middle) < wanted) low = middle;
     else high = middle;
   }
-  const order = shuffled(count, randomFor(seed, 7, layer));
+  const order = shuffled(count, randomFor(seed, STREAM.rates, layer));
   const thresholds = new Float32Array(count);
   order.forEach((neuron, k) => {
     thresholds[neuron] = exceededWith(Math.min(RATE_MAX, low * powers[k]));

@@ -10,7 +10,7 @@ import { matrixByteLength, vectorByteLength } from "../format/layout.ts";
 import { storeRows, tileRows } from "../format/quantize.ts";
 import { loadKernelModule } from "../kernels.ts";
 import type { Blueprint } from "./blueprint.ts";
-import { deviate, randomFor } from "./noise.ts";
+import { deviate, randomFor, STREAM } from "./noise.ts";
 import { PAPER, VARIANCE } from "./planted.ts";
 import { ranksOf } from "./residual_layout.ts";
 import type { WeightMaker } from "./weight_maker.ts";
@@ -111,14 +111,14 @@ export class PredictorMaker {
     const { latentSize, attentionSize, identityAt, identitySize } = layout;
     const late = this.#late.values, early = this.#early.values;
     const readings = this.#readings(layer), word = new Float32Array(identityAt + identitySize);
-    const first = Math.floor(randomFor(seed, 20, layer)() * tokens.count);
+    const first = Math.floor(randomFor(seed, STREAM.walk, layer)() * tokens.count);
     const unit = layout.deviationOf("identity") /
       Math.sqrt(layout.energyBefore(layer).attention);
     // Along the attention's directions the early look sees what was there before.
     const known = this.#blueprint.knownAttention(layer);
     const newPart = unit * Math.sqrt(VARIANCE.attention / (VARIANCE.attention + known));
     const oldPart = Math.sqrt(known / (VARIANCE.attention + known));
-    const random = randomFor(seed, 22, layer);
+    const random = randomFor(seed, STREAM.known, layer);
     for (let t = 0; t < TOKENS; t++) {
       tokens.write((first + t) % tokens.count, word, 0);
       const at = t * latentSize;
@@ -182,7 +182,7 @@ export class PredictorMaker {
   ): void {
     const { noise, seed } = this.#blueprint, scores = this.#lateScores.values;
     const thresholds = this.#blueprint.thresholds(layer);
-    const unseen = new Float32Array(rows), random = randomFor(seed, 21, layer, from);
+    const unseen = new Float32Array(rows), random = randomFor(seed, STREAM.unseen, layer, from);
     for (let t = 0; t < TOKENS; t++) {
       unseen.fill(0);
       const deviation = Math.sqrt(VARIANCE.unseen);

@@ -17,7 +17,7 @@ import { SynthCrew } from "./synth_crew.ts";
 import { SynthTasks } from "./synth_tasks.ts";
 import type { SynthResult, SynthTask } from "./synth_tasks.ts";
 import { TokenChain } from "./token_chain.ts";
-import { chunkRows } from "./weight_maker.ts";
+import { chunkRows } from "./weight_desk.ts";
 import { wordTokenizer } from "./words.ts";
 
 export interface SynthesizeOptions {
