@@ -151,7 +151,6 @@ test("flashpipe trace records what flashpipe simulate replays", { timeout: 120_0
     flashpipe(["simulate", trace, "--window", "1..3"]),
     flashpipe([
       "simulate",
-      "synth",
       trace,
       "--cache",
       "30%",
