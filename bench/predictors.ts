@@ -160,8 +160,8 @@ function bytesOf({ layers }: Predictors): number {
 
 function upBytesOf(path: string): number {
   using file = FlashFile.open(path);
-  const { quantization, config: { numLayers, intermediateSize, hiddenSize } } = file.header;
-  return numLayers * matrixByteLength(quantization, intermediateSize, hiddenSize);
+  const { ffnQuantization, config: { numLayers, intermediateSize, hiddenSize } } = file.header;
+  return numLayers * matrixByteLength(ffnQuantization, intermediateSize, hiddenSize);
 }
 
 const SWEEPS = 64;

@@ -13,7 +13,7 @@ import { formatBytes, parseByteSize } from "../src/byte_size.ts";
 import { ReadPlan } from "../src/cache/read_plan.ts";
 import { examineDisk } from "../src/flash/bypass.ts";
 import type { ReaderBackend, ReaderOptions } from "../src/flash/reader_options.ts";
-import { LATE_RING } from "../src/flash/ticket.ts";
+import { ticketCapacity } from "../src/flash/ticket.ts";
 import { canUseUring, UringReader } from "../src/flash/uring_reader.ts";
 import { Control } from "../src/pipeline/control.ts";
 import type { ControlShare } from "../src/pipeline/control.ts";
@@ -211,10 +211,10 @@ class RandomReads {
       backend,
       depth,
       control: this.#share,
-      arena: this.arena,
+      arenas: [this.arena],
       disk: { path, direct },
-      bounce: { address: SLOTS_AT, byteLength: readBytes },
-      registered: { address: SLOTS_AT, byteLength: this.#bytes.length - SLOTS_AT },
+      bounce: { addresses: [SLOTS_AT], byteLength: readBytes },
+      registered: { arena: 0, address: SLOTS_AT, byteLength: this.#bytes.length - SLOTS_AT },
       timeOrigin: performance.timeOrigin,
     };
   }
@@ -262,7 +262,7 @@ async function runPread(options: RunOptions): Promise<Run> {
 /** One io_uring in this thread, as the predictor has it. */
 function runUring(options: RunOptions): Run {
   // What waits in the ring, at most half of it, and what a turn adds must fit, or the plan would wait for an empty queue.
-  const { depth } = options, waiting = LATE_RING.capacity / 2, slotCount = depth + waiting;
+  const { depth } = options, waiting = ticketCapacity(0, 1).late / 2, slotCount = depth + waiting;
   const reads = new RandomReads(options, 1, slotCount);
   const reader = new UringReader(reads.readerOptions("io_uring", 0, depth));
   const plan = new ReadPlan(reads.control, PLAIN_READS, reader);

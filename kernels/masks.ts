@@ -47,3 +47,32 @@ export function reluMask(values: usize, mask: usize, rowFrom: i32, rowTo: i32): 
   }
   return count;
 }
+
+/**
+ * For from <= j < to, k = order[j]: appends k to `picked` if bit `neurons[k]` is set, else `activations[k] = 0`. Returns how
+ * many were picked.
+ *
+ * `order`, `neurons`, `picked`: u32; `activations`: f32.
+ */
+export function pickNamed(
+  order: usize,
+  from: i32,
+  to: i32,
+  neurons: usize,
+  mask: usize,
+  picked: usize,
+  activations: usize,
+): i32 {
+  assert(from >= 0);
+  let at = picked;
+  for (let j = from; j < to; j++) {
+    const k = usize(load<u32>(order + (usize(j) << 2)));
+    const neuron = load<u32>(neurons + (k << 2));
+    const word = load<u32>(mask + (usize(neuron >> 5) << 2));
+    if ((word >> (neuron & 31)) & 1) {
+      store<u32>(at, u32(k));
+      at += 4;
+    } else store<f32>(activations + (k << 2), 0);
+  }
+  return i32((at - picked) >> 2);
+}

@@ -14,7 +14,13 @@ import { Half, SCALE } from "./half";
 const TINY_F32: f32 = 1.2621774483536189e-29; // 2^-96
 const TINY_F16: f32 = 8.673617379884035e-19; // 2^-60
 
-class Tiny {
+export class Tiny {
+  /** Below this, x that meets weights of scale 2^-112 (or of bytes) counts as zero. */
+  @inline
+  static get F16(): f32 {
+    return TINY_F16;
+  }
+
   /** x, with zero in place of tiny numbers; NaN stays. */
   @inline
   static flush(x: v128, tiny: v128): v128 {

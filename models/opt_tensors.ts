@@ -61,8 +61,8 @@ export const opt: ModelFamily = {
     if (hiddenSize % 32 !== 0) return `hidden size ${hiddenSize} is no multiple of 32`;
     if (intermediateSize % 32 !== 0) return `FFN size ${intermediateSize} is no multiple of 32`;
     const headSize = hiddenSize / numAttentionHeads;
-    if (headSize % 8 !== 0) { // Or no whole number at all. A head's rows are whole tiles.
-      return `${numAttentionHeads} attention heads leave ${headSize} numbers each, no multiple of 8`;
+    if (headSize % 16 !== 0) { // Or no whole number at all. Pages of the KV cache ask for it.
+      return `${numAttentionHeads} attention heads leave ${headSize} numbers each, no multiple of 16`;
     }
     if (positionOffset !== POSITION_OFFSET) return `position offset ${positionOffset} is not 2`;
     const outside = [config.bosTokenId, config.eosTokenId].find((id) => (id ?? 0) >= vocabSize);

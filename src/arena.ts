@@ -2,51 +2,96 @@ import { alignUp } from "./format/align.ts";
 import { SECTION_ALIGNMENT } from "./format/header.ts";
 import { matrixByteLength, TILE_ROWS, vectorByteLength } from "./format/layout.ts";
 import type { Quantization } from "./format/layout.ts";
-import { accumulatorByteLength, preparedByteLength, STATICS_BYTE_LENGTH } from "./kernels.ts";
+import {
+  accumulatorByteLength,
+  matmatScratchByteLength,
+  preparedByteLength,
+  STATICS_BYTE_LENGTH,
+} from "./kernels.ts";
+import { PAGE_POSITIONS, pagedScratchByteLength } from "./kv_page.ts";
+import type { KvHeads, KvQuantization } from "./kv_page.ts";
 import { PASS_COUNT } from "./pipeline/control.ts";
 
 /**
- * Where everything lies in the arena, the shared WebAssembly.Memory that holds weights, slots, KV cache and activations.
- * Addresses are bytes from its start; all threads get this plan and nothing is allocated later.
+ * Where everything lies in the arenas, the shared WebAssembly.Memories that hold weights, slots, KV cache and
+ * activations. A memory has at most 4 GiB, so a larger model's layers are grouped into several, each with scratch of its own: what
+ * passes from one to the next is the residual stream alone. Addresses are bytes from an arena's start; all threads get these
+ * plans and nothing is allocated later.
  *
- *   | 64 KiB: kernels' constants | resident weights | KV cache | activations | lanes' scratch | bounce | staging | slots |
+ *   | 64 KiB: kernels' constants | resident weights | activations | lanes' scratch | bounce | staging | pools |
+ *
+ * A layer's pool has the slots of its neurons and the pages of its KV cache.
+ *
+ * Arrays `[positions]` have a row for each position of a step: one for a token, more for a prompt or for drafts.
  */
 
-/** What the arena has to hold. */
-export interface ArenaShape {
-  quantization: Quantization;
+/** Layers from `from` up to, not including, `to`. */
+export interface LayerRange {
+  from: number;
+  to: number;
+}
+
+/** A range of the file that stays in memory. */
+export interface Section {
+  byteOffset: number;
+  byteLength: number;
+}
+
+/** The pages of a KV cache. */
+export interface PageShape extends KvHeads {
+  kv: KvQuantization;
+  /** Bytes of a page. */
+  byteLength: number;
+  /** Pages of a layer when the context is full. */
+  count: number;
+}
+
+/** What all arenas of a model have alike. */
+export interface CommonShape {
+  /** Of the FFN: bundles, and the resident up projection. */
+  ffnQuantization: Quantization;
   vocabSize: number;
   hiddenSize: number;
   intermediateSize: number;
   numLayers: number;
-  /** Positions of the KV cache. */
+  /** Positions of the KV cache, and its pages. */
   contextLength: number;
+  pages: PageShape;
+  /** Positions of a step, at most. */
+  positionsMax: number;
   laneCount: number;
   readerCount: number;
-  /** Slots of each layer, and bytes of a slot (whole blocks). */
-  slotCounts: number[];
+  /** Bytes of a slot (whole blocks). */
   slotByteLength: number;
-  /** Staging chunks of the dense stream; 0 if it is not used. */
+  /** Staging chunks of a stream of bundles; 0 if there is none. */
   stagingChunkCount: number;
   stagingChunkByteLength: number;
-  /** Neurons in the longest pass. */
+  /** Neurons in the longest pass of one position, and of several. */
   passNeuronsMax: number;
+  batchPassNeuronsMax: number;
   /** Largest rank of a predictor; 0 if there is none. */
   rankMax: number;
-  /** The early look of the predictor worker needs scratch of its own. */
+  /** Bounce buffers of one reader. */
   bounceByteLength: number;
-  /** Sections of the file that stay in memory, loaded with their alignment kept. */
-  sections: { byteOffset: number; byteLength: number }[];
   /** Whether up projections stay in memory (`exact`). */
   hasResidentUp: boolean;
-  /** Rows of logits and of observations that may wait for the main thread. */
+  /** Rows of logits and of observations that may wait for the main thread: in the first arena. */
   logitsRows: number;
   observationRows: number;
   /** What the audit needs, if it is on. */
   audit?: { windowByteLength: number; neuronsMax: number };
 }
 
-/** Scratch that one lane (or the predictor) has for itself. */
+/** What one arena has to hold. */
+export interface ArenaShape extends CommonShape {
+  layers: LayerRange;
+  /** Bytes of each of its layers' pools: slots from the front, pages of the KV cache from the end. */
+  poolByteLengths: number[];
+  /** Sections of the file that stay in it, loaded with their alignment kept. */
+  sections: Section[];
+}
+
+/** Scratch that one lane (or the predictor) has for itself: for steps of one position. */
 export interface ScratchPlan {
   /** f32[hiddenSize]: the normed residual stream. */
   normed: number;
@@ -56,8 +101,39 @@ export interface ScratchPlan {
   lookPrepared: number;
   /** f32[rankMax] of the predictor's first product, prepared. */
   lowRankPrepared: number;
-  /** f32[contextLength]: attention scores. */
-  attentionScores: number;
+  /** What attention needs on its way: `attentionByteLength`. */
+  attentionScratch: number;
+}
+
+/** The same for steps of several positions: all lanes share it, each fills rows of some positions. */
+export interface BatchPlan {
+  /** f32[positions][hiddenSize], and the same prepared. */
+  normed: number;
+  prepared: number;
+  lookPrepared: number;
+  /** f32[rankMax] of each position, prepared. */
+  lowRankPrepared: number;
+  /** u32[batchPassNeuronsMax] of each lane: entries of a pass that a position computes. */
+  picked: number[];
+  /** Of each lane: scratch of products of a matrix with several positions. */
+  products: number[];
+}
+
+/** Bytes from row to row of arrays with a row for each position. */
+export interface RowStrides {
+  /** f32[hiddenSize] */
+  hidden: number;
+  prepared: number;
+  /** f32[rankMax], and the same prepared. */
+  lowRank: number;
+  lowRankPrepared: number;
+  /** f32[intermediateSize, padded] */
+  scores: number;
+  /** u32[intermediateSize / 32] */
+  mask: number;
+  accumulator: number;
+  /** f32[batchPassNeuronsMax] */
+  activations: number;
 }
 
 /** Arrays of one pass: what is computed together. Each has `passNeuronsMax` entries. */
@@ -70,7 +146,7 @@ export interface PassPlan {
   order: number;
   /** u32: landing flag of each entry of `order`. */
   flags: number;
-  /** f32: activations. */
+  /** f32: activations; a row for each position of a step of several. */
   activations: number;
 }
 
@@ -87,44 +163,116 @@ export interface AuditPlan {
   window: number;
 }
 
+/** Where a layer's own parts lie in its arena. */
+export interface LayerPlan {
+  /** Tiled up projection, in `exact`; else 0. */
+  residentUp: number;
+  /**
+   * Where slots begin. Pages of the KV cache begin at the end of the same pool and grow towards them, so that a longer context
+   * takes slots away:
+   *
+   *   | slot 0 | slot 1 | ...                  ... | page 2 | page 1 | page 0 |
+   */
+  slots: number;
+  poolByteLength: number;
+  /** u32[pages]: addresses of the pages, in the order of positions. */
+  pageTable: number;
+}
+
 export interface ArenaPlan {
   byteLength: number;
-  /** Address of each section of the shape. */
-  sections: number[];
-  residentUp: number[];
-  keys: number[];
-  values: number[];
+  range: LayerRange;
+  /** Of each layer of `range`. */
+  layers: LayerPlan[];
+  /** Where each section of the file lies. */
+  sections: (Section & { address: number })[];
+  strides: RowStrides;
+  /** f32[positions][hiddenSize] */
   residual: number;
-  /** f32[hiddenSize], two: the input of layer l lies in number l % 2, for the early look. */
+  /** f32[up to EARLY_POSITIONS][hiddenSize], two: the input of layer l lies in number l % 2, for the early look. */
   layerInput: number[];
+  /** f32[positions][hiddenSize] */
   query: number;
+  key: number;
+  value: number;
   attention: number;
   projected: number;
+  /** f32[positions][rankMax] */
   lowRank: number;
-  /** f32[intermediateSize]: scores of the late look, or activations in `exact`. */
+  /**
+   * f32[up to LOOK_POSITIONS][intermediateSize]: scores of the late look; or, in `exact`, activations:
+   * f32[positions][intermediateSize].
+   */
   scores: number;
-  /** u32[intermediateSize / 32]: the late look's answer. */
+  /** u32[positions][intermediateSize / 32]: the late look's answer. */
   mask: number;
+  /** [positions] */
   accumulator: number;
   passes: PassPlan[];
+  /** f32[rows][vocabSize], padded; in the first arena. */
   logits: number;
   logitsStride: number;
   observations: number;
   observationStride: number;
   lanes: ScratchPlan[];
+  batch: BatchPlan;
   predictor: ScratchPlan & { lowRank: number; scores: number; mask: number };
+  /** Of each reader. */
   bounce: number[];
   staging: number;
   audit?: AuditPlan;
-  slots: number[];
 }
+
+/** Positions whose scores are computed together: B is read once for so many. */
+export const LOOK_POSITIONS = 8;
+
+/** Steps of up to so many positions have an early look, and read what their lists name; longer ones stream. */
+export const EARLY_POSITIONS = 8;
 
 /** Rows padded to whole tiles. */
 export function paddedRows(rows: number): number {
   return alignUp(rows, TILE_ROWS);
 }
 
-/** Lays the arena out; pure arithmetic. */
+function stridesOf(shape: CommonShape): RowStrides {
+  const { hiddenSize: d, intermediateSize: n, rankMax, ffnQuantization } = shape;
+  return {
+    hidden: 4 * d,
+    prepared: alignUp(preparedByteLength(d), 64),
+    lowRank: 4 * Math.max(rankMax, 32),
+    lowRankPrepared: alignUp(preparedByteLength(Math.max(rankMax, 32)), 64),
+    scores: alignUp(4 * paddedRows(n), 64),
+    mask: alignUp(Math.ceil(n / 32) * 4, 64),
+    accumulator: alignUp(accumulatorByteLength(ffnQuantization, d), 64),
+    activations: alignUp(4 * shape.batchPassNeuronsMax, 64),
+  };
+}
+
+/** Bytes of what attention needs on its way, whichever heads are a lane's. */
+export function attentionByteLength({ pages }: Pick<CommonShape, "pages">): number {
+  const { numKeyValueHeads, headDim, count } = pages;
+  return pagedScratchByteLength(numKeyValueHeads, headDim, count * PAGE_POSITIONS);
+}
+
+/** Address of a page of a layer's KV cache. */
+export function pageAddress(
+  { slots, poolByteLength }: LayerPlan,
+  pages: PageShape,
+  page: number,
+): number {
+  return slots + poolByteLength - (page + 1) * pages.byteLength;
+}
+
+/** Slots of a layer's pool that are left beside so many pages. */
+export function slotsBeside(
+  pageCount: number,
+  { poolByteLength }: Pick<LayerPlan, "poolByteLength">,
+  { slotByteLength, pages }: Pick<CommonShape, "slotByteLength" | "pages">,
+): number {
+  return Math.max(0, Math.floor((poolByteLength - pageCount * pages.byteLength) / slotByteLength));
+}
+
+/** Lays an arena out; pure arithmetic. */
 export function planArena(shape: ArenaShape): ArenaPlan {
   let next = STATICS_BYTE_LENGTH;
   const take = (byteLength: number, alignment = 64): number => {
@@ -134,51 +282,72 @@ export function planArena(shape: ArenaShape): ArenaPlan {
   };
   const each = <T>(count: number, make: (index: number) => T) =>
     Array.from({ length: count }, (_, i) => make(i));
-  const { hiddenSize: d, intermediateSize: n, contextLength, rankMax, passNeuronsMax } = shape;
-  const rows = paddedRows(n);
+  const { hiddenSize: d, intermediateSize: n, rankMax, passNeuronsMax } = shape;
+  const { positionsMax: positions, layers: range, laneCount } = shape;
+  const isFirst = range.from === 0, layerCount = range.to - range.from;
+  const strides = stridesOf(shape);
+  const products = matmatScratchByteLength(Math.max(d, rankMax));
+  const isBatched = positions > 1, batched = isBatched ? positions : 0;
   const scratch = (): ScratchPlan => ({
     normed: take(4 * d),
     prepared: take(preparedByteLength(d)),
     lookPrepared: take(preparedByteLength(d)),
     lowRankPrepared: take(preparedByteLength(Math.max(rankMax, 32))),
-    attentionScores: take(4 * contextLength + 64),
+    attentionScratch: take(attentionByteLength(shape)),
   });
+  const sections = shape.sections.map(({ byteOffset, byteLength }) => {
+    const phase = byteOffset % SECTION_ALIGNMENT;
+    const covering = alignUp(phase + byteLength, SECTION_ALIGNMENT);
+    return { byteOffset, byteLength, address: take(covering, SECTION_ALIGNMENT) + phase };
+  });
+  const residentUp = each(
+    layerCount,
+    () => shape.hasResidentUp ? take(matrixByteLength(shape.ffnQuantization, n, d)) : 0,
+  );
+  const pageTables = each(layerCount, () => take(4 * shape.pages.count));
+  const activations = Math.max(4 * passNeuronsMax, batched * strides.activations);
+  const scoreRows = shape.hasResidentUp ? positions : Math.min(positions, LOOK_POSITIONS);
   const plan = {
-    sections: shape.sections.map(({ byteOffset, byteLength }) => {
-      const phase = byteOffset % SECTION_ALIGNMENT;
-      const covering = alignUp(phase + byteLength, SECTION_ALIGNMENT);
-      return take(covering, SECTION_ALIGNMENT) + phase;
-    }),
-    residentUp: shape.hasResidentUp
-      ? each(shape.numLayers, () => take(matrixByteLength(shape.quantization, n, d)))
-      : [],
-    keys: each(shape.numLayers, () => take(4 * d * contextLength)),
-    values: each(shape.numLayers, () => take(4 * d * contextLength)),
-    residual: take(4 * d),
-    layerInput: each(2, () => take(4 * d)),
-    query: take(4 * d),
-    attention: take(4 * d),
-    projected: take(4 * d),
-    lowRank: take(4 * Math.max(rankMax, 32)),
-    scores: take(4 * rows),
-    mask: take(Math.ceil(n / 32) * 4),
-    accumulator: take(accumulatorByteLength(shape.quantization, d)),
+    range,
+    sections,
+    strides,
+    residual: take(positions * strides.hidden),
+    layerInput: each(2, () => take(Math.min(positions, EARLY_POSITIONS) * strides.hidden)),
+    query: take(positions * strides.hidden),
+    attention: take(positions * strides.hidden),
+    key: take(positions * strides.hidden),
+    value: take(positions * strides.hidden),
+    projected: take(positions * strides.hidden),
+    lowRank: take(positions * strides.lowRank),
+    scores: take(scoreRows * strides.scores),
+    mask: take(positions * strides.mask),
+    accumulator: take(positions * strides.accumulator),
     passes: each(PASS_COUNT, () => ({
       addresses: take(4 * passNeuronsMax),
       neurons: take(4 * passNeuronsMax),
       order: take(4 * passNeuronsMax),
       flags: take(4 * passNeuronsMax),
-      activations: take(4 * passNeuronsMax),
+      activations: take(activations),
     })),
     logitsStride: 4 * paddedRows(shape.vocabSize),
-    logits: take(4 * paddedRows(shape.vocabSize) * shape.logitsRows),
+    logits: take(isFirst ? 4 * paddedRows(shape.vocabSize) * shape.logitsRows : 0),
     observationStride: observationByteLength(shape.numLayers, d),
-    observations: take(observationByteLength(shape.numLayers, d) * shape.observationRows),
-    lanes: each(shape.laneCount, scratch),
+    observations: take(
+      isFirst ? observationByteLength(shape.numLayers, d) * shape.observationRows : 0,
+    ),
+    lanes: each(laneCount, scratch),
+    batch: {
+      normed: take(batched * strides.hidden),
+      prepared: take(batched * strides.prepared),
+      lookPrepared: take(batched * strides.prepared),
+      lowRankPrepared: take(batched * strides.lowRankPrepared),
+      picked: each(laneCount, () => take(isBatched ? 4 * shape.batchPassNeuronsMax : 0)),
+      products: each(laneCount, () => take(isBatched ? products : 0)),
+    },
     predictor: {
       ...scratch(),
       lowRank: take(4 * Math.max(rankMax, 32)),
-      scores: take(4 * rows),
+      scores: take(4 * paddedRows(n)),
       mask: take(Math.ceil(n / 32) * 4),
     },
     bounce: each(shape.readerCount, () => take(shape.bounceByteLength, 4096)),
@@ -191,9 +360,14 @@ export function planArena(shape: ArenaShape): ArenaPlan {
       prepared: take(preparedByteLength(d)),
       window: take(shape.audit.windowByteLength, 4096),
     },
-    slots: shape.slotCounts.map((count) => take(count * shape.slotByteLength, 4096)),
   };
-  return { ...plan, byteLength: alignUp(next, 65536) };
+  const layers = each(layerCount, (i) => ({
+    residentUp: residentUp[i],
+    pageTable: pageTables[i],
+    slots: take(shape.poolByteLengths[i], 4096),
+    poolByteLength: shape.poolByteLengths[i],
+  }));
+  return { ...plan, layers, byteLength: alignUp(next, 65536) };
 }
 
 /** What is observed of a token: per layer its input and the normed FFN input, f32[hiddenSize] each. */

@@ -99,6 +99,8 @@ function openEvaluated(
     ...(isCompared && SHARED_CORES),
     ...rest,
     ffn,
+    // What a position costs is what it would cost while generating.
+    promptChunk: 1,
     observations: ffn === "predicted",
     onProgress: loadProgress("loading", options),
   });

@@ -13,6 +13,7 @@
  */
 import fs from "node:fs";
 import type { Quantization } from "./format/layout.ts";
+import type { KvQuantization } from "./kv_page.ts";
 
 /** `relaxed` uses relaxed SIMD, `plain` does without. */
 export type KernelBuild = "relaxed" | "plain";
@@ -26,6 +27,11 @@ export const MEMORY_PAGES_MAX = 65_536;
 /** Bytes that prepared activations of `cols` columns need at most, whichever the dtype. */
 export function preparedByteLength(cols: number): number {
   return 4 * cols + cols / 8 + 64;
+}
+
+/** Bytes of scratch that `matmat` needs, whichever the dtype: sums, a panel's scales or weights, 32 packed positions. */
+export function matmatScratchByteLength(cols: number): number {
+  return 4096 + 16_384 + 4 * 544 * (cols / 32);
 }
 
 /** Bytes of the accumulator of `down`; q8 keeps exact sums, drawn in kernels/sparse/grid.ts. */
@@ -42,6 +48,7 @@ export interface KernelModule {
 }
 
 type PerQuantization<F> = Record<Quantization, F>;
+type PerKv<F> = Record<KvQuantization, F>;
 
 /** The kernels over one memory. `cols`, and columns and rows to split at, are multiples of 32 unless said otherwise. */
 export interface Kernels {
@@ -63,6 +70,29 @@ export interface Kernels {
       rowFrom: number,
       rowTo: number,
       cols: number,
+    ) => void
+  >;
+
+  /**
+   * `matvec` for `count` positions at once: `y_t[row] = dot(w[row], x_t) + bias[row]`, x_t prepared at
+   * `xs + t * xStride`, y_t at `y + t * yStride`; strides in bytes. A weight is read from memory once (from 33 positions
+   * on in q8, 17 in f32 and f16, again from L2), and each y_t has the bits that `matvec` gives it. `scratch`:
+   * `matmatScratchByteLength(cols)` bytes of the caller's own, aligned to 16. Each call packs x anew, which costs about
+   * as much as two rows: give it many.
+   */
+  matmat: PerQuantization<
+    (
+      w: number,
+      xs: number,
+      xStride: number,
+      count: number,
+      bias: number,
+      y: number,
+      yStride: number,
+      rowFrom: number,
+      rowTo: number,
+      cols: number,
+      scratch: number,
     ) => void
   >;
 
@@ -144,6 +174,38 @@ export interface Kernels {
     scale: number,
   ): void;
 
+  /**
+   * Stores a key of one head and position, f32[headDim], in its place (position % PAGE_POSITIONS) of a block of keys:
+   * `page + keysOffset`. headDim is a multiple of 16.
+   */
+  storeKey: PerKv<(row: number, block: number, place: number, headDim: number) => void>;
+
+  /** The same for a value, in a block of values: `page + valuesOffset`. */
+  storeValue: PerKv<(row: number, block: number, place: number, headDim: number) => void>;
+
+  /**
+   * Attention of one position over pages (src/kv_page.ts), for heads [headFrom, headTo) of `numHeads` key/value heads
+   * and each of the `group` queries that share one: `out = softmax(scale * keys q) values`; q, out:
+   * f32[(headTo - headFrom) * group][headDim]. `table`: u32 addresses of the pages of `count` positions, multiples of
+   * 16. `scratch`: `pagedScratchByteLength`, aligned to 16. f32 gives the bits of `attentionHead`; no bit depends on
+   * where pages lie or how heads are split. All of a lane's heads in one call are up to twice as fast as one by one.
+   */
+  attentionPages: PerKv<
+    (
+      q: number,
+      table: number,
+      numHeads: number,
+      headFrom: number,
+      headTo: number,
+      group: number,
+      out: number,
+      scratch: number,
+      headDim: number,
+      count: number,
+      scale: number,
+    ) => void
+  >;
+
   /** Bit `row % 32` of the u32 `mask[row / 32]`: `scores[row] + bias[row] > 0`, or NaN. Returns how many are set. */
   thresholdMask(
     scores: number,
@@ -187,6 +249,20 @@ export interface Kernels {
   /** `out[i] = values[indices[i]]` for i in [from, to); f32 values, u32 indices. */
   gather(values: number, indices: number, out: number, from: number, to: number): void;
 
+  /**
+   * For j in [from, to), with k = order[j]: appends k to `picked` if bit `neurons[k]` of `mask` is set, else
+   * `activations[k] = 0`. Returns how many were picked. All but f32 `activations` u32.
+   */
+  pickNamed(
+    order: number,
+    from: number,
+    to: number,
+    neurons: number,
+    mask: number,
+    picked: number,
+    activations: number,
+  ): number;
+
   /** The index of the largest of n f32, the first of equals. */
   argmax(x: number, n: number): number;
 
@@ -216,6 +292,7 @@ export function instantiateKernels(
     build,
     prepare: { f32: e.prepareF32, f16: e.prepareF16, q8: e.prepareQ8 },
     matvec: { f32: e.matvecF32, f16: e.matvecF16, q8: e.matvecQ8 },
+    matmat: { f32: e.matmatF32, f16: e.matmatF16, q8: e.matmatQ8 },
     up: { f32: e.upF32, f16: e.upF16, q8: e.upQ8 },
     down: { f32: e.downF32, f16: e.downF16, q8: e.downQ8 },
     finishDown: { f32: e.finishDownF32, f16: e.finishDownF16, q8: e.finishDownQ8 },
@@ -223,6 +300,13 @@ export function instantiateKernels(
     layerNorm: e.layerNorm,
     softmax: e.softmax,
     attentionHead: e.attentionHead,
+    storeKey: { f32: e.storeKeyF32, f16: e.storeKeyF16, q8: e.storeKeyQ8 },
+    storeValue: { f32: e.storeValueF32, f16: e.storeValueF16, q8: e.storeValueQ8 },
+    attentionPages: {
+      f32: e.attentionPagesF32,
+      f16: e.attentionPagesF16,
+      q8: e.attentionPagesQ8,
+    },
     thresholdMask: e.thresholdMask,
     preparePlanes: e.preparePlanes,
     planeScores: e.planeScores,
@@ -231,6 +315,7 @@ export function instantiateKernels(
     copy: e.copy,
     zero: e.zero,
     gather: e.gather,
+    pickNamed: e.pickNamed,
     argmax: e.argmax,
     fold: e.fold,
   };

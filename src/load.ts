@@ -10,6 +10,7 @@ import { matrixByteLength, vectorByteLength } from "./format/layout.ts";
 import { NeuronOrder } from "./format/neuron_order.ts";
 import { tileRows } from "./format/quantize.ts";
 import type { LayerWeights, ModelWeights } from "./pipeline/options.ts";
+import type { LayerPlan, Section } from "./arena.ts";
 import type { Plan } from "./plan.ts";
 import { locatePredictor } from "./predict/layer_predictor.ts";
 
@@ -20,11 +21,11 @@ const LOAD_BYTES = 1 << 20;
 export type LoadProgress = (progress: { doneBytes: number; totalBytes: number }) => void;
 
 /**
- * Fills the arena with what must be resident: weights and predictors (checksums compared), the up projections for `exact`, and
+ * Fills the arenas with what must be resident: weights and predictors (checksums compared), the up projections for `exact`, and
  * all bundles if everything fits. Reads past the cache of the system, like the readers.
  */
-export async function loadArena(
-  memory: WebAssembly.Memory,
+export async function loadArenas(
+  memories: WebAssembly.Memory[],
   { path, header, plan, disk, recallShifts = null }: {
     path: string;
     header: FlashHeader;
@@ -35,12 +36,17 @@ export async function loadArena(
   },
   { onProgress, signal }: { onProgress?: LoadProgress; signal?: AbortSignal } = {},
 ): Promise<void> {
-  const loader = new Loader(new Uint8Array(memory.buffer), path, disk.direct);
+  const places = new Places(plan);
+  const bytes = memories.map(({ buffer }) => new Uint8Array(buffer));
+  const loader = new Loader(bytes, path, disk.direct);
   const bundleBytes = header.layers.reduce((sum, { bundles }) => {
     return sum + bundles.count * bundles.bundleByteLength;
   }, 0);
   const passes = (plan.shape.hasResidentUp ? 1 : 0) + (plan.isResident ? 1 : 0);
-  const sectionBytes = plan.shape.sections.reduce((sum, { byteLength }) => sum + byteLength, 0);
+  const sections = plan.arenas.flatMap((arena, index) =>
+    arena.sections.map((section) => ({ ...section, arena: index }))
+  );
+  const sectionBytes = sections.reduce((sum, { byteLength }) => sum + byteLength, 0);
   const totalBytes = sectionBytes + passes * bundleBytes;
   let doneBytes = 0;
   const step = async (byteLength: number) => {
@@ -51,11 +57,9 @@ export async function loadArena(
     await new Promise((resolve) => setTimeout(resolve, 0));
   };
   try {
-    for (const [index, section] of plan.shape.sections.entries()) {
-      await loader.loadSection(section, plan.arena.sections[index], step);
-    }
-    verifyTensors(new Uint8Array(memory.buffer), path, header, plan);
-    if (recallShifts) shiftBiases(memory.buffer, header, plan, recallShifts);
+    for (const section of sections) await loader.loadSection(section, step);
+    verifyTensors(bytes, path, header, places);
+    if (recallShifts) shiftBiases(bytes, header, places, recallShifts);
     for (let layer = 0; layer < header.layers.length; layer++) {
       if (plan.shape.hasResidentUp) await loader.loadUp(header, plan, layer, step);
       if (plan.isResident) await loader.loadBundles(header, plan, layer, step);
@@ -69,15 +73,16 @@ type Step = (byteLength: number) => Promise<void>;
 
 /** Reads the file in large direct reads, through a buffer of its own where alignment asks for it. */
 class Loader {
-  readonly #bytes: Uint8Array;
+  /** All of each arena. */
+  readonly #arenas: Uint8Array[];
   readonly #path: string;
   readonly #disk: FlashDisk;
   readonly #buffer = new Uint8Array(
     new WebAssembly.Memory({ initial: (LOAD_BYTES + 2 * SECTION_ALIGNMENT) / 65536 + 1 }).buffer,
   );
 
-  constructor(bytes: Uint8Array, path: string, direct: boolean) {
-    this.#bytes = bytes;
+  constructor(arenas: Uint8Array[], path: string, direct: boolean) {
+    this.#arenas = arenas;
     this.#path = path;
     this.#disk = openDisk({ path, direct });
   }
@@ -87,14 +92,18 @@ class Loader {
   }
 
   /** The section lies in the arena with the same offset in its page, so its pages are read in place. */
-  async loadSection(section: Range, address: number, step: Step): Promise<void> {
+  async loadSection(
+    section: Section & { arena: number; address: number },
+    step: Step,
+  ): Promise<void> {
+    const bytes = this.#arenas[section.arena], { address } = section;
     const phase = section.byteOffset % SECTION_ALIGNMENT;
     const begin = section.byteOffset - phase;
     const end = alignUp(section.byteOffset + section.byteLength, SECTION_ALIGNMENT);
     for (let at = begin; at < end; at += LOAD_BYTES) {
       const byteLength = Math.min(LOAD_BYTES, end - at);
       const target = address - phase + (at - begin);
-      readFully(this.#disk, this.#path, this.#bytes.subarray(target, target + byteLength), at);
+      readFully(this.#disk, this.#path, bytes.subarray(target, target + byteLength), at);
       await step(Math.min(byteLength, section.byteLength));
     }
   }
@@ -135,20 +144,20 @@ class Loader {
 
   /** Takes the up rows out of the bundles and tiles them as a matrix, for `exact`. */
   async loadUp(header: FlashHeader, plan: Plan, layer: number, step: Step): Promise<void> {
-    const { quantization, config } = header;
+    const { ffnQuantization, config } = header;
     const cols = config.hiddenSize;
-    const rowBytes = vectorByteLength(quantization, cols);
+    const rowBytes = vectorByteLength(ffnQuantization, cols);
     const stride = header.layers[layer].bundles.bundleByteLength;
-    const at = plan.arena.residentUp[layer];
-    const matrixBytes = matrixByteLength(quantization, config.intermediateSize, cols);
-    const tiles = this.#bytes.subarray(at, at + matrixBytes);
+    const { arena, layerPlan } = layerPlaceOf(plan, layer), at = layerPlan.residentUp;
+    const matrixBytes = matrixByteLength(ffnQuantization, config.intermediateSize, cols);
+    const tiles = this.#arenas[arena].subarray(at, at + matrixBytes);
     await this.#eachRun(header, layer, step, (run, neurons) => {
       const count = neurons.length;
       const rows = new Uint8Array(count * rowBytes);
       for (let i = 0; i < count; i++) {
         rows.set(run.subarray(i * stride, i * stride + rowBytes), i * rowBytes);
       }
-      tileRows(quantization, rows, { rows: count, cols }, tiles, neurons);
+      tileRows(ffnQuantization, rows, { rows: count, cols }, tiles, neurons);
     });
   }
 
@@ -156,24 +165,61 @@ class Loader {
   async loadBundles(header: FlashHeader, plan: Plan, layer: number, step: Step): Promise<void> {
     const { byteOffset, bundleByteLength: stride } = header.layers[layer].bundles;
     const { record } = plan, slotBytes = plan.shape.slotByteLength;
+    const { arena, layerPlan } = layerPlaceOf(plan, layer), bytes = this.#arenas[arena];
     await this.#eachRun(header, layer, step, (run, neurons, first) => {
       for (let i = 0; i < neurons.length; i++) {
         const phase = (byteOffset + (first + i) * stride + record.offset) % plan.blockByteLength;
         const from = i * stride + record.offset;
-        const target = plan.arena.slots[layer] + neurons[i] * slotBytes + phase;
-        this.#bytes.set(run.subarray(from, from + record.byteLength), target);
+        const target = layerPlan.slots + neurons[i] * slotBytes + phase;
+        bytes.set(run.subarray(from, from + record.byteLength), target);
       }
     });
   }
 }
 
-interface Range {
-  byteOffset: number;
-  byteLength: number;
+/** The arena of a layer, and the layer's plan there. */
+export function layerPlaceOf(plan: Plan, layer: number): { arena: number; layerPlan: LayerPlan } {
+  const arena = plan.arenas.findIndex(({ range }) => layer < range.to);
+  const { layers, range } = plan.arenas[arena];
+  return { arena, layerPlan: layers[layer - range.from] };
+}
+
+/** Where a byte of the file that is resident lies. */
+interface Place {
+  arena: number;
+  address: number;
+}
+
+/** Finds the places of resident bytes. */
+class Places {
+  readonly #sections: (Section & Place)[];
+
+  constructor(plan: Plan) {
+    this.#sections = plan.arenas.flatMap(({ sections }, arena) =>
+      sections.map((section) => ({ ...section, arena }))
+    ).sort((a, b) => a.byteOffset - b.byteOffset);
+  }
+
+  of(byteOffset: number): Place {
+    const sections = this.#sections;
+    let low = 0, high = sections.length - 1;
+    while (low < high) {
+      const middle = (low + high + 1) >> 1;
+      if (sections[middle].byteOffset <= byteOffset) low = middle;
+      else high = middle - 1;
+    }
+    const { arena, address } = sections[low];
+    return { arena, address: address + byteOffset - sections[low].byteOffset };
+  }
 }
 
 /** Compares every resident tensor with its checksum; throws `ModelFileError` naming the first that differs. */
-function verifyTensors(bytes: Uint8Array, path: string, header: FlashHeader, plan: Plan): void {
+function verifyTensors(
+  arenas: Uint8Array[],
+  path: string,
+  header: FlashHeader,
+  places: Places,
+): void {
   const tensors: [string, StoredTensor][] = header.tensors.map((tensor) => [tensor.name, tensor]);
   for (const [index, layer] of (header.predictors?.layers ?? []).entries()) {
     for (const [name, tensor] of predictorTensors(layer)) {
@@ -181,40 +227,33 @@ function verifyTensors(bytes: Uint8Array, path: string, header: FlashHeader, pla
     }
   }
   for (const [field, { byteOffset, byteLength, checksum }] of tensors) {
-    const address = addressOf(plan, byteOffset);
-    if (crc32(bytes.subarray(address, address + byteLength)) === checksum) continue;
+    const { arena, address } = places.of(byteOffset);
+    if (crc32(arenas[arena].subarray(address, address + byteLength)) === checksum) continue;
     throw new ModelFileError("its bytes do not match their checksum", { path, field, byteOffset });
   }
 }
 
 /** Moves the thresholds of both looks; in memory only, after checksums were compared. */
 function shiftBiases(
-  buffer: ArrayBufferLike,
+  arenas: Uint8Array[],
   { predictors, config }: FlashHeader,
-  plan: Plan,
+  places: Places,
   shifts: readonly number[],
 ): void {
   for (const [layer, { bias, earlyBias }] of predictors!.layers.entries()) {
     for (const { byteOffset } of [bias, earlyBias]) {
-      const address = addressOf(plan, byteOffset);
-      const values = new Float32Array(buffer, address, config.intermediateSize);
+      const { arena, address } = places.of(byteOffset);
+      const values = new Float32Array(arenas[arena].buffer, address, config.intermediateSize);
       for (let neuron = 0; neuron < values.length; neuron++) values[neuron] += shifts[layer];
     }
   }
 }
 
-/** Where a byte of a resident section lies in the arena. */
-function addressOf(plan: Plan, byteOffset: number): number {
-  const index = plan.shape.sections.findIndex((section) =>
-    byteOffset >= section.byteOffset && byteOffset < section.byteOffset + section.byteLength
-  );
-  return plan.arena.sections[index] + byteOffset - plan.shape.sections[index].byteOffset;
-}
-
-/** Addresses of all resident weights, by name. */
+/** Addresses of all resident weights, by name: those of a layer in its arena, the others in the first. */
 export function locateWeights(header: FlashHeader, plan: Plan): ModelWeights {
   const tensors = new Map(header.tensors.map((tensor) => [tensor.name, tensor]));
-  const at = (name: string) => addressOf(plan, tensors.get(name)!.byteOffset);
+  const places = new Places(plan);
+  const at = (name: string) => places.of(tensors.get(name)!.byteOffset).address;
   const pair = (name: string) => ({ weight: at(`${name}.weight`), bias: at(`${name}.bias`) });
   const layer = (index: number): LayerWeights => {
     const prefix = `layers.${index}`;
@@ -229,7 +268,7 @@ export function locateWeights(header: FlashHeader, plan: Plan): ModelWeights {
       upBias: at(`${prefix}.ffn.up.bias`),
       downBias: at(`${prefix}.ffn.down.bias`),
       predictor: predictor
-        ? locatePredictor(predictor, ({ byteOffset }) => addressOf(plan, byteOffset))
+        ? locatePredictor(predictor, ({ byteOffset }) => places.of(byteOffset).address)
         : null,
     };
   };

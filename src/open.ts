@@ -1,16 +1,19 @@
+import { pageAddress } from "./arena.ts";
+import type { ArenaPlan, PageShape } from "./arena.ts";
 import { AuditBoard } from "./audit/board.ts";
 import type { AuditBoardShare } from "./audit/board.ts";
 import { examineDisk } from "./flash/bypass.ts";
 import type { DiskFacts } from "./flash/bypass.ts";
 import type { ReaderOptions } from "./flash/reader_options.ts";
+import { ticketCapacity } from "./flash/ticket.ts";
 import { FlashFile } from "./format/flash_file.ts";
 import type { FlashHeader } from "./format/header.ts";
-import { isReordered } from "./format/header.ts";
+import { isScattered } from "./format/header.ts";
 import { NeuronOrder } from "./format/neuron_order.ts";
 import { loadKernelModule } from "./kernels.ts";
-import { loadArena, locateWeights } from "./load.ts";
+import { layerPlaceOf, loadArenas, locateWeights } from "./load.ts";
 import { Model } from "./model.ts";
-import { GAP_BYTES, LOGITS_ROWS, settle, waitStyleOf } from "./open_options.ts";
+import { GAP_BYTES, settle, waitStyleOf } from "./open_options.ts";
 import type { OpenOptions, Settings } from "./open_options.ts";
 import { Control } from "./pipeline/control.ts";
 import { Crew } from "./pipeline/crew.ts";
@@ -53,22 +56,32 @@ export async function open(path: string, options: OpenOptions = {}): Promise<Mod
   const disk = examineDisk(path);
   const settings = settle(header, path, options);
   const plan = makePlan(header, disk, settings.wishes);
-  const pages = plan.arena.byteLength / 65536;
-  const arena = new WebAssembly.Memory({ initial: pages, maximum: pages, shared: true });
+  const memories = plan.arenas.map((arena) => createArena(arena, plan.shape.pages));
   const { onProgress, signal } = options;
   const { recallShifts } = settings;
-  await loadArena(arena, { path, header, plan, disk, recallShifts }, { onProgress, signal });
-  const pipeline = connect(path, header, plan, disk, arena, settings);
+  await loadArenas(memories, { path, header, plan, disk, recallShifts }, { onProgress, signal });
+  const pipeline = connect(path, header, plan, disk, memories, settings);
   const crew = new Crew(pipeline.control);
   await crew.start(pipeline.members);
   try {
     signal?.throwIfAborted();
-    return new Model({ path, header, damaged, plan, disk, arena, crew, ...pipeline });
+    return new Model({ path, header, damaged, plan, disk, memories, crew, ...pipeline });
   } catch (error) {
     // A tokenizer that cannot be used, or a signal: no worker stays behind.
     await crew.close();
     throw error;
   }
+}
+
+/** The memory of an arena, with the tables of its pages. */
+function createArena({ byteLength, layers }: ArenaPlan, pages: PageShape): WebAssembly.Memory {
+  const size = byteLength / 65536;
+  const memory = new WebAssembly.Memory({ initial: size, maximum: size, shared: true });
+  for (const layer of layers) {
+    const table = new Uint32Array(memory.buffer, layer.pageTable, pages.count);
+    for (let page = 0; page < pages.count; page++) table[page] = pageAddress(layer, pages, page);
+  }
+  return memory;
 }
 
 function readHeaderOf(path: string): Pick<FlashFile, "header" | "damaged"> {
@@ -82,7 +95,7 @@ function connect(
   header: FlashHeader,
   plan: Plan,
   disk: DiskFacts,
-  arena: WebAssembly.Memory,
+  memories: WebAssembly.Memory[],
   { options, policy, wishes }: Settings,
 ) {
   const { laneCount, readerCount } = wishes;
@@ -93,12 +106,18 @@ function connect(
   const isInline = wishes.backend === "io_uring" && readerCount === 1 &&
     (plan.mode !== "dense" || plan.isResident);
   const style = waitStyleOf(options, isInline && laneCount < coreCount());
-  const flagsPerChunk = isReordered(header) ? plan.neuronsPerChunk : 1;
+  const flagsPerChunk = isScattered(header) ? plan.neuronsPerChunk : 1;
   const stagingFlag = slotTotal;
   const auditFlag = stagingFlag + shape.stagingChunkCount * flagsPerChunk;
   const flagCount = auditFlag + (plan.auditSample ? 1 : 0);
   const share = Control.create(
-    { laneCount, readerCount, layerCount: slotCounts.length, flagCount },
+    {
+      laneCount,
+      readerCount,
+      layerCount: slotCounts.length,
+      tickets: ticketCapacity(header.config.intermediateSize, readerCount),
+      flagCount,
+    },
     style,
   );
   const control = new Control(share);
@@ -114,16 +133,19 @@ function connect(
   if (plan.isResident) raiseFlags(control, slotTotal);
   const common: PipelineOptions = {
     control: share,
-    arena,
+    arenas: memories.map((memory, index) => ({ memory, plan: plan.arenas[index] })),
     kernels: loadKernelModule(options.kernels),
     mode: plan.mode,
     sizes: sizesOf(header),
     quantization: header.quantization,
+    ffnQuantization: header.ffnQuantization,
     contextLength: wishes.contextLength,
-    plan: plan.arena,
+    pages: shape.pages,
+    isPoolShared: plan.isPoolShared,
+    positionsMax: shape.positionsMax,
     weights: locateWeights(header, plan),
     flash: {
-      layers: layersOf(header, slotCounts),
+      layers: layersOf(header, plan),
       strideBytes: header.layers[0].bundles.bundleByteLength,
       record: plan.record,
       slotByteLength: shape.slotByteLength,
@@ -136,6 +158,7 @@ function connect(
       staging: {
         chunkCount: shape.stagingChunkCount,
         chunkByteLength: shape.stagingChunkByteLength,
+        placeByteLength: shape.stagingChunkByteLength / plan.neuronsPerChunk,
         neuronsPerChunk: plan.neuronsPerChunk,
         flag: stagingFlag,
         flagsPerChunk,
@@ -145,7 +168,8 @@ function connect(
     earlyLook: (options.prefetch ?? true) && plan.mode !== "dense" && !plan.isResident &&
       header.predictors !== null,
     passNeuronsMax: shape.passNeuronsMax,
-    logitsRows: LOGITS_ROWS,
+    batchPassNeuronsMax: shape.batchPassNeuronsMax,
+    logitsRows: shape.logitsRows,
     observationRows: wishes.observationRows,
     timeOrigin,
   };
@@ -155,10 +179,11 @@ function connect(
     const laneOptions = { ...common, laneIndex, ids, trace: trace(name) };
     members.push({ name, file: "compute", options: laneOptions });
   }
-  // Bounce buffers, staging and slots lie at the end of the arena: all that is read to.
-  const readsAt = plan.arena.bounce[0];
-  const readsByteLength = plan.arena.byteLength - readsAt;
+  // Bounce buffers, staging and slots lie at the end of an arena: all that is read to.
+  const [firstArena] = plan.arenas, readsAt = firstArena.bounce[0];
+  const readsByteLength = firstArena.byteLength - readsAt;
   const registered = {
+    arena: 0,
     address: readsAt,
     byteLength: Math.min(readsByteLength, REGISTERED_BYTES_MAX),
   };
@@ -167,11 +192,14 @@ function connect(
     return {
       readerIndex,
       control: share,
-      arena,
+      arenas: memories,
       disk: { path, direct: disk.direct, simulation: options.simulation },
       backend: wishes.backend,
       depth: wishes.depth,
-      bounce: { address: plan.arena.bounce[readerIndex], byteLength: BOUNCE_BYTES },
+      bounce: {
+        addresses: plan.arenas.map(({ bounce }) => bounce[readerIndex]),
+        byteLength: BOUNCE_BYTES,
+      },
       registered: plan.isResident ? undefined : registered,
       trace: trace(name),
       timeOrigin,
@@ -224,13 +252,15 @@ function sizesOf({ config }: FlashHeader): ModelSizes {
   };
 }
 
-function layersOf(header: FlashHeader, slotCounts: number[]): LayerFlash[] {
+function layersOf(header: FlashHeader, plan: Plan): LayerFlash[] {
   let flag = 0;
   return header.layers.map(({ bundles }, layer) => {
-    const slotCount = slotCounts[layer];
+    const slotCount = plan.slotCounts[layer];
+    const { arena, layerPlan } = layerPlaceOf(plan, layer);
     const at = flag;
     flag += slotCount;
     const positionOf = bundles.order === null ? undefined : NeuronOrder.of(bundles).share();
-    return { byteOffset: bundles.byteOffset, slotCount, flag: at, positionOf };
+    const { byteOffset } = bundles, { slots } = layerPlan;
+    return { arena, slots, byteOffset, slotCount, flag: at, positionOf };
   });
 }

@@ -7,6 +7,8 @@ import type { ReaderBackend } from "./flash/reader_options.ts";
 import { canUseUring } from "./flash/uring_reader.ts";
 import type { FlashHeader } from "./format/header.ts";
 import type { KernelBuild } from "./kernels.ts";
+import { KV_QUANTIZATIONS } from "./kv_page.ts";
+import type { KvQuantization } from "./kv_page.ts";
 import type { LoadProgress } from "./load.ts";
 import { FFN_MODES } from "./pipeline/options.ts";
 import type { FfnMode } from "./pipeline/options.ts";
@@ -74,6 +76,20 @@ export interface OpenOptions {
    * Changes no result. Only with `predicted`.
    */
   audit?: boolean;
+  /**
+   * How keys and values of the context are stored; part of the mode: logits depend on it. Default: `f32` if the model's weights are,
+   * `q8` if they are q8, else `f16`.
+   */
+  kv?: KvQuantization;
+  /**
+   * Positions of a prompt that go through the model together; 1: one after the other. Default 64. More are faster, and take
+   * memory. Changes no result.
+   */
+  promptChunk?: number;
+  /** Rows of logits that may wait for who takes them. Default 8. */
+  logitsRows?: number;
+  /** For tests: arenas of at most so many bytes. */
+  arenaBytes?: number;
   /** Rows for `Model.observe`: what calibration needs. */
   observations?: boolean;
 }
@@ -85,11 +101,12 @@ export const GAP_BYTES = 8192;
 const READERS_MAX = 64;
 /** Readers with one read in flight each: more wake each other more than they gain (bench/tokens.ts). */
 const PREAD_READERS = 8;
-const URING_DEPTH = 32;
+const URING_DEPTH = 64;
 const LANES_MAX = 64;
 const INT32_MAX = 2 ** 31 - 1;
 /** Rows of logits and of observations that may wait for the main thread. */
-export const LOGITS_ROWS = 4;
+const LOGITS_ROWS = 8, LOGITS_ROWS_MAX = 1024;
+const PROMPT_CHUNK = 64, PROMPT_CHUNK_MAX = 1024;
 const OBSERVATION_ROWS = 8;
 
 /** Options with every default in place. */
@@ -149,17 +166,31 @@ export function settle(header: FlashHeader, path: string, options: OpenOptions):
       memoryBytes: options.memory === undefined ? undefined : parseByteSize(options.memory),
       ffnCache: options.ffnCache === undefined ? undefined : parseShare(options.ffnCache),
       contextLength,
+      kv: chooseKv(header, options),
       laneCount,
       readerCount,
       backend,
       depth: backend === "io_uring" ? URING_DEPTH : 1,
-      logitsRows: LOGITS_ROWS,
+      logitsRows: integer("logitsRows", options.logitsRows ?? LOGITS_ROWS, LOGITS_ROWS_MAX),
+      positionsMax: Math.min(
+        contextLength,
+        integer("promptChunk", options.promptChunk ?? PROMPT_CHUNK, PROMPT_CHUNK_MAX),
+      ),
+      arenaBytesMax: options.arenaBytes,
       observationRows: options.observations ? OBSERVATION_ROWS : 0,
       audit: options.audit ?? false,
       runtimeBytes: runtimeBytes(workers),
       freeBytes: freeBytes(),
     },
   };
+}
+
+function chooseKv({ quantization }: FlashHeader, { kv }: OpenOptions): KvQuantization {
+  if (kv !== undefined && !KV_QUANTIZATIONS.includes(kv)) {
+    const names = KV_QUANTIZATIONS.join(", ");
+    throw new RangeError(`Cannot store keys and values as "${kv}": one of ${names}`);
+  }
+  return kv ?? (quantization === "f32" || quantization === "f16" ? quantization : "q8");
 }
 
 function choosePolicy({ policy, window }: OpenOptions): PolicyChoice {

@@ -1,5 +1,12 @@
-import { planArena, recordOf, slotByteLength } from "./arena.ts";
-import type { ArenaPlan, ArenaShape } from "./arena.ts";
+import { EARLY_POSITIONS, planArena, recordOf, slotByteLength } from "./arena.ts";
+import type {
+  ArenaPlan,
+  ArenaShape,
+  CommonShape,
+  LayerRange,
+  PageShape,
+  Section,
+} from "./arena.ts";
 import { planSample, sampleNeuronsMax } from "./audit/sample.ts";
 import type { AuditSample } from "./audit/sample.ts";
 import { formatBytes } from "./byte_size.ts";
@@ -8,8 +15,18 @@ import { MemoryBudgetError } from "./errors.ts";
 import type { ReaderBackend } from "./flash/reader_options.ts";
 import type { DiskFacts } from "./flash/bypass.ts";
 import type { FlashHeader } from "./format/header.ts";
-import { extentsOf, isReordered, predictorTensors, rankMaxOf } from "./format/header.ts";
+import {
+  extentsOf,
+  isScattered,
+  predictorTensors,
+  rankMaxOf,
+  SECTION_ALIGNMENT,
+} from "./format/header.ts";
+import { matrixByteLength } from "./format/layout.ts";
 import { MEMORY_PAGES_MAX } from "./kernels.ts";
+import { pageByteLength, pageCount } from "./kv_page.ts";
+import type { KvQuantization } from "./kv_page.ts";
+import { alignUp } from "./format/align.ts";
 import type { FfnMode } from "./pipeline/options.ts";
 
 /** What the user asked for; undefined is for the plan to choose. */
@@ -20,6 +37,10 @@ export interface PlanWishes {
   /** Share of the FFN's neurons that may lie in memory, 0 to 1; the other way to set the cache. */
   ffnCache?: number;
   contextLength: number;
+  /** How keys and values are stored. */
+  kv: KvQuantization;
+  /** Positions of a step, at most: of a prompt's chunk, or drafts. */
+  positionsMax: number;
   laneCount: number;
   readerCount: number;
   backend: ReaderBackend;
@@ -33,16 +54,23 @@ export interface PlanWishes {
   runtimeBytes: number;
   /** Memory that is free, for when the user sets no bound. */
   freeBytes: number;
+  /** Bytes of an arena, at most; default (and most): 4 GiB. */
+  arenaBytesMax?: number;
 }
 
 /** What will lie where, made before anything is loaded. */
 export interface Plan {
   mode: FfnMode;
-  arena: ArenaPlan;
-  shape: ArenaShape;
+  /** Usually one; more where layers do not fit into 4 GiB. */
+  arenas: ArenaPlan[];
+  shape: CommonShape;
   /** The part of a bundle that is read. */
   record: { offset: number; byteLength: number };
+  /** Slots of each layer while the context is short, and when it is full. */
   slotCounts: number[];
+  slotCountsFull: number[];
+  /** Pages of the KV cache take slots as the context grows. */
+  isPoolShared: boolean;
   /** All neurons have their slots: nothing is read while running. */
   isResident: boolean;
   neuronsPerChunk: number;
@@ -63,6 +91,8 @@ export interface Plan {
   };
 }
 
+const ARENA_BYTES_MAX = MEMORY_PAGES_MAX * 65536;
+
 /** A layer must have so many slots at least: a group of misses and the one after it. */
 const SLOTS_MIN = 8;
 
@@ -72,6 +102,9 @@ const STAGING_CHUNKS = 8;
 
 /** A merged read is at most this long. */
 export const BOUNCE_BYTES = 64 * 1024;
+
+/** Neurons of a pass that several positions compute: their records stay in the processor's caches. */
+const BATCH_PASS_NEURONS = 1024;
 
 /** Without a wish, the engine takes at most this share of the memory that is free. */
 const FREE_SHARE = 0.6;
@@ -86,31 +119,27 @@ export function makePlan(header: FlashHeader, disk: DiskFacts, wishes: PlanWishe
   const planOf = (slotTotal: number) => planWith(header, disk, wishes, slotTotal);
   const slotsMin = isDense ? 0 : Math.min(SLOTS_MIN, n) * numLayers;
   const smallest = planOf(slotsMin);
-  const arenaMax = MEMORY_PAGES_MAX * 65536;
-  if (smallest.arena.byteLength > arenaMax) {
-    const size = formatBytes(smallest.arena.byteLength);
-    throw new RangeError(
-      `Cannot run this model as its resident part takes ${size}, more than 4 GiB`,
-    );
-  }
   const { memoryBytes, runtimeBytes, freeBytes, ffnCache } = wishes;
   if (memoryBytes !== undefined && memoryBytes < smallest.bytes.total) {
     throw budgetError(memoryBytes, smallest.bytes.total);
   }
   const ceiling = memoryBytes ?? Math.max(smallest.bytes.total, FREE_SHARE * freeBytes);
-  const arenaCeiling = Math.min(ceiling - runtimeBytes, arenaMax);
+  const arenaCeiling = ceiling - runtimeBytes;
   const wanted = ffnCache === undefined ? n * numLayers : Math.round(ffnCache * n * numLayers);
   if (isDense) {
     // The stream of `dense` needs no slots, unless everything fits.
     const resident = wanted >= n * numLayers ? planOf(n * numLayers) : smallest;
-    return resident.arena.byteLength <= arenaCeiling ? resident : smallest;
+    return arenaBytes(resident.arenas) <= arenaCeiling ? resident : smallest;
   }
   // A cache that was asked for as a share has no floor but one slot a layer.
   const least = ffnCache === undefined ? slotsMin : Math.min(slotsMin, numLayers);
   return largestPlan(planOf, { least, wanted: Math.max(least, wanted), arenaCeiling });
 }
 
-/** The plan with as many slots as are wanted and fit; layers are aligned, so bytes are not quite a multiple. */
+/**
+ * The plan with as many slots beside a full context as are wanted and fit; layers are aligned, so bytes are not quite a
+ * multiple.
+ */
 function largestPlan(
   planOf: (slotTotal: number) => Plan,
   { least, wanted, arenaCeiling }: { least: number; wanted: number; arenaCeiling: number },
@@ -118,7 +147,7 @@ function largestPlan(
   let slotTotal = wanted;
   for (;;) {
     const plan = planOf(slotTotal);
-    const overBytes = plan.arena.byteLength - arenaCeiling;
+    const overBytes = arenaBytes(plan.arenas) - arenaCeiling;
     if (overBytes <= 0 || slotTotal === least) return plan;
     slotTotal = Math.max(least, slotTotal - Math.ceil(overBytes / plan.shape.slotByteLength));
   }
@@ -134,72 +163,133 @@ function budgetError(memoryBytes: number, smallestBytes: number): MemoryBudgetEr
   );
 }
 
-/** The plan with `slotTotal` slots divided among the layers. */
+/** The plan with `slotTotal` slots beside a full context, divided among the layers. */
 function planWith(
   header: FlashHeader,
   disk: DiskFacts,
   wishes: PlanWishes,
   slotTotal: number,
 ): Plan {
-  const { config, quantization } = header;
+  const { config, ffnQuantization } = header;
   const { intermediateSize: n, numLayers, hiddenSize } = config;
   const isExact = wishes.mode === "exact";
-  const record = recordOf(quantization, hiddenSize, isExact);
+  const record = recordOf(ffnQuantization, hiddenSize, isExact);
   const strideBytes = header.layers[0].bundles.bundleByteLength;
   const isResident = slotTotal >= n * numLayers;
-  const slotCounts = divide(header, slotTotal);
-  const isStreaming = wishes.mode === "dense" && !isResident;
   const neuronsPerChunk = Math.min(n, Math.max(1, Math.floor(STAGING_CHUNK_BYTES / strideBytes)));
   const chunk = { strideBytes, offset: 0, byteLength: neuronsPerChunk * strideBytes };
   const auditSample = wishes.audit ? planSample(n, strideBytes) : null;
   const slotBytes = slotByteLength({ strideBytes, ...record }, disk.blockByteLength);
-  const shape: ArenaShape = {
-    quantization,
+  // The audit looks at one position after the other.
+  const positionsMax = wishes.audit ? 1 : wishes.positionsMax;
+  const isDenseStream = wishes.mode === "dense" && !isResident;
+  const isStreaming = isDenseStream || (!isResident && positionsMax > EARLY_POSITIONS);
+  const pages = pagesOf(header, wishes);
+  const isPoolShared = !isResident && wishes.mode !== "dense" && wishes.ffnCache === undefined;
+  const shape: CommonShape = {
+    ffnQuantization,
     vocabSize: config.vocabSize,
     hiddenSize,
     intermediateSize: n,
     numLayers,
     contextLength: wishes.contextLength,
+    pages,
+    positionsMax,
     laneCount: wishes.laneCount,
     readerCount: wishes.readerCount,
-    slotCounts,
     slotByteLength: slotBytes,
     stagingChunkCount: isStreaming ? STAGING_CHUNKS : 0,
     // Neurons in another order are read one by one, each to a place of whole blocks.
-    stagingChunkByteLength: isReordered(header)
-      ? neuronsPerChunk * slotBytes
+    stagingChunkByteLength: isScattered(header)
+      ? neuronsPerChunk *
+        slotByteLength({ ...chunk, byteLength: strideBytes }, disk.blockByteLength)
       : slotByteLength(chunk, 4096),
-    passNeuronsMax: isStreaming ? neuronsPerChunk : n,
+    passNeuronsMax: isDenseStream ? neuronsPerChunk : n,
+    batchPassNeuronsMax: Math.max(neuronsPerChunk, Math.min(n, BATCH_PASS_NEURONS)),
     rankMax: rankMaxOf(header.predictors),
     bounceByteLength: wishes.depth * BOUNCE_BYTES,
-    sections: residentSections(header),
     hasResidentUp: isExact,
     logitsRows: wishes.logitsRows,
     observationRows: wishes.observationRows,
     audit: auditSample ? auditShape(auditSample, strideBytes) : undefined,
   };
-  const arena = planArena(shape);
+  const pools = dividePools(header, { slotTotal, slotBytes, pages, isPoolShared });
+  const poolByteLengths = pools.map(({ byteLength }) => byteLength);
+  const arenas = planArenas(header, shape, poolByteLengths, wishes.arenaBytesMax);
+  const slotCounts = pools.map(({ slots }) => slots);
+  const slotCountsFull = pools.map(({ slotsFull }) => slotsFull);
   const predictors = predictorBytes(header);
   const weights = header.tensors.reduce((sum, { byteLength }) => sum + byteLength, 0);
-  const residentUp = isExact ? numLayers * arenaUpBytes(arena, numLayers) : 0;
-  const keyValueCache = 8 * hiddenSize * wishes.contextLength * numLayers;
-  const slots = slotCounts.reduce((sum, count) => sum + count, 0) * shape.slotByteLength;
-  const runtime = wishes.runtimeBytes;
-  const scratch = arena.byteLength - weights - predictors - residentUp - keyValueCache - slots;
-  const total = runtime + arena.byteLength;
+  const residentUp = isExact ? numLayers * matrixByteLength(ffnQuantization, n, hiddenSize) : 0;
+  const keyValueCache = pages.count * pages.byteLength * numLayers;
+  const slots = poolByteLengths.reduce((sum, bytes) => sum + bytes, 0) - keyValueCache;
+  const runtime = wishes.runtimeBytes, inArenas = arenaBytes(arenas);
+  const scratch = inArenas - weights - predictors - residentUp - keyValueCache - slots;
+  const total = runtime + inArenas;
   const bytes = { runtime, weights, predictors, residentUp, keyValueCache, slots, scratch, total };
   return {
     mode: wishes.mode,
-    arena,
+    arenas,
     shape,
     record,
     slotCounts,
+    slotCountsFull,
+    isPoolShared,
     isResident,
     neuronsPerChunk,
     auditSample,
     blockByteLength: disk.blockByteLength,
     bytes,
   };
+}
+
+function arenaBytes(arenas: ArenaPlan[]): number {
+  return arenas.reduce((sum, { byteLength }) => sum + byteLength, 0);
+}
+
+/**
+ * Groups layers into as few arenas as hold them, one after the other. Throws `RangeError` if a single layer does not
+ * fit into one.
+ */
+function planArenas(
+  header: FlashHeader,
+  shape: CommonShape,
+  poolByteLengths: number[],
+  byteLengthMax = ARENA_BYTES_MAX,
+): ArenaPlan[] {
+  const { numLayers } = shape;
+  const plan = (from: number, to: number) =>
+    planArena({
+      ...shape,
+      layers: { from, to },
+      poolByteLengths: poolByteLengths.slice(from, to),
+      sections: residentSections(header, { from, to }),
+    });
+  const whole = plan(0, numLayers);
+  if (whole.byteLength <= byteLengthMax) return [whole];
+  const arenas: ArenaPlan[] = [];
+  for (let from = 0; from < numLayers;) {
+    let to = from + 1, arena = plan(from, to);
+    if (arena.byteLength > byteLengthMax) {
+      const size = formatBytes(arena.byteLength), most = formatBytes(byteLengthMax);
+      throw new RangeError(`Cannot run this model as a layer takes ${size}, more than ${most}`);
+    }
+    for (; to < numLayers; to++) {
+      const larger = plan(from, to + 1);
+      if (larger.byteLength > byteLengthMax) break;
+      arena = larger;
+    }
+    arenas.push(arena);
+    from = to;
+  }
+  return arenas;
+}
+
+function pagesOf({ config }: FlashHeader, { kv, contextLength }: PlanWishes): PageShape {
+  const { hiddenSize, numAttentionHeads } = config;
+  const heads = { numKeyValueHeads: numAttentionHeads, headDim: hiddenSize / numAttentionHeads };
+  const byteLength = pageByteLength(kv, heads);
+  return { kv, ...heads, byteLength, count: pageCount(contextLength) };
 }
 
 function auditShape(sample: AuditSample, strideBytes: number): ArenaShape["audit"] {
@@ -210,21 +300,55 @@ function auditShape(sample: AuditSample, strideBytes: number): ArenaShape["audit
   };
 }
 
-function divide(header: FlashHeader, slotTotal: number): number[] {
-  const { predictors, config } = header;
-  return divideAmongLayers({
-    numLayers: config.numLayers,
-    count: config.intermediateSize,
-    slotTotal,
-    curves: predictors?.missCurves ?? [],
-    predictedShares: predictors?.layers.map((layer) => layer.predictedShare) ?? [],
-  });
+/** A layer's pool: its bytes, and how many slots there are beside no page and beside all. */
+interface Pool {
+  byteLength: number;
+  slots: number;
+  slotsFull: number;
 }
 
-function arenaUpBytes(arena: ArenaPlan, numLayers: number): number {
-  return numLayers > 1
-    ? arena.residentUp[1] - arena.residentUp[0]
-    : arena.keys[0] - arena.residentUp[0];
+/**
+ * Divides `slotTotal` slots beside the pages of a full context among the layers' pools. Where pages and slots share, slots are divided
+ * for a short context, in which pages take next to nothing: a pool that has its pages' room from them gets fewer of its own.
+ */
+function dividePools(
+  header: FlashHeader,
+  { slotTotal, slotBytes, pages, isPoolShared }: {
+    slotTotal: number;
+    slotBytes: number;
+    pages: PageShape;
+    isPoolShared: boolean;
+  },
+): Pool[] {
+  const { predictors, config } = header, { numLayers, intermediateSize: count } = config;
+  const pageBytes = pages.count * pages.byteLength;
+  const divide = (slotTotal: number, leastSlots: number) =>
+    divideAmongLayers({
+      numLayers,
+      count,
+      slotTotal,
+      leastSlots,
+      curves: predictors?.missCurves ?? [],
+      predictedShares: predictors?.layers.map((layer) => layer.predictedShare) ?? [],
+    });
+  // Pools are read to in whole blocks.
+  const poolOf = (bytes: number) => alignUp(bytes, 4096);
+  const lent = Math.ceil(pageBytes / slotBytes), own = Math.floor(slotTotal / numLayers);
+  const isWithin = own > 0 && lent + SLOTS_MIN <= count &&
+    slotTotal + numLayers * lent < numLayers * count;
+  if (!isPoolShared || !isWithin) {
+    return divide(slotTotal, 1).map((slots) => {
+      const byteLength = poolOf(slots * slotBytes + pageBytes);
+      const beside = isPoolShared ? Math.min(count, Math.floor(byteLength / slotBytes)) : slots;
+      return { byteLength, slots: beside, slotsFull: slots };
+    });
+  }
+  const least = lent + Math.min(SLOTS_MIN, own);
+  return divide(slotTotal + numLayers * lent, least).map((slots) => ({
+    byteLength: poolOf(slots * slotBytes),
+    slots,
+    slotsFull: slots - lent,
+  }));
 }
 
 function predictorBytes(header: FlashHeader): number {
@@ -235,21 +359,39 @@ function predictorBytes(header: FlashHeader): number {
   return sum;
 }
 
-/** What must be in memory: the tensors' section, then the predictors' if there are any. */
-export function residentSections(
-  header: FlashHeader,
-): { byteOffset: number; byteLength: number }[] {
-  const groups = [
-    header.tensors,
-    (header.predictors?.layers ?? []).flatMap((layer) =>
-      predictorTensors(layer).map(([, tensor]) => tensor)
-    ),
-  ];
-  return groups.filter((tensors) => tensors.length > 0).map((tensors) => {
-    const byteOffset = Math.min(...tensors.map((tensor) => tensor.byteOffset));
-    const end = Math.max(...tensors.map((tensor) => tensor.byteOffset + tensor.byteLength));
-    return { byteOffset, byteLength: end - byteOffset };
-  });
+/**
+ * What must be in the memory of these layers: runs of tensors and predictors as they lie in the file. What belongs to no
+ * layer is with the first.
+ */
+export function residentSections(header: FlashHeader, { from, to }: LayerRange): Section[] {
+  const tensors: { layer: number; byteOffset: number; byteLength: number }[] = header.tensors.map(
+    ({ name, byteOffset, byteLength }) => ({ layer: layerOf(name), byteOffset, byteLength }),
+  );
+  for (const [layer, predictor] of (header.predictors?.layers ?? []).entries()) {
+    for (const [, { byteOffset, byteLength }] of predictorTensors(predictor)) {
+      tensors.push({ layer, byteOffset, byteLength });
+    }
+  }
+  const sections: Section[] = [];
+  let last: Section | undefined;
+  for (
+    const { layer, byteOffset, byteLength } of tensors.sort((a, b) => a.byteOffset - b.byteOffset)
+  ) {
+    if (layer < from || layer >= to) {
+      last = undefined;
+      continue;
+    }
+    const gap = last ? byteOffset - (last.byteOffset + last.byteLength) : Infinity;
+    if (last && gap < SECTION_ALIGNMENT) {
+      last.byteLength = byteOffset + byteLength - last.byteOffset;
+    } else sections.push(last = { byteOffset, byteLength });
+  }
+  return sections;
+}
+
+function layerOf(tensorName: string): number {
+  const match = /^layers\.(\d+)\./.exec(tensorName);
+  return match ? Number(match[1]) : 0;
 }
 
 /** Bytes of all bundles. */

@@ -161,9 +161,10 @@ function costOf(control: Control, from: Snapshot, to: Snapshot): Cost {
   const flash = lane(LANE.waitFlashMs), waitPredictor = lane(LANE.waitPredictorMs);
   const compute = lane(LANE.stepMs) - flash - waitPredictor - lane(LANE.waitLanesMs);
   const active = sum(0, laneCount, LANE.active);
+  const computed = sum(0, laneCount, LANE.computed);
   const layers = layersOf(control, from, to);
   const count = (name: keyof LayerCounts) => layers.reduce((sum, layer) => sum + layer[name], 0);
-  const listed = count("listed"), late = count("lateMisses"), early = count("earlyStarted");
+  const late = count("lateMisses"), early = count("earlyStarted");
   const flashMs = readers(READER.flashMs);
   return {
     tokens,
@@ -178,9 +179,9 @@ function costOf(control: Control, from: Snapshot, to: Snapshot): Cost {
     },
     bytesPerToken: per(readers(READER.bytes)),
     readsPerToken: per(readers(READER.reads)),
-    neuronsPerToken: per(listed),
+    neuronsPerToken: per(computed),
     missesPerToken: per(early + late),
-    activeShare: share(active, listed),
+    activeShare: share(active, computed),
     hitRate: share(sum(0, laneCount, LANE.activeHits), active),
     earlyRate: share(early, early + late),
     hidden: flashMs > 0 ? Math.max(0, 1 - flash / flashMs) : 1,

@@ -2,6 +2,9 @@ import fc from "fast-check";
 import assert from "node:assert/strict";
 import { test } from "node:test";
 import {
+  attentionByteLength,
+  EARLY_POSITIONS,
+  LOOK_POSITIONS,
   observationByteLength,
   paddedRows,
   planArena,
@@ -9,8 +12,14 @@ import {
   slotByteLength,
 } from "../src/arena.ts";
 import type { ArenaPlan, ArenaShape, ScratchPlan } from "../src/arena.ts";
+import { KV_QUANTIZATIONS } from "../src/kv_page.ts";
 import { bundleByteLength, matrixByteLength, QUANTIZATIONS } from "../src/format/layout.ts";
-import { accumulatorByteLength, preparedByteLength, STATICS_BYTE_LENGTH } from "../src/kernels.ts";
+import {
+  accumulatorByteLength,
+  matmatScratchByteLength,
+  preparedByteLength,
+  STATICS_BYTE_LENGTH,
+} from "../src/kernels.ts";
 
 interface Range {
   name: string;
@@ -20,72 +29,112 @@ interface Range {
 
 /** Every range of a plan, with the length that its users take. */
 function rangesOf(plan: ArenaPlan, shape: ArenaShape): Range[] {
-  const { hiddenSize: d, intermediateSize: n, contextLength, quantization } = shape;
-  const rank = Math.max(shape.rankMax, 32);
-  const all = (name: string, addresses: number[], byteLength: number) =>
-    addresses.map((at, i) => ({ name: `${name} ${i}`, at, byteLength }));
+  const { hiddenSize: d, intermediateSize: n, ffnQuantization } = shape;
+  const { positionsMax: positions, passNeuronsMax, batchPassNeuronsMax } = shape;
+  const rank = Math.max(shape.rankMax, 32), isBatched = positions > 1;
+  const batched = isBatched ? positions : 0, isFirst = shape.layers.from === 0;
+  const { strides } = plan;
   const one = (name: string, at: number, byteLength: number) => ({ name, at, byteLength });
-  const scratch = (name: string, plan: ScratchPlan) => [
-    one(`${name} normed`, plan.normed, 4 * d),
-    one(`${name} prepared`, plan.prepared, preparedByteLength(d)),
-    one(`${name} lookPrepared`, plan.lookPrepared, preparedByteLength(d)),
-    one(`${name} lowRankPrepared`, plan.lowRankPrepared, preparedByteLength(rank)),
-    one(`${name} attentionScores`, plan.attentionScores, 16 * Math.ceil(contextLength / 4)),
+  const all = (name: string, addresses: number[], byteLength: number) =>
+    addresses.map((at, i) => one(`${name} ${i}`, at, byteLength));
+  const inputs = (name: string, plan: Omit<ScratchPlan, "attentionScratch">, rows: number) => [
+    one(`${name} normed`, plan.normed, rows * 4 * d),
+    one(`${name} prepared`, plan.prepared, rows * preparedByteLength(d)),
+    one(`${name} lookPrepared`, plan.lookPrepared, rows * preparedByteLength(d)),
+    one(`${name} lowRankPrepared`, plan.lowRankPrepared, rows * preparedByteLength(rank)),
   ];
-  const pass = (name: string, arrays: ArenaPlan["passes"][number]) =>
-    Object.entries(arrays).map(([array, at]) =>
-      one(`${name} ${array}`, at, 4 * shape.passNeuronsMax)
-    );
+  const scratch = (name: string, plan: ScratchPlan) => [
+    ...inputs(name, plan, 1),
+    one(`${name} attentionScratch`, plan.attentionScratch, attentionByteLength(shape)),
+  ];
+  const pass = (name: string, { activations, ...arrays }: ArenaPlan["passes"][number]) => [
+    ...Object.entries(arrays).map(([array, at]) => one(`${name} ${array}`, at, 4 * passNeuronsMax)),
+    one(
+      `${name} activations`,
+      activations,
+      Math.max(4 * passNeuronsMax, batched * 4 * batchPassNeuronsMax),
+    ),
+  ];
   return [
     one("statics", 0, STATICS_BYTE_LENGTH),
     // Sections are read in whole pages.
-    ...plan.sections.map((address, i) => {
-      const { byteOffset, byteLength } = shape.sections[i];
+    ...plan.sections.map(({ address, byteOffset, byteLength }, i) => {
       const at = address - byteOffset % 4096;
       const end = Math.ceil((address + byteLength) / 4096) * 4096;
       return one(`section ${i}`, at, end - at);
     }),
-    ...all("residentUp", plan.residentUp, matrixByteLength(quantization, n, d)),
-    ...all("keys", plan.keys, 4 * d * contextLength),
-    ...all("values", plan.values, 4 * d * contextLength),
-    one("residual", plan.residual, 4 * d),
-    ...all("layerInput", plan.layerInput, 4 * d),
-    one("query", plan.query, 4 * d),
-    one("attention", plan.attention, 4 * d),
-    one("projected", plan.projected, 4 * d),
-    one("lowRank", plan.lowRank, 4 * rank),
-    one("scores", plan.scores, 4 * paddedRows(n)),
-    one("mask", plan.mask, 4 * Math.ceil(n / 32)),
-    one("accumulator", plan.accumulator, accumulatorByteLength(shape.quantization, d)),
+    ...plan.layers.flatMap(({ residentUp, slots, pageTable }, i) => [
+      one(
+        `residentUp ${i}`,
+        residentUp,
+        shape.hasResidentUp ? matrixByteLength(ffnQuantization, n, d) : 0,
+      ),
+      one(`pageTable ${i}`, pageTable, 4 * shape.pages.count),
+      one(`pool ${i}`, slots, shape.poolByteLengths[i]),
+    ]),
+    one("residual", plan.residual, positions * 4 * d),
+    ...all("layerInput", plan.layerInput, Math.min(positions, EARLY_POSITIONS) * 4 * d),
+    one("query", plan.query, positions * 4 * d),
+    one("key", plan.key, positions * 4 * d),
+    one("value", plan.value, positions * 4 * d),
+    one("attention", plan.attention, positions * 4 * d),
+    one("projected", plan.projected, positions * 4 * d),
+    one("lowRank", plan.lowRank, positions * 4 * rank),
+    one(
+      "scores",
+      plan.scores,
+      (shape.hasResidentUp ? positions : Math.min(positions, LOOK_POSITIONS)) * strides.scores,
+    ),
+    one("mask", plan.mask, positions * strides.mask),
+    one("accumulator", plan.accumulator, positions * accumulatorByteLength(ffnQuantization, d)),
     ...plan.passes.flatMap((arrays, i) => pass(`pass ${i}`, arrays)),
-    one("logits", plan.logits, plan.logitsStride * shape.logitsRows),
+    one("logits", plan.logits, isFirst ? plan.logitsStride * shape.logitsRows : 0),
     one(
       "observations",
       plan.observations,
-      observationByteLength(shape.numLayers, d) * shape.observationRows,
+      isFirst ? observationByteLength(shape.numLayers, d) * shape.observationRows : 0,
     ),
     ...plan.lanes.flatMap((lane, i) => scratch(`lane ${i}`, lane)),
+    ...inputs("batch", plan.batch, batched),
+    ...all(
+      "products",
+      plan.batch.products,
+      isBatched ? matmatScratchByteLength(Math.max(d, shape.rankMax)) : 0,
+    ),
+    ...all("picked", plan.batch.picked, isBatched ? 4 * batchPassNeuronsMax : 0),
     ...scratch("predictor", plan.predictor),
     one("predictor lowRank", plan.predictor.lowRank, 4 * rank),
     one("predictor scores", plan.predictor.scores, 4 * paddedRows(n)),
     one("predictor mask", plan.predictor.mask, 4 * Math.ceil(n / 32)),
     ...all("bounce", plan.bounce, shape.bounceByteLength),
     one("staging", plan.staging, shape.stagingChunkCount * shape.stagingChunkByteLength),
-    ...plan.slots.map((at, i) => one(`slots ${i}`, at, shape.slotCounts[i] * shape.slotByteLength)),
   ];
 }
 
 const shapes: fc.Arbitrary<ArenaShape> = fc.integer({ min: 1, max: 5 }).chain((numLayers) =>
   fc.record({
-    quantization: fc.constantFrom(...QUANTIZATIONS),
+    ffnQuantization: fc.constantFrom(...QUANTIZATIONS),
     vocabSize: fc.integer({ min: 1, max: 5000 }),
     hiddenSize: fc.integer({ min: 1, max: 40 }).map((x) => 32 * x),
     intermediateSize: fc.integer({ min: 1, max: 40 }).map((x) => 32 * x),
-    numLayers: fc.constant(numLayers),
+    numLayers: fc.constant(2 * numLayers),
+    layers: fc.constantFrom(0, numLayers).map((from) => ({ from, to: from + numLayers })),
+    positionsMax: fc.integer({ min: 1, max: 20 }),
+    batchPassNeuronsMax: fc.integer({ min: 1, max: 200 }),
     contextLength: fc.integer({ min: 1, max: 300 }),
     laneCount: fc.integer({ min: 1, max: 5 }),
     readerCount: fc.integer({ min: 1, max: 9 }),
-    slotCounts: fc.array(fc.nat(20), { minLength: numLayers, maxLength: numLayers }),
+    pages: fc.record({
+      kv: fc.constantFrom(...KV_QUANTIZATIONS),
+      numKeyValueHeads: fc.integer({ min: 1, max: 8 }),
+      headDim: fc.constantFrom(16, 64, 80),
+      byteLength: fc.constantFrom(4096, 8448),
+      count: fc.integer({ min: 1, max: 20 }),
+    }),
+    poolByteLengths: fc.array(fc.nat(20).map((x) => 4096 * x), {
+      minLength: numLayers,
+      maxLength: numLayers,
+    }),
     slotByteLength: fc.constantFrom(512, 1024, 4096, 8704, 12288),
     stagingChunkCount: fc.constantFrom(0, 8),
     stagingChunkByteLength: fc.constantFrom(4096, 262144),
@@ -126,16 +175,12 @@ test("planArena() aligns what kernels and direct reads ask for", () => {
   fc.assert(fc.property(shapes, (shape) => {
     const plan = planArena(shape);
     for (const { name, at } of rangesOf(plan, shape)) {
-      const alignment = /^(slots|bounce|staging|section)/.test(name) ? 4096 : 64;
+      const alignment = /^(pool|bounce|staging|section)/.test(name) ? 4096 : 64;
       assert.equal(at % alignment, 0, `${name} at ${at}`);
     }
-    plan.sections.forEach((at, i) => {
-      assert.equal(
-        at % 4096,
-        shape.sections[i].byteOffset % 4096,
-        "a section keeps its place in a page",
-      );
-    });
+    for (const { address, byteOffset } of plan.sections) {
+      assert.equal(address % 4096, byteOffset % 4096, "a section keeps its place in a page");
+    }
   }));
 });
 

@@ -148,7 +148,13 @@ test("evaluate() tells the caller's mistakes", async () => {
 
 test("Model.rows() waits for a slow consumer, and stats().layers add up to the totals", async () => {
   const path = predicted;
-  await using model = await open(path, { context: 16, ffnCache: "10%", lanes: 1, waitMsMax: 2000 });
+  await using model = await open(path, {
+    context: 16,
+    ffnCache: "10%",
+    lanes: 1,
+    promptChunk: 1,
+    waitMsMax: 2000,
+  });
   const ids = Array.from({ length: 12 }, (_, i) => 3 * i + 5), positions: number[] = [];
   for await (const { position, layers, logits } of model.rows(ids)) {
     if (position === 1) await sleep(2300);

@@ -322,6 +322,7 @@ test("FlashWriter refuses bytes beyond a part and unfinished files, and leaves n
   const content: FlashContent = {
     architecture: "opt",
     quantization: "f32",
+    ffnQuantization: "f32",
     config: opt.readConfig(TINY_CONFIG, "config.json"),
     tokenizer: null,
     provenance: {
@@ -349,11 +350,13 @@ test("FlashWriter keeps right checksums whatever the pieces it is given", async 
   using folder = new TemporaryFolder();
   const path = await packTiny(folder, "q8");
   using source = FlashFile.open(path);
-  const { architecture, quantization, config, tokenizer, provenance } = source.header;
+  const { architecture, quantization, ffnQuantization, config, tokenizer, provenance } =
+    source.header;
   const target = folder.file("copy.flash");
   using writer = new FlashWriter(target, {
     architecture,
     quantization,
+    ffnQuantization,
     config,
     tokenizer,
     provenance,

@@ -4,6 +4,7 @@ import { test } from "node:test";
 import { FlashFile } from "../src/format/flash_file.ts";
 import { updateFlash } from "../src/format/flash_update.ts";
 import { inspect, renderInspection } from "../src/format/inspect.ts";
+import { pack } from "../src/format/pack.ts";
 import { addPredictors, packTiny } from "./tiny_flash.ts";
 import { TemporaryFolder } from "./tiny_model.ts";
 
@@ -56,7 +57,7 @@ test("renderInspection() tells people what they want to know", async () => {
   const path = await packTiny(folder, "q8");
   const plain = renderInspection(await inspect(path));
   assert.match(plain, /weights as q8, from tiny/);
-  assert.match(plain, /2 layers, hidden 32, FFN 96, 4 heads, vocabulary 43, context 6/);
+  assert.match(plain, /2 layers, hidden 32, FFN 96, 2 heads, vocabulary 43, context 6/);
   assert.match(plain, /predictors +none: run calibrate/);
   assert.match(plain, /synthetic +random weights/);
   assert.match(plain, /not checked/);
@@ -67,6 +68,10 @@ test("renderInspection() tells people what they want to know", async () => {
   assert.match(full, /memory +1\.50 GiB is the smallest/);
   assert.match(full, /layer 1 +rank +32, recall 98\.0 %, predicted 20\.0 %, active 5\.0 %/);
   assert.match(full, /checksums +all right/);
+  const target = folder.file("mixed.flash");
+  await pack({ source: folder.file("tiny"), target, quant: "f16", ffnQuant: "q8" });
+  const mixed = renderInspection(await inspect(target));
+  assert.match(mixed, /resident weights as f16, bundles as q8, from tiny/);
 });
 
 test("renderInspection() lets no text of the file steer the terminal", async () => {

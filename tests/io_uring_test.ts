@@ -28,13 +28,24 @@ function withRing(
     new WebAssembly.Memory({ initial: 8, maximum: 8, shared: true }).buffer,
   );
   const descriptor = libc.open(path, 0);
-  const ring = new IoUring(libc, { depth: 8, descriptor, memory, waitMs: 20, ...options });
+  const ring = new IoUring(libc, {
+    depth: 8,
+    descriptor,
+    memories: [memory],
+    waitMs: 20,
+    ...options,
+  });
   try {
     use(ring, memory);
   } finally {
     ring.close();
     libc.close(descriptor);
   }
+}
+
+/** A read of 4096 bytes to the beginning of the memory. */
+function read(byteOffset: number) {
+  return { byteOffset, byteLength: 4096, arena: 0, address: 0 };
 }
 
 /** Reads random ranges, all of the ring's places at a time, and compares. */
@@ -45,9 +56,10 @@ function readAndCompare(ring: IoUring, memory: Uint8Array): void {
     const reads = Array.from({ length: 8 }, (_, id) => ({
       byteOffset: Math.floor(random() * 200_000),
       byteLength: 1 + Math.floor(random() * 50_000),
+      arena: 0,
       address: id * 65536 + Math.floor(random() * 10_000),
     }));
-    reads.forEach((read, id) => ring.queueRead(read.byteOffset, read.byteLength, read.address, id));
+    reads.forEach((read, id) => ring.queueRead(read, id));
     const done = new Set<number>();
     for (let tries = 0; done.size < 8; tries++) {
       assert.ok(tries < 1000, "reads did not come back");
@@ -77,21 +89,21 @@ test(
   "IoUring reads to registered memory, within buffers and across their borders",
   { skip },
   () => {
-    const registered = { address: 65536, byteLength: 5 * 65536 + 4096 };
+    const registered = { arena: 0, address: 65536, byteLength: 5 * 65536 + 4096 };
     withRing({ registered, bufferBytesMax: 2 * 65536 }, readAndCompare);
   },
 );
 
 test("IoUring reads what there is at the end of the file, and then nothing", { skip }, () => {
-  for (const registered of [undefined, { address: 0, byteLength: 65536 }]) {
+  for (const registered of [undefined, { arena: 0, address: 0, byteLength: 65536 }]) {
     withRing({ registered }, (ring, memory) => {
       const end = FILE.length;
-      ring.queueRead(end - 100, 4096, 0, 5);
+      ring.queueRead(read(end - 100), 5);
       assert.equal(ring.wait(1), true);
       assert.equal(ring.next(), 5);
       assert.equal(ring.result, 100);
       assert.deepEqual(memory.slice(0, 100), FILE.slice(end - 100));
-      ring.queueRead(end, 4096, 0, 6);
+      ring.queueRead(read(end), 6);
       ring.submit();
       ring.wait(1);
       assert.equal(ring.next(), 6);
@@ -111,7 +123,7 @@ test("IoUring.wait() ends when its time is over", { skip }, () => {
 test("IoUring reports an error as minus its number", { skip }, () => {
   // An old kernel's way, where no file is registered: a descriptor that nobody has.
   withRing({ descriptor: 99_999 }, (ring) => {
-    ring.queueRead(0, 4096, 0, 3);
+    ring.queueRead(read(0), 3);
     ring.wait(1);
     assert.equal(ring.next(), 3);
     assert.equal(ring.result, -EBADF);
@@ -140,7 +152,7 @@ function refusing(
 
 test("IoUring goes on with plain reads where nothing may be registered", { skip }, () => {
   const libc = refusing(12, (number) => number === SYS_IO_URING_REGISTER);
-  const registered = { address: 0, byteLength: 8 * 65536 };
+  const registered = { arena: 0, address: 0, byteLength: 8 * 65536 };
   withRing({ registered }, (ring, memory) => {
     assert.equal(libc.refusals, 2);
     assert.equal(ring.isRegistered, false);

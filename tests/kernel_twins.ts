@@ -6,6 +6,7 @@
  * Rows of weights are row bytes as `storeRows` makes them, whatever layout the kernel reads them from.
  */
 import type { Quantization } from "../src/format/layout.ts";
+import { type KvQuantization, PAGE_POSITIONS } from "../src/kv_page.ts";
 
 const f = Math.fround;
 const SCALE = 2 ** 56;
@@ -283,4 +284,83 @@ export function attentionTwin(
   return q.map((_, c) =>
     weights.reduce((sum, weight, t) => madd(values[t * headDim + c], weight, sum), 0)
   );
+}
+
+/** A row rounded to integers of at most `steps`, with one scale. */
+function roundRow(x: Float32Array, steps: number): { numbers: Float32Array; scale: number } {
+  const bound = x.reduce((most, value) => Math.max(most, Math.abs(value)), 0);
+  const inverse = f(steps / bound);
+  const numbers = x.map((value) => {
+    const rounded = roundToEven(f(value * inverse)) || 0; // NaN, too, becomes 0.
+    return Math.max(-steps - 1, Math.min(steps, rounded));
+  });
+  return { numbers, scale: bound < 2 ** -60 ? 0 : f(bound / steps) };
+}
+
+/** One query over paged keys and values, f32[count][headDim] before they are stored as `kv` says. */
+export function attentionPagesTwin(
+  kv: KvQuantization,
+  q: Float32Array,
+  keys: Float32Array,
+  values: Float32Array,
+  scale: number,
+): Float32Array {
+  if (kv === "f32") return attentionTwin(q, keys, values, scale);
+  const headDim = q.length, count = keys.length / headDim;
+  const rowsOf = (all: Float32Array) =>
+    Array.from({ length: count }, (_, t) => all.subarray(t * headDim, (t + 1) * headDim));
+  if (kv === "f16") return pagesTwinF16(q, rowsOf(keys), rowsOf(values), scale);
+  return pagesTwinQ8(q, rowsOf(keys), rowsOf(values), scale);
+}
+
+function pagesTwinF16(
+  q: Float32Array,
+  keys: readonly Float32Array[],
+  values: readonly Float32Array[],
+  scale: number,
+): Float32Array {
+  const flush = (x: number) => Math.abs(x) < 2 ** -60 ? 0 : x * SCALE;
+  const half = (x: number) => Math.f16round(x) * HALF;
+  const query = q.map(flush);
+  const scores = Float32Array.from(keys, (key) => {
+    const lanes = new Float32Array(4);
+    key.forEach((number, c) => {
+      const lane = (c & 7) >> 1;
+      lanes[lane] = madd(half(number), query[c], lanes[lane]);
+    });
+    return f(f(sumOfLanes(lanes) * SCALE) * f(scale));
+  });
+  const weights = softmaxTwin(scores).map(flush);
+  return q.map((_, c) =>
+    f(weights.reduce((sum, w, t) => madd(half(values[t][c]), w, sum), 0) * SCALE)
+  );
+}
+
+/** Products of a page are integers: f64 holds their sums exactly. */
+function pagesTwinQ8(
+  q: Float32Array,
+  keys: readonly Float32Array[],
+  values: readonly Float32Array[],
+  scale: number,
+): Float32Array {
+  const query = roundRow(q, 32767), queryScale = f(query.scale * f(scale));
+  const scores = Float32Array.from(keys, (row) => {
+    const key = roundRow(row, 127);
+    const dot = key.numbers.reduce((sum, number, c) => sum + number * query.numbers[c], 0);
+    return f(f(f(dot) * key.scale) * queryScale);
+  });
+  const weights = softmaxTwin(scores), rows = values.map((row) => roundRow(row, 127));
+  const out = new Float32Array(q.length);
+  for (let from = 0; from < rows.length; from += PAGE_POSITIONS) {
+    const page = rows.slice(from, from + PAGE_POSITIONS);
+    const steps = roundRow(
+      Float32Array.from(page, (row, t) => weights[from + t] * row.scale),
+      32767,
+    );
+    out.forEach((sum, c) => {
+      const exact = page.reduce((total, row, t) => total + row.numbers[c] * steps.numbers[t], 0);
+      out[c] = madd(f(exact), steps.scale, sum);
+    });
+  }
+  return out;
 }

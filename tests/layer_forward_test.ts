@@ -15,6 +15,7 @@ for (const quant of ["f32", "f16", "q8"] as const) {
   test(`LayerForward.run() sees what the engine sees, ${quant}`, async () => {
     const path = await models.flashOf("opt", quant);
     await using model = await open(path, {
+      kv: "f32",
       lanes: 1,
       readers: 2,
       ffn: "dense",

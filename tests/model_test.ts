@@ -74,7 +74,7 @@ test("Model.generate() refuses prompts and options that make no sense, and goes 
     [[-1], /token -1:/],
     [[1.5], /token 1.5:/],
     [[NaN], /token NaN:/],
-    ["text", /opt-f32\.flash has no tokenizer: pass token ids$/],
+    ["text", /opt-f32-f32\.flash has no tokenizer: pass token ids$/],
   ];
   for (const [prompt, message] of prompts) {
     await assert.rejects(idsOf(model, prompt as number[]), { name: "RangeError", message });

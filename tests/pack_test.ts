@@ -284,7 +284,12 @@ test("pack() reports progress to the end, and every part", async () => {
   });
   assert.equal(last.doneBytes, last.totalBytes);
   assert.equal(seen.size, header.tensors.length + header.layers.length);
-  const planned = planParts({ architecture: "opt", quantization: "f16", config: header.config });
+  const planned = planParts({
+    architecture: "opt",
+    quantization: "f16",
+    ffnQuantization: "f16",
+    config: header.config,
+  });
   assert.equal(planned.reduce((sum, { byteLength }) => sum + byteLength, 0), last.totalBytes);
   for (const part of planned) {
     if (part.kind !== "tensor") continue;

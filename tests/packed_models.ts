@@ -24,12 +24,18 @@ export class PackedModels extends TemporaryFolder {
   readonly #packed = new Map<string, Promise<string>>();
 
   /** Path of the packed model. */
-  flashOf(source: SourceName, quant: Quantization = "f32"): Promise<string> {
-    const name = `${source}-${quant}.flash`;
+  flashOf(
+    source: SourceName,
+    quant: Quantization = "f32",
+    ffnQuant: Quantization = quant,
+  ): Promise<string> {
+    const name = `${source}-${quant}-${ffnQuant}.flash`;
     let path = this.#packed.get(name);
     if (!path) {
       const folder = fileURLToPath(SOURCES[source]);
-      path = pack({ source: folder, target: this.file(name), quant }).then(({ path }) => path);
+      path = pack({ source: folder, target: this.file(name), quant, ffnQuant }).then(({ path }) =>
+        path
+      );
       this.#packed.set(name, path);
     }
     return path;

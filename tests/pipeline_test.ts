@@ -148,7 +148,7 @@ test("Model.stats() counts what was done", async () => {
     }
     assert.ok(Math.abs(cost.tokensPerSecond - 1000 * cost.tokens / cost.ms) < 1e-6);
   }
-  assert.ok(peakBytes > model.plan.arena.byteLength);
+  assert.ok(peakBytes > model.plan.arenas[0].byteLength);
 });
 
 test("Model.stats() of a request that runs knows its time", async () => {

@@ -45,12 +45,13 @@ function headerOf(
   };
   return {
     quantization,
+    ffnQuantization: quantization,
     config: {
       hiddenSize,
       intermediateSize,
       numLayers,
       vocabSize: 4096,
-      numAttentionHeads: 4,
+      numAttentionHeads: 2,
       maxPositionEmbeddings: 512,
     },
     tensors: [{ name: "embedTokens", byteOffset: 4096, byteLength: residentBytes }],
@@ -75,6 +76,8 @@ const diskOf = (blockByteLength: number): DiskFacts => ({
 const WISHES: PlanWishes = {
   mode: "predicted",
   contextLength: 512,
+  kv: "f16",
+  positionsMax: 16,
   laneCount: 1,
   readerCount: 8,
   backend: "pread",
@@ -198,23 +201,33 @@ test("makePlan() reads the down column alone in exact, whose up rows stay in mem
   assert.equal(bytes.residentUp, 6 * 1024 * 256 * 2);
 });
 
-for (const mode of ["predicted", "dense"] as const) {
-  test(`makePlan() keeps within 4 GiB of arena, however much memory there is: ${mode}`, () => {
-    const made = plan(LARGE, { mode, memoryBytes: 64 * GIB });
-    assert.ok(made.arena.byteLength <= 4 * GIB);
-    assert.ok(!made.isResident);
-    if (mode === "dense") assert.equal(slotTotal(made), 0, "slots are of no use to the stream");
-    else {
-      const rest = 4 * GIB - made.arena.byteLength;
-      assert.ok(rest < 4 * MIB, `${rest} bytes are left unused`);
-    }
-  });
-}
+test("makePlan() groups layers into arenas of at most 4 GiB, which hold all there is", () => {
+  const made = plan(LARGE, { memoryBytes: 64 * GIB });
+  assert.ok(made.isResident && made.arenas.length > 1);
+  let next = 0, bytes = 0;
+  for (const { range, byteLength, layers } of made.arenas) {
+    assert.equal(range.from, next);
+    assert.equal(layers.length, range.to - range.from);
+    assert.ok(byteLength <= 4 * GIB);
+    next = range.to;
+    bytes += byteLength;
+  }
+  assert.equal(next, LARGE.numLayers);
+  assert.equal(made.bytes.total, bytes + WISHES.runtimeBytes);
+  assert.ok(plan(LARGE, { memoryBytes: 4 * GIB }).arenas.length === 1);
+});
 
-test("makePlan() refuses a model whose resident part is beyond 4 GiB", () => {
-  const size = { ...LARGE, residentBytes: 4.5 * GIB };
-  assert.throws(() => plan(size, { memoryBytes: 64 * GIB }), {
+test("makePlan() takes smaller arenas where it is told to, and the same slots", () => {
+  const whole = plan(SMALL, { ffnCache: 0.3 });
+  const split = plan(SMALL, { ffnCache: 0.3, arenaBytesMax: whole.arenas[0].byteLength * 0.6 });
+  assert.equal(whole.arenas.length, 1);
+  assert.ok(split.arenas.length >= 2, `${split.arenas.length}`);
+  assert.deepEqual(split.slotCounts, whole.slotCounts);
+});
+
+test("makePlan() refuses a model of which a layer takes more than an arena has", () => {
+  assert.throws(() => plan(SMALL, { ffnCache: 1, arenaBytesMax: MIB }), {
     name: "RangeError",
-    message: /resident part takes [45]\.\d+ GiB, more than 4 GiB/,
+    message: /a layer takes .+, more than 1\.00 MiB/,
   });
 });

@@ -10,6 +10,7 @@ import { calibrate } from "../src/calibrate.ts";
 import { POLICY_NAMES } from "../src/cache/policies.ts";
 import type { FitMethod } from "../src/fit/fit_plan.ts";
 import { open } from "../src/open.ts";
+import type { KvQuantization } from "../src/kv_page.ts";
 import type { OpenOptions } from "../src/open.ts";
 import { goldenOf, PackedModels } from "./packed_models.ts";
 import { addBitPlanes, addPredictors } from "./tiny_flash.ts";
@@ -46,6 +47,9 @@ before(async () => {
   }
 }, { timeout: 240_000 });
 
+/** So small that the tales take several. */
+const SMALL_ARENAS = { arenaBytes: 18 << 20, readers: 1 };
+
 const WAYS: [string, OpenOptions][] = [
   ...POLICY_NAMES.filter((name) => name !== "window").map(
     (policy): [string, OpenOptions] => [`the policy ${policy}`, { policy }],
@@ -74,6 +78,28 @@ const WAYS: [string, OpenOptions][] = [
     simulation: { seed: 9, delayMsMax: 0.5 },
   }],
   ["waiters that sleep at once", { spins: 0, flashSpins: 0 }],
+  ["position after position", { promptChunk: 1 }],
+  ["3 positions at a time, 2 lanes", { promptChunk: 3, lanes: 2 }],
+  ["a prompt of 30 positions at a time", { promptChunk: 30, logitsRows: 60 }],
+  ["a prompt of 20 at a time, everything in memory, 3 lanes", {
+    promptChunk: 20,
+    logitsRows: 40,
+    ffnCache: "100%",
+    lanes: 3,
+  }],
+  ["a prompt in one piece, 2 lanes, a slow disk", {
+    promptChunk: 64,
+    logitsRows: 128,
+    lanes: 2,
+    simulation: { seed: 4, delayMsMax: 0.5, shortRate: 0.3 },
+  }],
+  ["several arenas", SMALL_ARENAS],
+  ["several arenas, 2 lanes, a prompt of 30 at a time", {
+    ...SMALL_ARENAS,
+    lanes: 2,
+    promptChunk: 30,
+    logitsRows: 60,
+  }],
 ];
 
 /** What bit planes could be sensitive to: who looks, what was looked at early, in how many passes. */
@@ -122,7 +148,11 @@ test("Model.logits() in exact equals dense, bit for bit", async () => {
   const ways: OpenOptions[] = [
     { ffn: "dense", ffnCache: "100%", lanes: 2 },
     { ffn: "dense", lanes: 3, readers: 1 },
+    { ffn: "dense", promptChunk: 20, logitsRows: 40 },
     { ffn: "exact" },
+    { ffn: "exact", promptChunk: 20, logitsRows: 40, ffnCache: "5%" },
+    { ffn: "exact", promptChunk: 5, lanes: 2 },
+    { ffn: "exact", ...SMALL_ARENAS },
     { ffn: "exact", ffnCache: 0.004, lanes: 2 },
     { ffn: "exact", ffnCache: "100%" },
     { ffn: "exact", prefetch: false, simulation: { seed: 3, delayMsMax: 0.3 } },
@@ -137,9 +167,12 @@ test("Model.logits() in exact equals dense, bit for bit", async () => {
  * Bun 1.4.5 and Node 26; the weights are those of models/tales, the predictors seeded integers.
  */
 const PLAIN_HASHES = {
-  dense: { f16: "113ef1ad", q8: "f2221476" },
-  predicted: { f16: "dc87f79c", q8: "3047e152" },
-  bitPlanes: { f16: "356eb217", q8: "8fc6b79e" },
+  dense: {
+    f16: { f32: "113ef1ad", f16: "d87b0460" },
+    q8: { f32: "f2221476", q8: "3e41b6d4" },
+  },
+  predicted: { f16: { f32: "dc87f79c" }, q8: { f32: "3047e152", q8: "18f533a2" } },
+  bitPlanes: { f16: { f32: "356eb217", f16: "c7f1e311" }, q8: { f32: "8fc6b79e" } },
 };
 
 for (const way of ["dense", "predicted", "bitPlanes"] as const) {
@@ -149,8 +182,10 @@ for (const way of ["dense", "predicted", "bitPlanes"] as const) {
       if (way === "bitPlanes") addBitPlanes(path, 3);
       else addPredictors(path);
       const ffn = way === "dense" ? "dense" : "predicted";
-      const hash = await hashOf(path, { ffn, kernels: "plain" });
-      assert.equal(hash, PLAIN_HASHES[way][quant]);
+      for (const [kv, expected] of Object.entries(PLAIN_HASHES[way][quant])) {
+        const options = { ffn, kernels: "plain", kv: kv as KvQuantization } as const;
+        assert.equal(await hashOf(path, options), expected, `keys and values in ${kv}`);
+      }
     });
   }
 }

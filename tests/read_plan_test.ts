@@ -3,7 +3,7 @@ import assert from "node:assert/strict";
 import { test } from "node:test";
 import { ReadPlan } from "../src/cache/read_plan.ts";
 import type { ReadPlanOptions } from "../src/cache/read_plan.ts";
-import { EARLY_RING, LATE_RING, TICKET_PARTS_MAX } from "../src/flash/ticket.ts";
+import { TICKET_PARTS_MAX, ticketCapacity } from "../src/flash/ticket.ts";
 import { Control } from "../src/pipeline/control.ts";
 import { takeTickets } from "./tickets.ts";
 import type { Ticket } from "./tickets.ts";
@@ -27,7 +27,7 @@ interface Wanted {
 }
 
 function addAll(plan: ReadPlan, wanted: Wanted[], priority: "late" | "early" = "late"): void {
-  plan.begin(priority);
+  plan.begin(priority, 0);
   for (const { slotAddress, flag, ...record } of wanted) plan.add(record, slotAddress, flag);
   plan.finish();
 }
@@ -172,7 +172,7 @@ test("ReadPlan.ring() wakes the readers that got something, once", () => {
 
 test("ReadPlan.earlyRoom counts down to 0; late tickets find room still", () => {
   const { control, plan } = makePlan({ readerCount: 2 });
-  const room = 2 * EARLY_RING.capacity;
+  const room = 2 * ticketCapacity(0, 1).early;
   assert.equal(plan.earlyRoom, room);
   const far = Array.from({ length: room }, (_, i) => i * 100_000);
   addAll(plan, recordsAt(far.slice(0, 5), 512), "early");
@@ -187,7 +187,7 @@ test("ReadPlan.earlyRoom counts down to 0; late tickets find room still", () => 
 
 test("ReadPlan waits for room, rings for it, and names what it waited for", () => {
   const { control, plan } = makePlan({ readerCount: 1 });
-  const far = Array.from({ length: LATE_RING.capacity + 1 }, (_, i) => i * 100_000);
+  const far = Array.from({ length: ticketCapacity(0, 1).late + 1 }, (_, i) => i * 100_000);
   assert.throws(() => addAll(plan, recordsAt(far, 512)), {
     name: "WaitTimeoutError",
     message: /a reader to have room for a ticket/,

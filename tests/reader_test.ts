@@ -53,9 +53,9 @@ async function withReaders(
       backend,
       depth,
       control: share,
-      arena,
+      arenas: [arena],
       disk: { path, direct, simulation },
-      bounce: { address, byteLength: BOUNCE_BYTES },
+      bounce: { addresses: [address], byteLength: BOUNCE_BYTES },
       registered,
       timeOrigin: performance.timeOrigin,
     };
@@ -91,11 +91,11 @@ const READERS: [string, Parameters<typeof withReaders>[1]][] = [
   ["io_uring", { backend: "io_uring" }],
   ["io_uring to registered memory", {
     backend: "io_uring",
-    registered: { address: SLOTS_AT, byteLength: ARENA_BYTES - SLOTS_AT },
+    registered: { arena: 0, address: SLOTS_AT, byteLength: ARENA_BYTES - SLOTS_AT },
   }],
   ["io_uring to memory that is registered in part", {
     backend: "io_uring",
-    registered: { address: SLOTS_AT + 3 * SLOT_BYTES, byteLength: 8 * SLOT_BYTES },
+    registered: { arena: 0, address: SLOTS_AT + 3 * SLOT_BYTES, byteLength: 8 * SLOT_BYTES },
   }],
 ];
 
@@ -122,7 +122,7 @@ for (const [name, kind] of READERS) {
               .filter(() => random() < 0.1).slice(0, taken);
             bytes.fill(0, SLOTS_AT, SLOTS_AT + SLOT_COUNT * SLOT_BYTES);
             control.words.fill(0, control.layout.flags, control.layout.flags + SLOT_COUNT);
-            plan.begin(priority);
+            plan.begin(priority, 0);
             neurons.forEach((neuron, slot) => {
               const record = { byteOffset: neuron * stride, byteLength: stride };
               plan.add(record, SLOTS_AT + slot * SLOT_BYTES, slot);
@@ -167,7 +167,7 @@ test("Reader reads offsets above 4 GiB", async (context) => {
     closeSync(descriptor);
   }
   await withReaders(path, {}, async ({ control, plan, bytes }) => {
-    plan.begin("late");
+    plan.begin("late", 0);
     plan.add({ byteOffset, byteLength: 4096 }, SLOTS_AT, 0);
     plan.finish();
     plan.ring();
@@ -186,7 +186,7 @@ for (const backend of READER_BACKENDS) {
       const path = folder.file("f");
       writeFileSync(path, patternBytes(8192));
       await withReaders(path, { backend, readerCount: 3 }, async ({ control, plan, crew }) => {
-        plan.begin("late");
+        plan.begin("late", 0);
         plan.add({ byteOffset: 2 ** 33 + 512, byteLength: 512 }, SLOTS_AT, 0);
         plan.finish();
         plan.ring();

@@ -25,7 +25,13 @@ const DOCUMENTS = [idsOf(30), idsOf(90)];
 
 async function traceOf(path: string, options: OpenOptions): Promise<NeuronTrace> {
   const parts: Uint8Array[] = [];
-  const open = { lanes: 1, readers: 1, context: 64, ...options };
+  const open = {
+    lanes: 1,
+    readers: 1,
+    context: 64,
+    promptChunk: 1,
+    ...options,
+  };
   const write = (bytes: Uint8Array) => void parts.push(bytes.slice());
   await recordTrace({ path, text: DOCUMENTS, textName: "t", tokensMax: 1e9, write, open });
   return NeuronTrace.parse(new Uint8Array(await new Blob(parts as BlobPart[]).arrayBuffer()), "t");
@@ -33,7 +39,13 @@ async function traceOf(path: string, options: OpenOptions): Promise<NeuronTrace>
 
 /** What the engine itself counts for the same documents. */
 async function engineCounts(path: string, trace: NeuronTrace, options: OpenOptions) {
-  await using model = await open(path, { lanes: 1, readers: 1, context: 64, ...options });
+  await using model = await open(path, {
+    lanes: 1,
+    readers: 1,
+    context: 64,
+    promptChunk: 1,
+    ...options,
+  });
   let listed = 0, reads = 0, bytes = 0;
   for (const ids of [DOCUMENTS[0], DOCUMENTS[1].slice(0, 64), DOCUMENTS[1].slice(64)]) {
     await model.eachLogits(ids, () => {});

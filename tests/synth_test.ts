@@ -5,6 +5,7 @@ import { benchStatistics } from "../bench/statistics.ts";
 import { FlashFile } from "../src/format/flash_file.ts";
 import { inspect, renderInspection } from "../src/format/inspect.ts";
 import { QUANTIZATIONS } from "../src/format/layout.ts";
+import type { Quantization } from "../src/format/layout.ts";
 import { open } from "../src/open.ts";
 import { PAPER } from "../src/synth/planted.ts";
 import { ranksOf } from "../src/synth/residual_layout.ts";
@@ -62,10 +63,19 @@ test("synthesize() makes models whose greedy text walks along the chain", async 
   assert.ok(model.stats().decode.readsPerToken > 1);
 });
 
-for (const quant of QUANTIZATIONS) {
-  test(`synthesize() makes models of ${quant} that run in every mode`, async () => {
-    const target = folder.file(`tiny-${quant}.flash`);
-    await synthesize({ shape: "tiny", quant, target });
+/** Resident weights and bundles as one, and as two kinds. */
+const FORMS: { quant: Quantization; ffnQuant?: Quantization }[] = [
+  ...QUANTIZATIONS.map((quant) => ({ quant })),
+  { quant: "f16", ffnQuant: "q8" },
+];
+
+for (const { quant, ffnQuant } of FORMS) {
+  const form = ffnQuant ? `${quant} with bundles of ${ffnQuant}` : quant;
+  test(`synthesize() makes models of ${form} that run in every mode`, async () => {
+    const target = folder.file(`tiny-${quant}-${ffnQuant}.flash`);
+    const { header } = await synthesize({ shape: "tiny", quant, ffnQuant, target });
+    assert.equal(header.quantization, quant);
+    assert.equal(header.ffnQuantization, ffnQuant ?? quant);
     for (const ffn of ["predicted", "exact", "dense"] as const) {
       await using model = await open(target, { ffn, ffnCache: "30%", context: 32 });
       const chain = TokenChain.of(model.header), ids: number[] = [];

@@ -1,4 +1,4 @@
-import { EARLY_RING, emptyTicket, LATE_RING, PART_WORDS, readTicket } from "../src/flash/ticket.ts";
+import { emptyTicket, PART_WORDS, readTicket } from "../src/flash/ticket.ts";
 import type { Control } from "../src/pipeline/control.ts";
 
 /** A ticket in plain words. */
@@ -13,11 +13,8 @@ export interface Ticket {
 
 /** Takes all tickets of one priority out of the readers' rings, in the place of the readers. */
 export function takeTickets(control: Control, priority: "late" | "early"): Ticket[] {
-  const { lateRings, earlyRings } = control.layout;
-  const rings = priority === "late" ? lateRings : earlyRings;
-  const shape = priority === "late" ? LATE_RING : EARLY_RING;
-  return rings.flatMap((index, reader) => {
-    const ring = control.ring(index, shape);
+  return control.layout.lateRings.flatMap((_, reader) => {
+    const ring = control.ticketRing(reader, priority);
     const tickets: Ticket[] = [];
     for (let at; (at = ring.peek()) >= 0;) {
       tickets.push(plainTicket(control.words, at, reader));

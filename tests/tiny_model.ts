@@ -69,7 +69,7 @@ export const TINY_CONFIG = {
   hidden_size: 32,
   ffn_dim: 96,
   num_hidden_layers: 2,
-  num_attention_heads: 4,
+  num_attention_heads: 2,
   max_position_embeddings: 6,
   word_embed_proj_dim: 32,
 };

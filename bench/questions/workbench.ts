@@ -75,6 +75,7 @@ export function residentBytesOf(path: string): ResidentBytes {
   using file = FlashFile.open(path);
   const { header } = file, { vocabSize, hiddenSize } = header.config;
   const logitsBytes = matrixByteLength(header.quantization, vocabSize, hiddenSize);
-  const all = residentSections(header).reduce((sum, { byteLength }) => sum + byteLength, 0);
+  const layers = { from: 0, to: header.config.numLayers };
+  const all = residentSections(header, layers).reduce((sum, { byteLength }) => sum + byteLength, 0);
   return { layerBytes: all - logitsBytes, logitsBytes };
 }

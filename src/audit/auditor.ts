@@ -1,9 +1,9 @@
 import type { AuditOptions } from "./audit_options.ts";
 import type { LayerSlots } from "../cache/layer_slots.ts";
-import { instantiateKernels, preparedByteLength } from "../kernels.ts";
-import type { Kernels } from "../kernels.ts";
 import { PASS_COUNT, passIndex } from "../pipeline/control.ts";
+import { arenaIndexOf } from "../pipeline/options.ts";
 import type { PredictorSeat } from "../predict/predictor_seat.ts";
+import { AuditDesk } from "./audit_desk.ts";
 import { AUDIT, AuditBoard } from "./board.ts";
 import { SampleDraw, slotStride, windowWeight } from "./sample.ts";
 import type { AuditSample } from "./sample.ts";
@@ -19,19 +19,13 @@ import type { AuditSample } from "./sample.ts";
  */
 export class Auditor {
   readonly #seat: PredictorSeat;
-  readonly #kernels: Kernels;
+  /** What it has in each arena. */
+  readonly #desks: AuditDesk[];
   readonly #sample: AuditSample;
   readonly #draw: SampleDraw;
   readonly #board: AuditBoard;
   readonly #flag: number;
   readonly #flagWord: number;
-  readonly #mask: Uint32Array;
-  /** Sampled records and their neurons: those of slots first, then those of the window. */
-  readonly #addresses: Uint32Array;
-  readonly #neurons: Uint32Array;
-  readonly #activations: Float32Array;
-  /** Activations of the two sets of pass arrays. */
-  readonly #passActivations: Float32Array[];
   /** Of each pass that is not counted yet: how many neurons of which layer. */
   readonly #passCounts = new Int32Array(PASS_COUNT);
   readonly #passLayers = new Int32Array(PASS_COUNT);
@@ -44,23 +38,14 @@ export class Auditor {
   #isReading = false;
 
   constructor(seat: PredictorSeat, { sample, seed, board, flag }: AuditOptions) {
-    const { kernels, arena, plan, sizes, passNeuronsMax } = seat.options;
-    const scratch = plan.audit!, { buffer } = arena;
-    const most = scratch.neuronsMax;
+    const { arenas } = seat.options;
     this.#seat = seat;
-    this.#kernels = instantiateKernels(kernels, arena);
+    this.#desks = arenas.map((arena) => new AuditDesk(arena, seat.options));
     this.#sample = sample;
     this.#draw = new SampleDraw(sample, seed);
     this.#board = new AuditBoard(board);
     this.#flag = flag;
     this.#flagWord = seat.control.layout.flags + flag;
-    this.#mask = new Uint32Array(buffer, plan.mask, Math.ceil(sizes.intermediateSize / 32));
-    this.#addresses = new Uint32Array(buffer, scratch.addresses, most);
-    this.#neurons = new Uint32Array(buffer, scratch.neurons, most);
-    this.#activations = new Float32Array(buffer, scratch.activations, most);
-    this.#passActivations = plan.passes.map(({ activations }) =>
-      new Float32Array(buffer, activations, passNeuronsMax)
-    );
   }
 
   beginStep(step: number): void {
@@ -70,35 +55,29 @@ export class Auditor {
 
   /** The late look's mask is there, and no lane goes on before the list is published: its input stands still. */
   sample(slots: LayerSlots): void {
-    const { plan } = this.#seat.options;
+    const desk = this.#desks[slots.arena];
     this.complete();
-    this.#sampleSlots(slots, plan.lanes[0].prepared);
-    this.#chooseWindow(slots);
-    if (this.#windowCount === 0) return;
-    const { hiddenSize } = this.#seat.options.sizes;
-    this.#kernels.copy(
-      plan.audit!.prepared,
-      plan.lanes[0].prepared,
-      preparedByteLength(hiddenSize),
-    );
+    this.#sampleSlots(slots, desk);
+    this.#chooseWindow(slots, desk);
+    if (this.#windowCount > 0) desk.keepInput();
   }
 
   /** Neurons that lie in slots and are not predicted: every k-th slot. */
-  #sampleSlots(slots: LayerSlots, prepared: number): void {
+  #sampleSlots(slots: LayerSlots, desk: AuditDesk): void {
     const { cache } = slots;
     const stride = slotStride(this.#sample, cache.slotCount);
     let count = 0;
     for (let slot = this.#draw.firstSlot(stride); slot < cache.slotCount; slot += stride) {
       const neuron = cache.neuronIn(slot);
-      if (neuron < 0 || this.#isPredicted(neuron) || !cache.hasLanded(slot)) continue;
-      this.#neurons[count] = neuron;
-      this.#addresses[count++] = slots.addressOf(neuron, slot);
+      if (neuron < 0 || desk.isPredicted(neuron) || !cache.hasLanded(slot)) continue;
+      desk.neurons[count] = neuron;
+      desk.addresses[count++] = slots.addressOf(neuron, slot);
     }
-    this.#compute(slots.layer, count, { weight: stride, prepared });
+    this.#compute(slots, count, { weight: stride, input: "present" });
   }
 
   /** Picks a window, and of it the neurons that are neither predicted nor in a slot. */
-  #chooseWindow(slots: LayerSlots): void {
+  #chooseWindow(slots: LayerSlots, desk: AuditDesk): void {
     const { cache } = slots, { intermediateSize } = this.#seat.options.sizes;
     const { windowNeurons } = this.#sample;
     const window = this.#draw.window();
@@ -110,8 +89,8 @@ export class Auditor {
     for (let position = first; position < end; position++) {
       const neuron = slots.neuronAt(position);
       const slot = cache.find(neuron);
-      if (this.#isPredicted(neuron) || (slot >= 0 && cache.hasLanded(slot))) continue;
-      this.#neurons[count++] = neuron;
+      if (desk.isPredicted(neuron) || (slot >= 0 && cache.hasLanded(slot))) continue;
+      desk.neurons[count++] = neuron;
     }
     this.#slots = slots;
     this.#windowFirst = first;
@@ -125,8 +104,9 @@ export class Auditor {
     const first = this.#windowFirst;
     const count = Math.min(this.#sample.windowNeurons, sizes.intermediateSize - first);
     Atomics.store(control.words, this.#flagWord, 0);
-    readPlan.begin("late");
-    this.#slots!.readRun({ first, count }, this.#window, this.#flag);
+    const slots = this.#slots!, { window } = this.#desks[slots.arena].plan;
+    readPlan.begin("late", slots.arena);
+    slots.readRun({ first, count }, window, this.#flag);
     readPlan.finish();
     readPlan.ring();
     this.#isReading = true;
@@ -138,16 +118,12 @@ export class Auditor {
     this.#awaitWindow();
     this.#isReading = false;
     const slots = this.#slots!, count = this.#windowCount;
+    const { addresses, neurons, plan } = this.#desks[slots.arena];
     for (let i = 0; i < count; i++) {
-      this.#addresses[i] = slots.addressInRun(
-        this.#windowFirst,
-        this.#neurons[i],
-        this.#window,
-      );
+      addresses[i] = slots.addressInRun(this.#windowFirst, neurons[i], plan.window);
     }
     this.#windowCount = 0;
-    const { prepared } = this.#seat.options.plan.audit!;
-    this.#compute(slots.layer, count, { weight: windowWeight(this.#sample), prepared });
+    this.#compute(slots, count, { weight: windowWeight(this.#sample), input: "kept" });
   }
 
   #awaitWindow(): void {
@@ -163,17 +139,14 @@ export class Auditor {
   }
 
   /** Activations of `count` sampled neurons, each of which stands for `weight` of its kind. */
-  #compute(layer: number, count: number, { weight, prepared }: SampleWeight): void {
+  #compute({ layer, arena }: LayerSlots, count: number, { weight, input }: SampleWeight): void {
     if (count === 0) return;
-    const { sizes, weights, quantization, plan } = this.#seat.options;
-    const { addresses, neurons, activations } = plan.audit!;
-    const { upBias } = weights.layers[layer];
-    const up = this.#kernels.up[quantization];
-    up(addresses, neurons, 0, 0, count, 0, prepared, upBias, activations, sizes.hiddenSize);
+    const desk = this.#desks[arena], { activations } = desk;
+    desk.compute(layer, count, input);
     let active = 0, mass = 0;
     for (let i = 0; i < count; i++) {
-      if (this.#activations[i] !== 0) active++;
-      mass += this.#activations[i];
+      if (activations[i] !== 0) active++;
+      mass += activations[i];
     }
     this.#board.add(this.#step, layer, AUDIT.missed, weight * active);
     this.#board.add(this.#step, layer, AUDIT.missedMass, weight * mass);
@@ -190,7 +163,8 @@ export class Auditor {
     for (; ((done - this.#countedPasses) | 0) >= 0; this.#countedPasses++) {
       const index = passIndex(this.#countedPasses);
       const layer = this.#passLayers[index], count = this.#passCounts[index];
-      const activations = this.#passActivations[index];
+      const arena = arenaIndexOf(this.#seat.options.arenas, layer);
+      const activations = this.#desks[arena].passActivations[index];
       let active = 0, mass = 0;
       for (let i = 0; i < count; i++) {
         if (activations[i] !== 0) active++;
@@ -210,18 +184,10 @@ export class Auditor {
     this.countPasses(last);
     this.#board.complete(this.#step);
   }
-
-  get #window(): number {
-    return this.#seat.options.plan.audit!.window;
-  }
-
-  #isPredicted(neuron: number): boolean {
-    return (this.#mask[neuron >>> 5] & (1 << (neuron & 31))) !== 0;
-  }
 }
 
 interface SampleWeight {
   weight: number;
-  /** Address of the FFN's input, prepared. */
-  prepared: number;
+  /** The layer's FFN input as it stands, or as it was kept. */
+  input: "present" | "kept";
 }

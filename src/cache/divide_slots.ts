@@ -61,12 +61,19 @@ const LISTS_MIN = 1.4;
  */
 export function fewestSlots(
   lists: readonly number[],
-  { totalSlots, count }: { totalSlots: number; count: number },
+  { totalSlots, count, leastSlots = 1 }: {
+    totalSlots: number;
+    count: number;
+    leastSlots?: number;
+  },
 ): number[] {
-  const wanted = lists.map((neurons) => Math.min(count, Math.max(1, LISTS_MIN * neurons)));
+  const wanted = lists.map((neurons) => Math.min(count, Math.max(leastSlots, LISTS_MIN * neurons)));
   const sum = wanted.reduce((total, slots) => total + slots, 0);
-  const scale = Math.min(1, totalSlots / sum);
-  return wanted.map((slots) => Math.max(1, Math.floor(scale * slots)));
+  if (sum <= totalSlots) return wanted.map((slots) => Math.floor(slots));
+  // What is above the least is scaled, so that the sum fits.
+  const least = Math.min(leastSlots, count), leastSum = least * lists.length;
+  const scale = Math.max(0, (totalSlots - leastSum) / Math.max(1, sum - leastSum));
+  return wanted.map((slots) => least + Math.floor(scale * (slots - least)));
 }
 
 /**
@@ -74,10 +81,12 @@ export function fewestSlots(
  * of the layers.
  */
 export function divideAmongLayers(
-  { numLayers, count, slotTotal, curves, predictedShares }: {
+  { numLayers, count, slotTotal, leastSlots = 1, curves, predictedShares }: {
     numLayers: number;
     count: number;
     slotTotal: number;
+    /** What each layer must have, whatever its curve says. */
+    leastSlots?: number;
     /** One a layer, or none. */
     curves: readonly MissCurve[];
     /** Neurons that each layer computes for a token, on average, as a share of all. */
@@ -94,7 +103,7 @@ export function divideAmongLayers(
     );
   }
   const lists = predictedShares.map((share) => share * count);
-  const minSlots = fewestSlots(lists, { totalSlots: slotTotal, count });
+  const minSlots = fewestSlots(lists, { totalSlots: slotTotal, count, leastSlots });
   return divideSlots({ curves, totalSlots: slotTotal, minSlots, count });
 }
 

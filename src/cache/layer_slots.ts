@@ -1,5 +1,4 @@
 import type { Control } from "../pipeline/control.ts";
-import type { ArenaPlan } from "../arena.ts";
 import { NeuronOrder } from "../format/neuron_order.ts";
 import type { ModelSizes, PipelineOptions } from "../pipeline/options.ts";
 import { NeuronCache } from "./neuron_cache.ts";
@@ -13,7 +12,10 @@ const SLOTS_MAX = 2 ** 26;
 /** What it must know of the pipeline. */
 export type SlotsOptions =
   & Pick<PipelineOptions, "flash" | "policy">
-  & { plan: Pick<ArenaPlan, "slots">; sizes: Pick<ModelSizes, "intermediateSize"> };
+  & {
+    arenas: { memory: { buffer: ArrayBufferLike } }[];
+    sizes: Pick<ModelSizes, "intermediateSize">;
+  };
 
 /**
  * One layer's neurons: which are in its slots (`cache`), where a slot's bytes lie, and where they come from. A slot takes
@@ -24,12 +26,16 @@ export type SlotsOptions =
  */
 export class LayerSlots {
   readonly layer: number;
+  /** Index of the arena that its slots lie in. */
+  readonly arena: number;
   readonly cache: NeuronCache;
   /** Landing flag of slot 0, counted from the first flag. */
   readonly flag: number;
   /** The layer's numbers; see `LAYER`. */
   readonly statistics: Float64Array;
   readonly #readPlan: ReadPlan;
+  /** All of its arena. */
+  readonly #bytes: Uint8Array;
   readonly #address: number;
   readonly #slotByteLength: number;
   /** The first record in the file, and from record to record. */
@@ -53,17 +59,19 @@ export class LayerSlots {
     layer: number,
     make: PolicyFactory = (shape) => makePolicy(options.policy, shape),
   ) {
-    const { flash, plan, sizes } = options, neuronCount = sizes.intermediateSize;
-    const { byteOffset, slotCount, flag, positionOf } = flash.layers[layer];
+    const { flash, sizes } = options, neuronCount = sizes.intermediateSize;
+    const { arena, slots, byteOffset, slotCount, flag, positionOf } = flash.layers[layer];
     const range = { count: slotCount, flagWord: control.layout.flags + flag };
     const policy = make({ slotCount, neuronCount });
     this.layer = layer;
+    this.arena = arena;
     this.cache = new NeuronCache(neuronCount, range, policy, control.words);
     if (flash.isResident) this.cache.fillCompletely();
     this.flag = flag;
     this.statistics = control.layerStatistics(layer);
     this.#readPlan = readPlan;
-    this.#address = plan.slots[layer];
+    this.#bytes = new Uint8Array(options.arenas[arena].memory.buffer);
+    this.#address = slots;
     this.#slotByteLength = flash.slotByteLength;
     this.#byteOffset = byteOffset + flash.record.offset;
     this.#strideBytes = flash.strideBytes;
@@ -97,6 +105,13 @@ export class LayerSlots {
     this.#record.byteOffset = this.#byteOffset + position * this.#strideBytes;
     const address = this.#address + slot * this.#slotByteLength;
     this.#readPlan.add(this.#record, address, this.flag + slot);
+  }
+
+  /** Copies the neuron's record from `address` of the arena to its slot. */
+  fill(neuron: number, slot: number, address: number, byteLength: number): void {
+    const target = this.addressOf(neuron, slot);
+    this.#bytes.copyWithin(target, address, address + byteLength);
+    this.cache.land(slot);
   }
 
   /** Adds one read of `count` bundles that lie side by side, to a block-aligned `target` of its own. */

@@ -34,6 +34,7 @@ export class NeuronCache {
   /** Stack of free slots. */
   readonly #free: Int32Array;
   #freeCount = 0;
+  #limit: number;
   /** The step in which the slot's read was begun. */
   readonly #admittedStep: Int32Array;
   /** The pass that last used the slot; it is in use until that pass is done. */
@@ -44,6 +45,7 @@ export class NeuronCache {
 
   constructor(neuronCount: number, slots: SlotRange, policy: CachePolicy, words: Int32Array) {
     this.slotCount = slots.count;
+    this.#limit = slots.count;
     this.#policy = policy;
     this.#words = words;
     this.#flagWord = slots.flagWord;
@@ -54,6 +56,36 @@ export class NeuronCache {
     this.#pass = new Int32Array(slots.count).fill(-1);
     this.#wantedBy = new Int32Array(slots.count).fill(UNWANTED);
     for (let slot = slots.count - 1; slot >= 0; slot--) this.#free[this.#freeCount++] = slot;
+  }
+
+  /** Slots that may hold a neuron: those below. */
+  get limit(): number {
+    return this.#limit;
+  }
+
+  /**
+   * Slots from `limit` on hold no neuron from now on, as their bytes are another's; below, slots that were given up are free again.
+   * No slot that is given up may be in use or in flight.
+   */
+  setLimit(limit: number): void {
+    for (let slot = limit; slot < this.#limit; slot++) {
+      if (this.#neuronOf[slot] >= 0) this.#evict(slot);
+    }
+    let count = 0;
+    for (let i = 0; i < this.#freeCount; i++) {
+      if (this.#free[i] < limit) this.#free[count++] = this.#free[i];
+    }
+    for (let slot = limit - 1; slot >= this.#limit; slot--) this.#free[count++] = slot;
+    this.#freeCount = count;
+    this.#limit = limit;
+  }
+
+  /** Whether all of the slots from `from` on that hold a neuron have landed. */
+  haveLandedFrom(from: number): boolean {
+    for (let slot = from; slot < this.#limit; slot++) {
+      if (this.#neuronOf[slot] >= 0 && !this.hasLanded(slot)) return false;
+    }
+    return true;
   }
 
   /** All neurons are in memory already, neuron i in slot i: nothing will ever be read. */
@@ -67,7 +99,7 @@ export class NeuronCache {
 
   /** Slots that hold a neuron, landed or not. */
   get residentCount(): number {
-    return this.slotCount - this.#freeCount;
+    return this.#limit - this.#freeCount;
   }
 
   /** Slot of `neuron`, or -1. Its bytes may be still on the way: see `hasLanded`. */
@@ -82,6 +114,11 @@ export class NeuronCache {
 
   hasLanded(slot: number): boolean {
     return Atomics.load(this.#words, this.#flagWord + slot) !== 0;
+  }
+
+  /** The bytes of `slot` are there. */
+  land(slot: number): void {
+    Atomics.store(this.#words, this.#flagWord + slot, 1);
   }
 
   admittedStep(slot: number): number {

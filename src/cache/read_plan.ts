@@ -1,7 +1,6 @@
 import {
-  EARLY_RING,
-  LATE_RING,
   PART_WORDS,
+  TICKET_ARENA,
   TICKET_BYTE_LENGTH,
   TICKET_FLAG,
   TICKET_OFFSET_HIGH,
@@ -43,6 +42,7 @@ export class ReadPlan {
   readonly #options: ReadPlanOptions;
   readonly #lateRings: Ring[];
   readonly #earlyRings: Ring[];
+  readonly #earlyCapacity: number;
   readonly #doorbells: Sequence[];
   readonly #done: Sequence[];
   readonly #landed: Sequence;
@@ -52,6 +52,7 @@ export class ReadPlan {
   readonly #issued: Int32Array;
   readonly #rung: Uint8Array;
   #isEarly = false;
+  #arena = 0;
   /** The ticket being put together: covering blocks, and its parts (absolute record offset, length, target, flag). */
   #begin = 0;
   #end = 0;
@@ -66,8 +67,9 @@ export class ReadPlan {
     this.#words = control.words;
     this.#inline = inline;
     this.#options = options;
-    this.#lateRings = layout.lateRings.map((at) => control.ring(at, LATE_RING));
-    this.#earlyRings = layout.earlyRings.map((at) => control.ring(at, EARLY_RING));
+    this.#lateRings = layout.lateRings.map((_, i) => control.ticketRing(i, "late"));
+    this.#earlyRings = layout.earlyRings.map((_, i) => control.ticketRing(i, "early"));
+    this.#earlyCapacity = layout.tickets.early;
     this.#doorbells = layout.readerDoorbell.map((at) => control.sequenceAt(at));
     this.#done = layout.readerDone.map((at) => control.sequenceAt(at));
     this.#landed = control.sequence("landed");
@@ -75,16 +77,17 @@ export class ReadPlan {
     this.#rung = new Uint8Array(shape.readerCount);
   }
 
-  /** Begins a batch of late or early reads. */
-  begin(priority: "late" | "early"): void {
+  /** Begins a batch of late or early reads to arena `arena`. */
+  begin(priority: "late" | "early", arena: number): void {
     this.#isEarly = priority === "early";
+    this.#arena = arena;
     this.#partCount = 0;
   }
 
   /** Early tickets that there is room for now. */
   get earlyRoom(): number {
     let room = 0;
-    for (const ring of this.#earlyRings) room += EARLY_RING.capacity - ring.length;
+    for (const ring of this.#earlyRings) room += this.#earlyCapacity - ring.length;
     return room;
   }
 
@@ -172,6 +175,7 @@ export class ReadPlan {
     words[at + TICKET_OFFSET_HIGH] = Math.floor(this.#begin / 4294967296);
     words[at + TICKET_BYTE_LENGTH] = this.#end - this.#begin;
     words[at + TICKET_PART_COUNT] = count;
+    words[at + TICKET_ARENA] = this.#arena;
     if (count === 1) {
       words[at + TICKET_TARGET] = this.#slotAddress;
       words[at + TICKET_FLAG] = parts[3];

@@ -27,15 +27,25 @@ export function packCommand(): Command {
       new Option("--quant <kind>", "how weights are stored").choices([...QUANTIZATIONS])
         .makeOptionMandatory(),
     )
+    .addOption(
+      new Option("--ffn-quant <kind>", "how the FFN's bundles are stored, if otherwise")
+        .choices([...QUANTIZATIONS]),
+    )
     .option("--force", "replace OUT if it exists")
     .addHelpText("after", AFTER_HELP)
     .action(packFolder);
 }
 
+interface PackFlags {
+  quant: Quantization;
+  ffnQuant?: Quantization;
+  force?: boolean;
+}
+
 async function packFolder(
   source: string,
   target: string,
-  { quant, force = false }: { quant: Quantization; force?: boolean },
+  { quant, ffnQuant = quant, force = false }: PackFlags,
 ): Promise<void> {
   givenFolder(source);
   if (!existsSync(join(source, "config.json"))) {
@@ -48,6 +58,7 @@ async function packFolder(
     source,
     target,
     quant,
+    ffnQuant,
     signal: interrupt.signal,
     onProgress: ({ doneBytes: done, totalBytes: total }) =>
       progress.update("packing", { done, total }),
@@ -56,8 +67,9 @@ async function packFolder(
   const ignored = ignoredTensors.length > 0
     ? `Tensors without use: ${printable(ignoredTensors.join(", "))}\n`
     : "";
+  const form = ffnQuant === quant ? quant : `${quant}, bundles as ${ffnQuant}`;
   process.stderr.write(
-    `${target}: ${formatBytes(byteLength)}, ${header.config.numLayers} layers as ${quant}\n` +
+    `${target}: ${formatBytes(byteLength)}, ${header.config.numLayers} layers as ${form}\n` +
       `${ignored}Next: flashpipe calibrate ${target} --text FILE fits its predictors; ` +
       `until then it runs with --ffn exact or dense.\n`,
   );

@@ -176,8 +176,8 @@ function makePlan(
 
 /** Bytes for predictors: a share of what the FFN takes in f16, whatever it is stored as. */
 function byteLimitOf({ header }: FlashFile, share: number): number {
-  const { quantization, config } = header;
-  const perBundle = 2 * vectorByteLength(quantization, config.hiddenSize);
+  const { ffnQuantization, config } = header;
+  const perBundle = 2 * vectorByteLength(ffnQuantization, config.hiddenSize);
   const perBundleF16 = 4 * config.hiddenSize;
   return Math.floor(share * ffnByteLength(header) / perBundle * perBundleF16);
 }

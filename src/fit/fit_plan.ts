@@ -1,5 +1,4 @@
 import type { FlashHeader } from "../format/header.ts";
-import type { Quantization } from "../format/layout.ts";
 import { predictorByteLength, RANK_STEP } from "./choose_ranks.ts";
 import { RUN_LENGTH } from "./positions.ts";
 
@@ -69,12 +68,11 @@ export interface FitSizes {
   d: number;
   n: number;
   numLayers: number;
-  quantization: Quantization;
 }
 
-export function sizesOf({ config, quantization }: FlashHeader): FitSizes {
+export function sizesOf({ config }: FlashHeader): FitSizes {
   const { hiddenSize: d, intermediateSize: n, numLayers } = config;
-  return { d, n, numLayers, quantization };
+  return { d, n, numLayers };
 }
 
 /** What two cores are reckoned with. Work is planned by this and not by a clock, so that equal options give equal bytes. */

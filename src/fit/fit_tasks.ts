@@ -387,7 +387,7 @@ export class FitTasks {
 
 /** The up rows of a layer as f32[n][d], and their bias. */
 function upOf(file: FlashFile, layer: number): { up: Float32Array; upBias: Float32Array } {
-  const { quantization, layers, config } = file.header;
+  const { ffnQuantization, layers, config } = file.header;
   const { intermediateSize: n, hiddenSize: d } = config;
   const { bundleByteLength: byteStride } = layers[layer].bundles;
   const up = new Float32Array(n * d);
@@ -396,7 +396,7 @@ function upOf(file: FlashFile, layer: number): { up: Float32Array; upBias: Float
     const rows = Math.min(perRun, n - first);
     const bytes = file.readBundles(layer, { first, count: rows });
     const values = up.subarray(first * d, (first + rows) * d);
-    loadRows(quantization, bytes, { rows, cols: d }, values, { byteOffset: 0, byteStride });
+    loadRows(ffnQuantization, bytes, { rows, cols: d }, values, { byteOffset: 0, byteStride });
   }
   return { up, upBias: file.floats(`layers.${layer}.ffn.up.bias`) };
 }

@@ -226,16 +226,16 @@ export class LayerForward {
   /** residual += down(ReLU(up x)) + bias, in blocks of neurons. */
   #ffn(count: number): void {
     const { header } = this.#file, { intermediateSize: n } = header.config, d = this.#d;
-    const { quantization } = header, { bundles } = header.layers[this.#layer];
+    const { ffnQuantization } = header, { bundles } = header.layers[this.#layer];
     const { residual, normed, hidden } = this.#blocks, { kernels } = this.#memory;
     const upBias = this.#floats("ffn.up.bias");
-    const vector = vectorByteLength(quantization, d);
+    const vector = vectorByteLength(ffnQuantization, d);
     for (let first = 0; first < n; first += BLOCK_ROWS) {
       const rows = Math.min(BLOCK_ROWS, n - first);
       const bytes = this.#file.readBundles(this.#layer, { first, count: rows });
       const byteStride = bundles.bundleByteLength;
       const load = (byteOffset: number) =>
-        loadRows(quantization, bytes, { rows, cols: d }, this.#weights.values, {
+        loadRows(ffnQuantization, bytes, { rows, cols: d }, this.#weights.values, {
           byteOffset,
           byteStride,
         });

@@ -46,20 +46,28 @@ export interface IoUringOptions {
   depth: number;
   /** The file that is read: the kernel's number. */
   descriptor: number;
-  /** The memory that is read to. All addresses count from its beginning. */
-  memory: Uint8Array;
+  /** The memories that are read to. Addresses count from the beginning of each. */
+  memories: Uint8Array[];
   /**
-   * The part of it that the kernel shall know beforehand, so that it need not look up and hold pages for each read. It stays in
+   * The part of one of them that the kernel shall know beforehand, so that it need not look up and hold pages for each read. It stays in
    * RAM from then on. Refused where the user may not lock so much (RLIMIT_MEMLOCK); reads are plain ones then.
    */
-  registered?: { address: number; byteLength: number };
+  registered?: { arena: number; address: number; byteLength: number };
   /** The longest registered buffer; default (and most): 1 GiB. */
   bufferBytesMax?: number;
   /** `wait` ends after so many ms, whatever has come (Linux 5.11). */
   waitMs: number;
 }
 
-/** A submission and completion queue for reads of one file into one memory. */
+/** A read of the file to an address of one of the memories. */
+export interface UringRead {
+  byteOffset: number;
+  byteLength: number;
+  arena: number;
+  address: number;
+}
+
+/** A submission and completion queue for reads of one file. */
 export class IoUring {
   readonly #libc: LinuxLibc;
   readonly #descriptor: number;
@@ -77,12 +85,13 @@ export class IoUring {
   readonly #cqTail: number;
   readonly #cqMask: number;
   readonly #cqEntries: number;
-  /** The memory's address in the process. */
-  readonly #base: number;
+  /** The memories' addresses in the process. */
+  readonly #bases: number[];
   /** Word 0 of each entry: the operation, and whether the file is a registered one. */
   readonly #plainRead: number;
   readonly #fixedRead: number;
-  /** Addresses in the registered part, in bytes of the memory: from here to there. Empty if there is none. */
+  /** The registered part: of which memory, and its addresses there. Empty if there is none. */
+  readonly #registeredArena: number;
   readonly #registeredBegin: number;
   readonly #registeredEnd: number;
   readonly #bufferBytesMax: number;
@@ -136,9 +145,12 @@ export class IoUring {
     this.#plainRead = OP_READ | file.flag;
     this.#fixedRead = OP_READ_FIXED | file.flag;
     this.#bufferBytesMax = options.bufferBytesMax ?? KERNEL_BUFFER_BYTES_MAX;
-    this.#base = libc.addressOf(options.memory);
-    const { address, byteLength } = options.registered ?? { address: 0, byteLength: 0 };
-    const isRegistered = byteLength > 0 && this.#registerBuffers(address, byteLength);
+    this.#bases = options.memories.map((memory) => libc.addressOf(memory));
+    const none = { arena: 0, address: 0, byteLength: 0 };
+    const { arena, address, byteLength } = options.registered ?? none;
+    const isRegistered = byteLength > 0 &&
+      this.#registerBuffers(this.#bases[arena] + address, byteLength);
+    this.#registeredArena = arena;
     this.#registeredBegin = address;
     this.#registeredEnd = isRegistered ? address + byteLength : address;
   }
@@ -149,15 +161,16 @@ export class IoUring {
   }
 
   /** Queues a read; it begins with the next `submit` or `wait`. `id` comes back with its result. */
-  queueRead(byteOffset: number, byteLength: number, address: number, id: number): void {
+  queueRead({ byteOffset, byteLength, arena, address }: UringRead, id: number): void {
     const tail = this.#ring[this.#sqTail];
     const at = (tail & this.#sqMask) * ENTRY_WORDS, entries = this.#entries;
     const inPart = address - this.#registeredBegin;
     const buffer = Math.floor(inPart / this.#bufferBytesMax);
     // One that lies across the border of two buffers is a plain read.
-    const isFixed = inPart >= 0 && address + byteLength <= this.#registeredEnd &&
+    const isFixed = arena === this.#registeredArena && inPart >= 0 &&
+      address + byteLength <= this.#registeredEnd &&
       inPart + byteLength <= (buffer + 1) * this.#bufferBytesMax;
-    const target = this.#base + address;
+    const target = this.#bases[arena] + address;
     entries[at + ENTRY_OP] = isFixed ? this.#fixedRead : this.#plainRead;
     entries[at + ENTRY_OFFSET] = byteOffset;
     entries[at + ENTRY_OFFSET + 1] = byteOffset / 4294967296;
@@ -213,13 +226,14 @@ export class IoUring {
     return this.#register(REGISTER_FILES, new Int32Array(new ArrayBuffer(4)).fill(descriptor), 1);
   }
 
+  /** @param address in the process */
   #registerBuffers(address: number, byteLength: number): boolean {
     const most = this.#bufferBytesMax, count = Math.ceil(byteLength / most);
     // struct iovec { address, length }
     const vectors = new BigUint64Array(new ArrayBuffer(16 * count));
     for (let i = 0; i < count; i++) {
       const at = i * most;
-      vectors[2 * i] = BigInt(this.#base + address + at);
+      vectors[2 * i] = BigInt(address + at);
       vectors[2 * i + 1] = BigInt(Math.min(most, byteLength - at));
     }
     return this.#register(REGISTER_BUFFERS, vectors, count);

@@ -23,8 +23,9 @@ export class PreadReader implements Reader {
       for (;;) {
         seat.listen();
         while (seat.take(ticket)) {
-          const address = ticket.target === 0 ? bounce.address : ticket.target;
-          const view = seat.bytes.subarray(address, address + ticket.byteLength);
+          const { arena, target } = ticket;
+          const address = target === 0 ? bounce.addresses[arena] : target;
+          const view = seat.arenas[arena].subarray(address, address + ticket.byteLength);
           seat.begin(ticket, seat.clock());
           readFully(this.#disk, disk.path, view, ticket.byteOffset);
           seat.finish(ticket, address, seat.clock());

@@ -16,12 +16,13 @@ export interface ReaderOptions {
   /** Reads in flight: 1 for `pread`, a power of two for `io_uring`. */
   depth: number;
   control: ControlShare;
-  arena: WebAssembly.Memory;
+  /** All arenas; a ticket says which. */
+  arenas: WebAssembly.Memory[];
   disk: DiskOptions;
-  /** Bounce buffers for merged reads: `depth` of them side by side, each of `byteLength`. */
-  bounce: { address: number; byteLength: number };
+  /** Bounce buffers for merged reads: in each arena `depth` of them side by side from its address, each of `byteLength`. */
+  bounce: { addresses: number[]; byteLength: number };
   /** Where reads go, bounce buffers too: what io_uring may have registered with the kernel. */
-  registered?: { address: number; byteLength: number };
+  registered?: { arena: number; address: number; byteLength: number };
   trace?: SharedArrayBuffer;
   timeOrigin: number;
 }

@@ -7,15 +7,15 @@ import { READER } from "../pipeline/statistics.ts";
 import { sharedClock, Trace } from "../pipeline/trace.ts";
 import type { Clock } from "../pipeline/trace.ts";
 import type { ReaderOptions } from "./reader_options.ts";
-import { EARLY_RING, LATE_RING, PART_WORDS, readTicket } from "./ticket.ts";
+import { PART_WORDS, readTicket } from "./ticket.ts";
 import type { Ticket } from "./ticket.ts";
 
 /**
  * A reader's place in the pipeline, whatever its backend: where tickets come from, and what is to be done when a read is done.
  */
 export class ReaderSeat {
-  /** All of the arena. */
-  readonly bytes: Uint8Array;
+  /** All of each arena. */
+  readonly arenas: Uint8Array[];
   readonly clock: Clock;
   readonly #control: Control;
   readonly #words: Int32Array;
@@ -32,12 +32,12 @@ export class ReaderSeat {
     const control = new Control(options.control);
     const { layout, shape } = control;
     const index = options.readerIndex;
-    this.bytes = new Uint8Array(options.arena.buffer);
+    this.arenas = options.arenas.map(({ buffer }) => new Uint8Array(buffer));
     this.clock = sharedClock(options.timeOrigin);
     this.#control = control;
     this.#words = control.words;
-    this.#late = control.ring(layout.lateRings[index], LATE_RING);
-    this.#early = control.ring(layout.earlyRings[index], EARLY_RING);
+    this.#late = control.ticketRing(index, "late");
+    this.#early = control.ticketRing(index, "early");
     this.#doorbell = control.sequenceAt(layout.readerDoorbell[index]);
     this.#done = control.sequenceAt(layout.readerDone[index]);
     this.#landings = new LandingCounter(control);
@@ -101,7 +101,7 @@ export class ReaderSeat {
     if (busyUs > 0) this.#statistics[READER.flashMs] += busyUs / 1000;
   }
 
-  /** The bytes of a ticket are at `address`: brings them to their slots and raises its flags. `announce` wakes who waits. */
+  /** The bytes of a ticket are at `address` of its arena: brings them to their slots and raises its flags. `announce` wakes who waits. */
   finish(ticket: Ticket, address: number, nowMs: number): void {
     this.#end(nowMs);
     this.#trace?.span("read", ticket.beganMs, nowMs, ticket.byteLength);
@@ -120,11 +120,12 @@ export class ReaderSeat {
   }
 
   /** Copies the parts of a merged read to their slots. */
-  #scatter({ parts, partCount }: Ticket, bounce: number): void {
+  #scatter({ arena, parts, partCount }: Ticket, bounce: number): void {
+    const bytes = this.arenas[arena];
     for (let part = 0; part < partCount; part++) {
       const from = part * PART_WORDS;
       const source = bounce + parts[from], byteLength = parts[from + 1];
-      this.bytes.copyWithin(parts[from + 2] >>> 0, source, source + byteLength);
+      bytes.copyWithin(parts[from + 2] >>> 0, source, source + byteLength);
       this.#land(parts[from + 3]);
     }
   }

@@ -8,10 +8,11 @@ import type { LinuxLibc } from "./c_library.ts";
 import type { Reader, ReaderOptions } from "./reader_options.ts";
 import { ReaderSeat } from "./reader_seat.ts";
 import { emptyTicket } from "./ticket.ts";
+import type { Ticket } from "./ticket.ts";
 
 /**
- * Many reads in flight in one thread. Early reads take at most half of the places, so that late
- * ones always find one.
+ * Many reads in flight in one thread. Early reads take at most three quarters of the places, so that
+ * late ones always find one.
  */
 export class UringReader implements Reader {
   readonly #seat: ReaderSeat;
@@ -27,6 +28,8 @@ export class UringReader implements Reader {
   readonly #free: Int32Array;
   #freeCount: number;
   #earlyCount = 0;
+  /** What is queued next: reused, so that a read allocates nothing. */
+  readonly #read = { byteOffset: 0, byteLength: 0, arena: 0, address: 0 };
   /** How long no read has come back, in ms. */
   #waitedMs = 0;
 
@@ -45,8 +48,8 @@ export class UringReader implements Reader {
     const descriptor = libc.open(path, flags);
     if (descriptor < 0) throw new IoUringRefusedError(`cannot open ${path}`);
     this.#descriptor = descriptor;
-    const memory = seat.bytes, waitMs = SLICE_MS;
-    this.#ring = new IoUring(libc, { depth, descriptor, memory, registered, waitMs });
+    const memories = seat.arenas, waitMs = SLICE_MS;
+    this.#ring = new IoUring(libc, { depth, descriptor, memories, registered, waitMs });
     this.#tickets = Array.from({ length: depth }, emptyTicket);
     this.#free = Int32Array.from({ length: depth }, (_, place) => place);
     this.#freeCount = depth;
@@ -113,23 +116,26 @@ export class UringReader implements Reader {
    * queued: one call for all would keep the disk waiting, one for each costs more than it gains (bench/readers.ts).
    */
   #queue(): void {
-    const { depth, bounce } = this.#options, seat = this.#seat;
+    const { depth } = this.#options, seat = this.#seat;
     const batch = Math.max(1, depth >> 2);
     let now = -1, queued = 0;
     while (this.#freeCount > 0) {
       const place = this.#free[this.#freeCount - 1], ticket = this.#tickets[place];
-      if (!seat.take(ticket, this.#earlyCount < depth >> 1)) return;
+      if (!seat.take(ticket, this.#earlyCount < depth - (depth >> 2))) return;
       this.#freeCount--;
       if (ticket.isEarly) this.#earlyCount++;
       if (now < 0) now = seat.clock();
       seat.begin(ticket, now);
-      const { byteOffset, byteLength, target } = ticket;
-      const address = target === 0 ? bounce.address + place * bounce.byteLength : target;
+      const read = this.#read;
+      read.byteOffset = ticket.byteOffset;
+      read.byteLength = ticket.byteLength;
+      read.arena = ticket.arena;
+      read.address = this.#addressOf(ticket, place);
       if (queued++ === batch) {
         this.#ring.submit();
         queued = 1;
       }
-      this.#ring.queueRead(byteOffset, byteLength, address, place);
+      this.#ring.queueRead(read, place);
     }
   }
 
@@ -146,20 +152,25 @@ export class UringReader implements Reader {
   }
 
   #finish(place: number, result: number, now: number): void {
-    const { bounce, disk } = this.#options;
-    const ticket = this.#tickets[place];
-    const address = ticket.target === 0
-      ? bounce.address + place * bounce.byteLength
-      : ticket.target;
+    const { disk } = this.#options;
+    const ticket = this.#tickets[place], address = this.#addressOf(ticket, place);
     if (result < ticket.byteLength) {
       // Short or failed: the plain way reads the rest, or throws with file and offset.
       const done = Math.max(0, result);
-      const rest = this.#seat.bytes.subarray(address + done, address + ticket.byteLength);
+      const bytes = this.#seat.arenas[ticket.arena];
+      const rest = bytes.subarray(address + done, address + ticket.byteLength);
       readFully(this.#disk, disk.path, rest, ticket.byteOffset + done);
     }
     if (ticket.isEarly) this.#earlyCount--;
     this.#free[this.#freeCount++] = place;
     this.#seat.finish(ticket, address, now);
+  }
+
+  /** Where a ticket's read goes: to its slot, or to the bounce buffer of its place. */
+  #addressOf({ arena, target }: Ticket, place: number): number {
+    if (target !== 0) return target;
+    const { addresses, byteLength } = this.#options.bounce;
+    return addresses[arena] + place * byteLength;
   }
 
   /** Slices, not the clock: a process that was stopped for a minute (Ctrl-Z) has not waited for a minute. */
@@ -177,8 +188,8 @@ export function canUseUring(): boolean {
   const libc = openLinuxLibc();
   if (!libc) return false;
   try {
-    const memory = new Uint8Array(new WebAssembly.Memory({ initial: 1 }).buffer);
-    new IoUring(libc, { depth: 2, descriptor: 0, memory, waitMs: SLICE_MS }).close();
+    const memories = [new Uint8Array(new WebAssembly.Memory({ initial: 1 }).buffer)];
+    new IoUring(libc, { depth: 2, descriptor: 0, memories, waitMs: SLICE_MS }).close();
     return true;
   } catch {
     return false;

@@ -42,7 +42,7 @@ export function validateHeader(value: unknown, place: HeaderPlace): FlashHeader 
   const header = parsed.data;
   const family = familyOf(header.architecture, place.path);
   const problem = family.problemWith(header.config) ??
-    problemWithNeurons(header.quantization, header.config.intermediateSize);
+    problemWithNeurons(header.ffnQuantization, header.config.intermediateSize);
   if (problem !== null) throw headerError(place, "config", problem);
   checkTensors(header, place);
   checkLayers(header, place);
@@ -112,7 +112,7 @@ function checkTensor(
   }
 }
 
-function checkLayers({ config, quantization, layers }: FlashHeader, place: HeaderPlace): void {
+function checkLayers({ config, ffnQuantization, layers }: FlashHeader, place: HeaderPlace): void {
   const { numLayers, hiddenSize, intermediateSize } = config;
   if (layers.length !== numLayers) {
     throw headerError(place, "layers", `${layers.length} layers, expected ${numLayers}`);
@@ -127,7 +127,7 @@ function checkLayers({ config, quantization, layers }: FlashHeader, place: Heade
     expect(
       "bundleByteLength",
       bundles.bundleByteLength,
-      bundleByteLength(quantization, hiddenSize),
+      bundleByteLength(ffnQuantization, hiddenSize),
     );
     expect("byteOffset", bundles.byteOffset % SECTION_ALIGNMENT, 0);
     const groups = Math.ceil(bundles.count / bundles.groupCount);

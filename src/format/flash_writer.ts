@@ -30,7 +30,10 @@ const GROUP_NEURONS = 64;
 /** What a file will hold, before any byte of it is written. */
 export interface FlashContent {
   readonly architecture: string;
+  /** Of resident matrices. */
   readonly quantization: Quantization;
+  /** Of bundles. */
+  readonly ffnQuantization: Quantization;
   readonly config: ModelConfig;
   readonly tokenizer: Tokenizer;
   readonly provenance: Provenance;
@@ -54,9 +57,9 @@ export type FlashPart =
 
 /** Lays the parts of a file out: a function of sizes alone, so that it also tells a model's size beforehand. */
 export function planParts(
-  { architecture, quantization, config }: Pick<
+  { architecture, quantization, ffnQuantization, config }: Pick<
     FlashContent,
-    "architecture" | "quantization" | "config"
+    "architecture" | "quantization" | "ffnQuantization" | "config"
   >,
 ): FlashPart[] {
   const parts: FlashPart[] = [];
@@ -71,7 +74,7 @@ export function planParts(
     end = byteOffset + byteLength;
   }
   const count = config.intermediateSize;
-  const bundleBytes = bundleByteLength(quantization, config.hiddenSize);
+  const bundleBytes = bundleByteLength(ffnQuantization, config.hiddenSize);
   for (let layerIndex = 0; layerIndex < config.numLayers; layerIndex++) {
     const byteOffset = alignUp(end, SECTION_ALIGNMENT);
     const bundles = {
@@ -284,6 +287,7 @@ function headerOf(
   return {
     architecture: content.architecture,
     quantization: content.quantization,
+    ffnQuantization: content.ffnQuantization,
     config: content.config,
     tokenizer: content.tokenizer,
     tensors: parts.flatMap((part) => part.kind === "tensor" ? [part.tensor] : []),

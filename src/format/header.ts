@@ -1,6 +1,6 @@
 import { z } from "zod";
 import { modelConfigSchema } from "../../models/family.ts";
-import { matrixByteLength, QUANTIZATIONS } from "./layout.ts";
+import { isOrderFree, matrixByteLength, QUANTIZATIONS } from "./layout.ts";
 
 /**
  * The header of a `.flash` file (docs/model_format.md): its schema and types. What a schema cannot say is checked in
@@ -111,7 +111,10 @@ const predictorsSchema = z.discriminatedUnion("kind", [
 
 export const headerSchema = z.strictObject({
   architecture: text,
+  /** Of resident matrices: embeddings, attention, output. */
   quantization: z.enum(QUANTIZATIONS),
+  /** Of bundles; older files have none, as theirs are stored like the rest. */
+  ffnQuantization: z.enum(QUANTIZATIONS).optional(),
   config: modelConfigSchema,
   tokenizer: z.strictObject({ json: z.string(), config: z.string().nullable() }).nullable(),
   tensors: z.array(z.strictObject({ name: text, ...tensorRefShape })),
@@ -124,7 +127,10 @@ export const headerSchema = z.strictObject({
     createdAt: text,
     synthetic: z.boolean(),
   }),
-});
+}).transform((header) => ({
+  ...header,
+  ffnQuantization: header.ffnQuantization ?? header.quantization,
+}));
 
 export type FlashHeader = z.infer<typeof headerSchema>;
 /** A tensor's type, shape, place in the file and CRC-32. */
@@ -183,6 +189,11 @@ export function extentsOf(header: FlashHeader): Extent[] {
 /** Whether bundles lie in another order than that of the neurons. */
 export function isReordered({ layers }: FlashHeader): boolean {
   return layers.some(({ bundles }) => bundles.order !== null);
+}
+
+/** Whether a stream of neighbouring neurons finds them apart on flash, as their columns must be added in the order of neurons. */
+export function isScattered(header: FlashHeader): boolean {
+  return isReordered(header) && !isOrderFree(header.ffnQuantization);
 }
 
 /** The largest rank of low-rank predictors; 0 if there are none. */

@@ -29,7 +29,10 @@ export interface Inspection {
   readonly path: string;
   readonly byteLength: number;
   readonly architecture: string;
+  /** Of resident matrices. */
   readonly quantization: Quantization;
+  /** Of bundles. */
+  readonly ffnQuantization: Quantization;
   readonly config: ModelConfig;
   readonly bundleByteLength: number;
   readonly sizes: FlashSizes;
@@ -69,6 +72,7 @@ export async function inspect(
     byteLength,
     architecture: header.architecture,
     quantization: header.quantization,
+    ffnQuantization: header.ffnQuantization,
     config: header.config,
     bundleByteLength: header.layers[0].bundles.bundleByteLength,
     sizes,
@@ -88,7 +92,7 @@ export function renderInspection(
   inspection: Inspection,
   { smallestMemoryBytes }: { smallestMemoryBytes?: number } = {},
 ): string {
-  const { config, sizes, provenance, quantization, architecture } = inspection;
+  const { config, sizes, provenance, architecture } = inspection;
   const { numLayers, hiddenSize, intermediateSize, numAttentionHeads, vocabSize } = config;
   const synthetic: [string, string][] = provenance.synthetic
     ? [["synthetic", "random weights: for measuring, not for text"]]
@@ -96,7 +100,10 @@ export function renderInspection(
   const lines: [string, string][] = [
     ["file", `${inspection.path}, ${formatBytes(inspection.byteLength)}`],
     ...synthetic,
-    ["model", `${architecture}, weights as ${quantization}, from ${printable(provenance.source)}`],
+    [
+      "model",
+      `${architecture}, ${renderQuantization(inspection)}, from ${printable(provenance.source)}`,
+    ],
     [
       "shape",
       `${numLayers} layers, hidden ${hiddenSize}, FFN ${intermediateSize}, ` +
@@ -122,6 +129,11 @@ export function renderInspection(
     lines.push(["DAMAGED", `header ${inspection.damagedHeader}: the one before it is used`]);
   }
   return lines.map(([name, value]) => `${name.padEnd(13)} ${value}\n`).join("");
+}
+
+function renderQuantization({ quantization, ffnQuantization }: Inspection): string {
+  if (quantization === ffnQuantization) return `weights as ${quantization}`;
+  return `resident weights as ${quantization}, bundles as ${ffnQuantization}`;
 }
 
 function sizesOf({ header, byteLength, slot }: FlashFile): FlashSizes {

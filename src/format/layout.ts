@@ -30,6 +30,11 @@ export function problemWithNeurons(quantization: Quantization, count: number): s
   return `q8 holds at most ${Q8_NEURONS_MAX} neurons a layer, not ${count}`;
 }
 
+/** Whether down columns are added exactly, so that their order is free (kernels/sparse/grid.ts). */
+export function isOrderFree(quantization: Quantization): boolean {
+  return quantization === "q8";
+}
+
 /** Rows of a tile, and columns of a tile or of a q8 block. */
 export const TILE_ROWS = 8;
 export const TILE_COLS = 32;

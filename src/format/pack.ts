@@ -19,7 +19,10 @@ export interface PackOptions {
   source: string;
   /** The `.flash` file to write; it is replaced when all is written. */
   target: string;
+  /** How resident matrices are stored, and bundles if not told otherwise. */
   quant: Quantization;
+  /** How the FFN's bundles are stored. */
+  ffnQuant?: Quantization;
   onProgress?: (progress: PackProgress) => void;
   /** Aborting removes what was written; `pack` then rejects with the signal's reason. */
   signal?: AbortSignal;
@@ -68,16 +71,18 @@ const STRIP_BYTES_MAX = 32 * 2 ** 20;
  */
 export async function pack(options: PackOptions): Promise<PackResult> {
   options.signal?.throwIfAborted();
+  const { quant, ffnQuant = quant } = options;
   const openSource = options.openSource ?? ((path: string) => new FileSource(path));
   const { family, config } = readConfig(options.source, openSource);
-  const problem = problemWithNeurons(options.quant, config.intermediateSize);
+  const problem = problemWithNeurons(ffnQuant, config.intermediateSize);
   if (problem !== null) throw new UnsupportedModelError(`${options.source}: ${problem}`);
   const tokenizer = readTokenizer(options.source, openSource);
   const weights = openSafetensors(options.source, openSource);
   try {
     const content: FlashContent = {
       architecture: family.modelType,
-      quantization: options.quant,
+      quantization: quant,
+      ffnQuantization: ffnQuant,
       config,
       tokenizer,
       provenance: provenanceOf(options, weights),
@@ -86,7 +91,8 @@ export async function pack(options: PackOptions): Promise<PackResult> {
       weights,
       family,
       config,
-      quantization: options.quant,
+      quantization: quant,
+      ffnQuantization: ffnQuant,
       stripBytesMax: options.stripBytesMax ?? STRIP_BYTES_MAX,
     });
     using writer = new FlashWriter(options.target, content);

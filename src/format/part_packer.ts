@@ -28,22 +28,23 @@ export class PartPacker {
   readonly ignoredTensors: readonly string[];
   #weights: Safetensors;
   #config: ModelConfig;
-  #quantization: Quantization;
+  #ffnQuantization: Quantization;
   #stripBytesMax: number;
   #resident = new Map<string, { tensor: ResidentTensor; source: SafeTensor }>();
   #ffn: { up: SafeTensor; down: SafeTensor }[] = [];
 
   /** Finds every tensor and checks its type and shape, so that nothing is missing hours later. */
-  constructor({ weights, family, config, quantization, stripBytesMax }: {
+  constructor({ weights, family, config, quantization, ffnQuantization, stripBytesMax }: {
     weights: Safetensors;
     family: ModelFamily;
     config: ModelConfig;
     quantization: Quantization;
+    ffnQuantization: Quantization;
     stripBytesMax: number;
   }) {
     this.#weights = weights;
     this.#config = config;
-    this.#quantization = quantization;
+    this.#ffnQuantization = ffnQuantization;
     this.#stripBytesMax = stripBytesMax;
     const used = new Set(family.ignoredSources(config));
     const find = (name: string, shape: readonly number[]) => {
@@ -101,7 +102,7 @@ export class PartPacker {
     const strip = new Uint8Array(stripCount * d * floatByteLength(down));
     const columns = new Uint8Array(pieceCount * d * floatByteLength(down));
     const values = new Float32Array(pieceCount * d);
-    const bundles = new Uint8Array(pieceCount * bundleByteLength(this.#quantization, d));
+    const bundles = new Uint8Array(pieceCount * bundleByteLength(this.#ffnQuantization, d));
     for (let from = 0; from < n; from += stripCount) {
       const count = Math.min(stripCount, n - from);
       this.#readStrip(down, { from, count }, strip);
@@ -114,7 +115,7 @@ export class PartPacker {
         toFloats(down.dtype, columns, rows * d, values);
         const indexOf = (index: number) => (index % d) * n + from + piece + Math.floor(index / d);
         this.#store(down, values, rows, bundles, "down", indexOf);
-        yield bundles.subarray(0, rows * bundleByteLength(this.#quantization, d));
+        yield bundles.subarray(0, rows * bundleByteLength(this.#ffnQuantization, d));
       }
     }
   }
@@ -144,7 +145,7 @@ export class PartPacker {
     indexOf: (index: number) => number,
   ): void {
     const { hiddenSize: d } = this.#config;
-    const quantization = this.#quantization;
+    const quantization = this.#ffnQuantization;
     const bad = findUnstorable(quantization, values, rows * d);
     if (bad >= 0) throw unstorable(source, quantization, indexOf(bad), values[bad]);
     const byteOffset = half === "up" ? 0 : vectorByteLength(quantization, d);

@@ -1,67 +1,141 @@
+import { keysOffset, PAGE_POSITIONS, valuesOffset } from "../kv_page.ts";
+import type { Step } from "../pipeline/step.ts";
+import type { LaneArena } from "./lane_arena.ts";
 import type { LaneSeat, Share } from "./lane_seat.ts";
 
-/** residual += output(attention(norm(residual))): this lane's heads, then this lane's rows of the output matrix. */
+/**
+ * residual += output(attention(norm(residual))): this lane's heads, then this lane's rows of the output matrix; in the layers of
+ * one arena.
+ */
 export class Attention {
   readonly #seat: LaneSeat;
+  readonly #arena: LaneArena;
   readonly #heads: Share;
+  /** Of each layer: where the pages of its KV cache lie. */
+  readonly #tables: Uint32Array[];
+  /** Of each head: where in a page its keys and values begin. */
+  readonly #keys: number[];
+  readonly #values: number[];
 
-  constructor(seat: LaneSeat) {
+  constructor(seat: LaneSeat, arena: LaneArena) {
     this.#seat = seat;
+    this.#arena = arena;
+    const { plan, buffer } = arena, { pages } = seat.options;
+    const heads = Array.from({ length: pages.numKeyValueHeads }, (_, head) => head);
+    this.#keys = heads.map((head) => keysOffset(pages.kv, pages, head));
+    this.#values = heads.map((head) => valuesOffset(pages.kv, pages, head));
+    this.#tables = plan.layers.map(({ pageTable }) =>
+      new Uint32Array(buffer, pageTable, pages.count)
+    );
     this.#heads = seat.shareOf(seat.options.sizes.numAttentionHeads, 1);
   }
 
-  compute(layer: number, position: number): void {
+  compute(layer: number, step: Step): void {
     const { clock, trace } = this.#seat;
     const began = clock();
-    this.#attend(layer, position);
+    this.#norm(layer, step.positions);
+    this.#project(layer, step);
+    this.#attend(layer, step);
     trace?.span("attention", began, clock(), layer);
     this.#seat.meet("the heads of a layer");
     const output = clock();
-    this.#addOutput(layer);
+    this.#addOutput(layer, step.positions);
     trace?.span("attention output", output, clock(), layer);
     this.#seat.meet("the attention output of a layer");
   }
 
-  #attend(layer: number, position: number): void {
-    const { kernels, scratch, options } = this.#seat;
-    const { sizes, weights, plan, quantization, contextLength } = options;
-    const { hiddenSize: d, numAttentionHeads, layerNormEpsilon } = sizes;
-    const { attentionNorm, query: q, key: k, value: v } = weights.layers[layer];
-    const headDim = d / numAttentionHeads, headBytes = 4 * contextLength * headDim;
-    const matvec = kernels.matvec[quantization], { normed, prepared } = scratch;
-    const { weight, bias } = attentionNorm;
-    kernels.layerNorm(plan.residual, weight, bias, normed, d, layerNormEpsilon);
-    kernels.prepare[quantization](normed, prepared, d);
-    for (let head = this.#heads.from; head < this.#heads.to; head++) {
-      const from = head * headDim, to = from + headDim;
-      const keys = plan.keys[layer] + head * headBytes;
-      const values = plan.values[layer] + head * headBytes;
-      // Rows of this head land at the head's next place in the KV cache.
-      const next = 4 * (position * headDim - from);
-      matvec(q.weight, prepared, q.bias, plan.query, from, to, d);
-      matvec(k.weight, prepared, k.bias, keys + next, from, to, d);
-      matvec(v.weight, prepared, v.bias, values + next, from, to, d);
-      kernels.attentionHead(
-        plan.query + 4 * from,
-        keys,
-        values,
-        plan.attention + 4 * from,
-        scratch.attentionScores,
+  /** Leaves the normed residual stream prepared. */
+  #norm(layer: number, positions: number): void {
+    const { quantization, weights } = this.#seat.options;
+    const { plan: { residual, strides }, kernels } = this.#arena;
+    const { normed, prepared } = this.#arena.inputs(positions);
+    this.#seat.eachPosition(positions, (position) => {
+      const target = normed + position * strides.hidden;
+      this.#seat.norm(this.#arena, weights.layers[layer].attentionNorm, {
+        source: residual + position * strides.hidden,
+        target,
+      });
+      const { hiddenSize } = this.#seat.options.sizes;
+      kernels.prepare[quantization](target, prepared + position * strides.prepared, hiddenSize);
+    });
+    if (positions > 1) this.#seat.meet("the input of attention");
+  }
+
+  /** Queries, and keys and values, which go to their pages of the KV cache. */
+  #project(layer: number, step: Step): void {
+    const { sizes, weights, quantization } = this.#seat.options, { positions } = step;
+    const { plan } = this.#arena, { hidden: stride, prepared } = plan.strides;
+    const { query, key, value } = weights.layers[layer];
+    const cols = sizes.hiddenSize, headDim = cols / sizes.numAttentionHeads;
+    const x = { address: this.#arena.inputs(positions).prepared, stride: prepared };
+    const range = {
+      positions,
+      from: this.#heads.from * headDim,
+      to: this.#heads.to * headDim,
+      cols,
+    };
+    if (range.from === range.to) return;
+    this.#arena.multiply(quantization, query, x, { address: plan.query, stride }, range);
+    this.#arena.multiply(quantization, key, x, { address: plan.key, stride }, range);
+    this.#arena.multiply(quantization, value, x, { address: plan.value, stride }, range);
+    this.#store(layer, step);
+  }
+
+  /** Keys and values of this lane's heads, into their places. */
+  #store(layer: number, { position: first, positions }: Step): void {
+    const { pages } = this.#seat.options, { kv, headDim } = pages;
+    const { plan, kernels } = this.#arena, table = this.#tables[layer - plan.range.from];
+    const storeKey = kernels.storeKey[kv], storeValue = kernels.storeValue[kv];
+    for (let position = 0; position < positions; position++) {
+      const page = table[Math.floor((first + position) / PAGE_POSITIONS)];
+      const place = (first + position) % PAGE_POSITIONS;
+      for (let head = this.#heads.from; head < this.#heads.to; head++) {
+        const row = position * plan.strides.hidden + 4 * head * headDim;
+        storeKey(plan.key + row, page + this.#keys[head], place, headDim);
+        storeValue(plan.value + row, page + this.#values[head], place, headDim);
+      }
+    }
+  }
+
+  #attend(layer: number, { position: first, positions }: Step): void {
+    const { kv, headDim, numKeyValueHeads } = this.#seat.options.pages;
+    const { plan, kernels, scratch } = this.#arena, { from, to } = this.#heads;
+    const { pageTable } = plan.layers[layer - plan.range.from];
+    if (from === to) return;
+    for (let position = 0; position < positions; position++) {
+      const row = position * plan.strides.hidden + 4 * from * headDim;
+      kernels.attentionPages[kv](
+        plan.query + row,
+        pageTable,
+        numKeyValueHeads,
+        from,
+        to,
+        1,
+        plan.attention + row,
+        scratch.attentionScratch,
         headDim,
-        position + 1,
+        first + position + 1,
         1 / Math.sqrt(headDim),
       );
     }
   }
 
-  #addOutput(layer: number): void {
-    const { kernels, scratch, columns, options } = this.#seat;
-    const { sizes, weights, plan, quantization } = options;
-    const { weight, bias } = weights.layers[layer].output;
-    const { from, to } = columns, d = sizes.hiddenSize;
-    kernels.prepare[quantization](plan.attention, scratch.prepared, d);
-    const matvec = kernels.matvec[quantization];
-    matvec(weight, scratch.prepared, bias, plan.projected, from, to, d);
-    kernels.add(plan.residual, plan.projected, from, to);
+  #addOutput(layer: number, positions: number): void {
+    const { columns, options } = this.#seat;
+    const { sizes, weights, quantization } = options, { output } = weights.layers[layer];
+    const { plan, kernels } = this.#arena, { hidden, prepared } = plan.strides;
+    const { from, to } = columns, cols = sizes.hiddenSize;
+    const x = { address: this.#arena.inputs(positions).prepared, stride: prepared };
+    this.#seat.eachPosition(positions, (position) => {
+      const source = plan.attention + position * hidden;
+      kernels.prepare[quantization](source, x.address + position * prepared, cols);
+    });
+    if (positions > 1) this.#seat.meet("the heads' results");
+    const y = { address: plan.projected, stride: hidden };
+    this.#arena.multiply(quantization, output, x, y, { positions, from, to, cols });
+    for (let position = 0; position < positions; position++) {
+      const row = position * hidden;
+      kernels.add(plan.residual + row, plan.projected + row, from, to);
+    }
   }
 }

@@ -1,104 +1,182 @@
 import { PassReader } from "../pipeline/pass_ring.ts";
 import { LANE } from "../pipeline/statistics.ts";
+import type { Step } from "../pipeline/step.ts";
+import type { LaneArena } from "./lane_arena.ts";
 import { LateLook } from "./late_look.ts";
 import type { LaneSeat } from "./lane_seat.ts";
 
+/** Entries of a pass that all positions compute before the next ones: their bundles fit into a core's L2 cache. */
+const GROUP = 64;
+
 /**
  * residual += down(ReLU(up(norm(residual)))) of the neurons that the late look names, which the predictor hands over in
- * passes. Lanes split up dots by neuron and down sums by column.
+ * passes; in the layers of one arena. Lanes split up dots by neuron and down sums by column. Of several positions each computes
+ * the neurons that its own look named.
  */
 export class Ffn {
   readonly #seat: LaneSeat;
+  readonly #arena: LaneArena;
   readonly #lateLook: LateLook;
   readonly #pass: PassReader;
 
-  constructor(seat: LaneSeat) {
+  /** @param pass the lane's only one: passes are counted through all arenas */
+  constructor(seat: LaneSeat, arena: LaneArena, pass: PassReader) {
     this.#seat = seat;
-    this.#lateLook = new LateLook(seat);
-    this.#pass = new PassReader(seat.control, seat.options, seat.index);
+    this.#arena = arena;
+    this.#lateLook = new LateLook(seat, arena);
+    this.#pass = pass;
   }
 
-  /** @param observation where lane 0 writes down what the layer saw, if it is wanted; else 0 */
-  compute(layer: number, observation: number): void {
-    this.#norm(layer, observation);
-    this.#lateLook.look(layer);
+  compute(layer: number, step: Step): void {
+    const { positions } = step;
+    this.#norm(layer, positions);
+    if (step.wantsObservation) this.#observe(layer, step.row);
+    this.#lateLook.look(layer, positions);
     do {
       this.#takePass(layer);
-      this.#computePass(layer);
+      this.#computePass(layer, positions);
     } while (!this.#pass.isLast);
-    this.#addSum(layer);
+    this.#addSum(layer, positions);
   }
 
-  /** Each lane norms for itself: cheaper than meeting. Leaves the FFN's input in `normed` and `prepared`. */
-  #norm(layer: number, observation: number): void {
-    const { kernels, scratch, options } = this.#seat;
-    const { sizes, weights, plan, quantization } = options;
-    const { hiddenSize: d, layerNormEpsilon } = sizes;
-    const { weight, bias } = weights.layers[layer].ffnNorm;
-    kernels.layerNorm(plan.residual, weight, bias, scratch.normed, d, layerNormEpsilon);
-    if (observation !== 0) {
-      const at = observation + layer * 8 * d;
-      kernels.copy(at, plan.layerInput[layer & 1], 4 * d);
-      kernels.copy(at + 4 * d, scratch.normed, 4 * d);
-    }
-    kernels.prepare[quantization](scratch.normed, scratch.prepared, d);
+  /** Leaves the FFN's inputs in `normed` and `prepared`. */
+  #norm(layer: number, positions: number): void {
+    const { weights, ffnQuantization, sizes } = this.#seat.options;
+    const { plan: { residual, strides }, kernels } = this.#arena;
+    const { normed, prepared } = this.#arena.inputs(positions);
+    this.#seat.eachPosition(positions, (position) => {
+      const target = normed + position * strides.hidden;
+      this.#seat.norm(this.#arena, weights.layers[layer].ffnNorm, {
+        source: residual + position * strides.hidden,
+        target,
+      });
+      const { hiddenSize } = sizes;
+      kernels.prepare[ffnQuantization](target, prepared + position * strides.prepared, hiddenSize);
+    });
+    if (positions > 1) this.#seat.meet("the input of the FFN");
+  }
+
+  /** Lane 0 writes down what the layer saw. */
+  #observe(layer: number, row: number): void {
+    const { index, options } = this.#seat;
+    if (index !== 0) return;
+    const { hiddenSize: d } = options.sizes, [{ memory, plan: first }] = options.arenas;
+    const { plan, scratch, buffer } = this.#arena;
+    const at = first.observations + row * first.observationStride + layer * 8 * d;
+    const target = new Float32Array(memory.buffer, at, 2 * d);
+    target.set(new Float32Array(buffer, plan.layerInput[layer & 1], d));
+    target.set(new Float32Array(buffer, scratch.normed, d), d);
   }
 
   #takePass(layer: number): void {
     const { clock, statistics, trace } = this.#seat;
     const began = clock();
-    this.#pass.take(layer);
+    this.#pass.take(layer, this.#arena.index);
     const ended = clock();
     statistics[LANE.waitPredictorMs] += ended - began;
     trace?.span("wait: predictor", began, ended, layer);
   }
 
-  #computePass(layer: number): void {
+  #computePass(layer: number, positions: number): void {
     const { options } = this.#seat;
     if (this.#pass.count > 0) {
-      if (options.mode === "exact") this.#takeActivations();
-      else this.#computeUp(layer);
+      if (options.mode === "exact") this.#takeActivations(positions);
+      else if (positions === 1) this.#computeUp(layer);
+      else this.#computeUps(layer, positions);
       this.#seat.meet("the activations of a pass");
-      this.#computeDown();
+      this.#computeDown(positions);
     }
     this.#pass.finish();
   }
 
   /** Dots of the up rows: this lane's hits, then this lane's groups of misses as they land. */
   #computeUp(layer: number): void {
-    const { clock, trace, kernels, scratch, statistics, options } = this.#seat;
-    const { sizes, weights, quantization } = options;
+    const { clock, trace, statistics } = this.#seat;
     const { count, hitCount } = this.#pass;
-    const { addresses, neurons, order, activations } = this.#pass.plan;
-    const up = kernels.up[quantization], { prepared } = scratch;
-    const bias = weights.layers[layer].upBias, d = sizes.hiddenSize;
-    const compute = (from: number, to: number): number =>
-      from < to ? up(addresses, neurons, order, from, to, 0, prepared, bias, activations, d) : 0;
     const began = clock();
     const hits = this.#seat.shareOf(hitCount, 4);
-    const activeHits = compute(hits.from, hits.to);
+    const activeHits = this.#up(layer, hits.from, hits.to);
     trace?.span("up hits", began, clock(), hits.to - hits.from);
     const misses = this.#seat.shareOf(count - hitCount, 4);
     let active = activeHits;
     for (let from = hitCount + misses.from; from < hitCount + misses.to; from += 4) {
       const to = Math.min(from + 4, hitCount + misses.to);
       this.#awaitLanded(from, to);
-      active += compute(from, to);
+      active += this.#up(layer, from, to);
     }
     statistics[LANE.activeHits] += activeHits;
     statistics[LANE.active] += active;
+    statistics[LANE.computed] += hits.to - hits.from + misses.to - misses.from;
+  }
+
+  /** Entries [from, to) of the pass's order, for the only position. Returns how many are active. */
+  #up(layer: number, from: number, to: number): number {
+    if (from >= to) return 0;
+    const { sizes, weights, ffnQuantization } = this.#seat.options;
+    const { kernels, scratch } = this.#arena, { upBias } = weights.layers[layer];
+    const { addresses, neurons, order, activations } = this.#pass.plan;
+    const up = kernels.up[ffnQuantization], { prepared } = scratch, d = sizes.hiddenSize;
+    return up(addresses, neurons, order, from, to, 0, prepared, upBias, activations, d);
+  }
+
+  /** The same for several positions: group after group, so that each bundle is fetched from memory once. */
+  #computeUps(layer: number, positions: number): void {
+    const { clock, trace, statistics } = this.#seat, { count, hitCount } = this.#pass;
+    const began = clock();
+    const hits = this.#seat.shareOf(hitCount, 4), misses = this.#seat.shareOf(count - hitCount, 4);
+    let activeHits = 0, active = 0;
+    for (let from = hits.from; from < hits.to; from += GROUP) {
+      activeHits += this.#ups(layer, from, Math.min(from + GROUP, hits.to), positions);
+    }
+    for (let from = hitCount + misses.from; from < hitCount + misses.to; from += GROUP) {
+      const to = Math.min(from + GROUP, hitCount + misses.to);
+      this.#awaitLanded(from, to);
+      active += this.#ups(layer, from, to, positions);
+    }
+    statistics[LANE.activeHits] += activeHits;
+    statistics[LANE.active] += activeHits + active;
+    trace?.span("up of several", began, clock(), count);
+  }
+
+  /** Entries [from, to) of the pass's order, for each position that named them; zero for the others. */
+  #ups(layer: number, from: number, to: number, positions: number): number {
+    const { statistics, options } = this.#seat;
+    const { sizes, weights, ffnQuantization, mode } = options, { upBias } = weights.layers[layer];
+    const { kernels, plan, picked } = this.#arena, { strides } = plan;
+    const { addresses, neurons, order, activations } = this.#pass.plan;
+    const up = kernels.up[ffnQuantization], d = sizes.hiddenSize, isAll = mode === "dense";
+    const { prepared } = this.#arena.inputs(positions);
+    let active = 0;
+    for (let position = 0; position < positions; position++) {
+      const x = prepared + position * strides.prepared;
+      const y = activations + position * strides.activations;
+      const mask = plan.mask + position * strides.mask;
+      const count = isAll
+        ? to - from
+        : kernels.pickNamed(order, from, to, neurons, mask, picked, y);
+      statistics[LANE.computed] += count;
+      if (isAll) active += up(addresses, neurons, order, from, to, 0, x, upBias, y, d);
+      else if (count > 0) {
+        active += up(addresses, neurons, picked, 0, count, 0, x, upBias, y, d);
+      }
+    }
+    return active;
   }
 
   /** `exact` knows the activations already; the down columns must be there. */
-  #takeActivations(): void {
-    const { index, kernels, statistics, options } = this.#seat;
+  #takeActivations(positions: number): void {
+    const { index, statistics } = this.#seat, { kernels, plan } = this.#arena, { strides } = plan;
     const { count, hitCount } = this.#pass;
     const { neurons, activations } = this.#pass.plan;
     const { from, to } = this.#seat.shareOf(count, 4);
-    kernels.gather(options.plan.scores, neurons, activations, from, to);
+    for (let position = 0; position < positions; position++) {
+      const scores = plan.scores + position * strides.scores;
+      kernels.gather(scores, neurons, activations + position * strides.activations, from, to);
+    }
     if (index === 0) {
       statistics[LANE.activeHits] += hitCount;
       statistics[LANE.active] += count;
+      statistics[LANE.computed] += count;
     }
     this.#awaitLanded(hitCount, count);
   }
@@ -114,35 +192,34 @@ export class Ffn {
     trace?.span("wait: flash", began, ended, to - from);
   }
 
-  /** Adds the down columns of active neurons, in neuron order, to this lane's part of the sum. */
-  #computeDown(): void {
-    const { clock, trace, kernels, columns, options } = this.#seat;
-    const { sizes, plan, quantization, mode, flash } = options;
+  /** Adds the down columns of active neurons, in the order of the pass, to this lane's part of the sums. */
+  #computeDown(positions: number): void {
+    const { clock, trace, columns, options } = this.#seat;
+    const { sizes, ffnQuantization, mode, flash } = options;
+    const { kernels, plan: { accumulator, strides } } = this.#arena;
     const { addresses, activations } = this.#pass.plan, { count } = this.#pass;
     const downOffset = mode === "exact" ? 0 : flash.record.byteLength / 2;
+    const down = kernels.down[ffnQuantization], { from, to } = columns;
     const began = clock();
-    kernels.down[quantization](
-      addresses,
-      downOffset,
-      activations,
-      count,
-      plan.accumulator,
-      columns.from,
-      columns.to,
-      sizes.hiddenSize,
-    );
+    for (let position = 0; position < positions; position++) {
+      const a = activations + position * strides.activations;
+      const sum = accumulator + position * strides.accumulator;
+      down(addresses, downOffset, a, count, sum, from, to, sizes.hiddenSize);
+    }
     trace?.span("down", began, clock(), count);
   }
 
   /** residual += sum of the columns + bias; it is the next layer's input, and the early look's. */
-  #addSum(layer: number): void {
-    const { kernels, columns, options } = this.#seat;
-    const { sizes, weights, plan, quantization } = options;
-    const { from, to } = columns, { downBias } = weights.layers[layer];
-    const { accumulator, residual } = plan;
-    kernels.finishDown[quantization](accumulator, downBias, residual, from, to, sizes.hiddenSize);
-    const input = plan.layerInput[(layer + 1) & 1];
-    kernels.copy(input + 4 * from, plan.residual + 4 * from, 4 * (to - from));
+  #addSum(layer: number, positions: number): void {
+    const { columns, options } = this.#seat, { from, to } = columns;
+    const { sizes, weights, ffnQuantization } = options, { downBias } = weights.layers[layer];
+    const { kernels, plan } = this.#arena, { accumulator, residual, strides } = plan;
+    const finish = kernels.finishDown[ffnQuantization];
+    for (let position = 0; position < positions; position++) {
+      const sum = accumulator + position * strides.accumulator;
+      finish(sum, downBias, residual + position * strides.hidden, from, to, sizes.hiddenSize);
+    }
+    this.#seat.showInput(this.#arena, layer + 1, positions);
     this.#seat.meet("the end of a layer");
   }
 }

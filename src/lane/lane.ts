@@ -1,28 +1,16 @@
+import { EARLY_POSITIONS } from "../arena.ts";
+import { PageWaiter } from "../cache/pool_keeper.ts";
 import { floatsAt } from "../format/layout.ts";
 import type { PipelineOptions } from "../pipeline/options.ts";
+import { PassReader } from "../pipeline/pass_ring.ts";
 import type { Sequence } from "../pipeline/sequence.ts";
 import { LANE } from "../pipeline/statistics.ts";
+import { emptyStep, readStep, writeStep } from "../pipeline/step.ts";
+import type { Step } from "../pipeline/step.ts";
 import { Attention } from "./attention.ts";
 import { Ffn } from "./ffn.ts";
 import { LaneSeat } from "./lane_seat.ts";
 import type { Share } from "./lane_seat.ts";
-
-/** A step: one token at one position through the whole model. */
-export interface Step {
-  token: number;
-  position: number;
-  wantsLogits: boolean;
-  /** Row of the logits (or of the observations) that this step fills. */
-  row: number;
-  wantsObservation: boolean;
-}
-
-/** Words of the step that lane 0 announces to the other lanes. */
-const TOKEN = 0;
-const POSITION = 1;
-const WANTS_LOGITS = 2;
-const ROW = 3;
-const WANTS_OBSERVATION = 4;
 
 /**
  * A compute lane: its share of the forward pass. All lanes run the same steps; they split heads, rows and columns, and
@@ -32,105 +20,145 @@ const WANTS_OBSERVATION = 4;
  */
 export class Lane {
   readonly seat: LaneSeat;
-  readonly #attention: Attention;
-  readonly #ffn: Ffn;
+  /** One of each arena. */
+  readonly #attentions: Attention[];
+  readonly #ffns: Ffn[];
   readonly #vocabulary: Share;
   readonly #layerReady: Sequence;
   readonly #stepStarted: Sequence;
-  /** f32[hiddenSize] */
-  readonly #residual: Float32Array;
+  /** Of each arena: f32[positions][hiddenSize] */
+  readonly #residuals: Float32Array[];
   /** [positions][hiddenSize] */
   readonly #positions: Float32Array | Float16Array;
+  readonly #step = emptyStep();
+  readonly #pages?: PageWaiter;
   #stepCount = 0;
 
   constructor(options: PipelineOptions, index: number) {
-    const seat = new LaneSeat(options, index);
-    const { sizes, plan, weights, arena: { buffer } } = options, d = sizes.hiddenSize;
+    const seat = new LaneSeat(options, index), pass = new PassReader(seat.control, options, index);
+    const { sizes, weights, arenas, positionsMax } = options, d = sizes.hiddenSize;
     this.seat = seat;
-    this.#attention = new Attention(seat);
-    this.#ffn = new Ffn(seat);
+    this.#attentions = seat.arenas.map((arena) => new Attention(seat, arena));
+    this.#ffns = seat.arenas.map((arena) => new Ffn(seat, arena, pass));
     this.#vocabulary = seat.shareOf(Math.ceil(sizes.vocabSize / 8) * 8, 8);
+    if (options.isPoolShared) this.#pages = new PageWaiter(seat.control.sequence("poolsReady"));
     this.#layerReady = seat.control.sequence("layerReady");
     this.#stepStarted = seat.control.sequence("stepStarted");
-    this.#residual = new Float32Array(buffer, plan.residual, d);
+    this.#residuals = arenas.map(({ memory, plan }) =>
+      new Float32Array(memory.buffer, plan.residual, positionsMax * d)
+    );
     const { address, dtype, rows } = weights.embedPositions;
-    this.#positions = floatsAt(dtype, buffer, address, rows * d);
+    this.#positions = floatsAt(dtype, arenas[0].memory.buffer, address, rows * d);
   }
 
-  /** Lane 0: announces a step to the others and runs its share. */
-  lead(step: Step): void {
-    const { words, layout } = this.seat.control, at = layout.step;
-    words[at + TOKEN] = step.token;
-    words[at + POSITION] = step.position;
-    words[at + WANTS_LOGITS] = step.wantsLogits ? 1 : 0;
-    words[at + ROW] = step.row;
-    words[at + WANTS_OBSERVATION] = step.wantsObservation ? 1 : 0;
+  /** Lane 0: announces a step to the others and runs its share. `tokens` are those of the step's positions. */
+  lead(step: Step, tokens: ArrayLike<number>): void {
+    writeStep(this.seat.control, step);
     this.#stepStarted.advance();
+    for (let i = 0; i < step.positions; i++) this.#embed(tokens[i], step.position + i, i);
+    this.#showInput(0, step.positions);
     this.#run(step);
   }
 
   /** Other lanes: follow lane 0 until the pipeline stops (`PipelineStoppedError`). */
   follow(): never {
-    const { words, layout } = this.seat.control, at = layout.step;
     for (;;) {
       this.#stepStarted.waitIdle((this.#stepCount + 1) | 0);
-      this.#run({
-        token: words[at + TOKEN],
-        position: words[at + POSITION],
-        wantsLogits: words[at + WANTS_LOGITS] === 1,
-        row: words[at + ROW],
-        wantsObservation: words[at + WANTS_OBSERVATION] === 1,
-      });
+      readStep(this.seat.control, this.#step);
+      this.#run(this.#step);
     }
   }
 
-  /** One token's way; see ARCHITECTURE. */
+  /** One step's way; see ARCHITECTURE. */
   #run(step: Step): void {
-    const { index, clock, statistics, options } = this.seat;
-    const began = clock(), isFirst = index === 0;
-    const observation = step.wantsObservation && isFirst ? this.#observationAt(step.row) : 0;
+    const { clock, statistics, arenas } = this.seat;
+    const began = clock();
     this.#stepCount = (this.#stepCount + 1) | 0;
-    if (isFirst) this.#embed(step);
     this.seat.meet("the embedding");
-    for (let layer = 0; layer < options.sizes.numLayers; layer++) {
-      if (isFirst) this.#layerReady.advance();
-      this.#attention.compute(layer, step.position);
-      this.#ffn.compute(layer, observation);
+    // The predictor hears of a step with its first layer.
+    if (this.seat.index === 0) this.#layerReady.advance();
+    this.#pages?.await(step.position + step.positions);
+    for (const [index, { plan: { range } }] of arenas.entries()) {
+      if (index > 0) this.#cross(index, step.positions);
+      for (let layer = range.from; layer < range.to; layer++) {
+        if (this.seat.index === 0 && layer > 0) this.#layerReady.advance();
+        this.#attentions[index].compute(layer, step);
+        this.#ffns[index].compute(layer, step);
+      }
     }
-    if (step.wantsLogits) this.#computeLogits(step.row);
+    if (step.logits > 0) this.#computeLogits(step);
     this.seat.meet("the end of the step");
     const ended = clock();
-    statistics[LANE.steps]++;
+    statistics[LANE.steps] += step.positions;
     statistics[LANE.stepMs] += ended - began;
     statistics[LANE.atMs] = ended;
   }
 
-  #observationAt(row: number): number {
-    const { observations, observationStride } = this.seat.options.plan;
-    return observations + row * observationStride;
+  /** Lane 0 brings the residual stream from the arena before to arena `index`. */
+  #cross(index: number, positions: number): void {
+    if (this.seat.index === 0) {
+      const length = positions * this.seat.options.sizes.hiddenSize;
+      this.#residuals[index].set(this.#residuals[index - 1].subarray(0, length));
+      this.#showInput(index, positions);
+    }
+    this.seat.meet("the next arena");
   }
 
-  /** residual = embedding of the token + embedding of the position. */
-  #embed({ token, position }: Step): void {
-    const { kernels, options } = this.seat, { sizes, weights, plan, quantization } = options;
+  /** The residual stream is the input of an arena's first layer, which the early look reads. */
+  #showInput(index: number, positions: number): void {
+    const { kernels, plan } = this.seat.arenas[index];
+    const shown = Math.min(positions, EARLY_POSITIONS);
+    kernels.copy(plan.layerInput[plan.range.from & 1], plan.residual, shown * plan.strides.hidden);
+  }
+
+  /** residual = embedding of the token + embedding of the position; `row`: its place in the step. */
+  #embed(token: number, position: number, row: number): void {
+    const { kernels, plan } = this.seat.arenas[0],
+      { sizes, weights, quantization } = this.seat.options;
     const { hiddenSize: d, positionOffset } = sizes;
-    kernels.embedRow[quantization](weights.embedTokens, token, plan.residual, d);
-    const row = (position + positionOffset) * d;
-    for (let i = 0; i < d; i++) this.#residual[i] += this.#positions[row + i];
-    kernels.copy(plan.layerInput[0], plan.residual, 4 * d);
+    const target = plan.residual + row * plan.strides.hidden;
+    kernels.embedRow[quantization](weights.embedTokens, token, target, d);
+    const from = (position + positionOffset) * d, residual = this.#residuals[0];
+    for (let i = 0; i < d; i++) residual[row * d + i] += this.#positions[from + i];
   }
 
-  #computeLogits(row: number): void {
-    const { kernels, scratch, clock, trace, options } = this.seat;
-    const { sizes, weights, plan, quantization } = options;
-    const { hiddenSize: d, layerNormEpsilon } = sizes;
-    const began = clock();
-    const { weight, bias } = weights.finalNorm;
-    kernels.layerNorm(plan.residual, weight, bias, scratch.normed, d, layerNormEpsilon);
-    kernels.prepare[quantization](scratch.normed, scratch.prepared, d);
-    const target = plan.logits + row * plan.logitsStride;
-    const { from, to } = this.#vocabulary;
-    kernels.matvec[quantization](weights.output, scratch.prepared, 0, target, from, to, d);
-    trace?.span("logits", began, clock());
+  /** Logits of the step's last positions; the output matrix lies in the first arena. */
+  #computeLogits({ positions, logits, row }: Step): void {
+    const { seat } = this, { sizes, weights, quantization, logitsRows } = seat.options;
+    const last = seat.arenas.length - 1, [arena] = seat.arenas;
+    const began = seat.clock();
+    if (last > 0) {
+      if (seat.index === 0) {
+        const length = positions * sizes.hiddenSize;
+        this.#residuals[0].set(this.#residuals[last].subarray(0, length));
+      }
+      seat.meet("the first arena");
+    }
+    const { kernels, plan } = arena, { strides } = plan, inputs = arena.inputs(logits);
+    seat.eachPosition(logits, (i) => {
+      const source = plan.residual + (positions - logits + i) * strides.hidden;
+      const target = inputs.normed + i * strides.hidden;
+      seat.norm(arena, weights.finalNorm, { source, target });
+      kernels.prepare[quantization](
+        target,
+        inputs.prepared + i * strides.prepared,
+        sizes.hiddenSize,
+      );
+    });
+    if (logits > 1) seat.meet("the input of the logits");
+    const range = { ...this.#vocabulary, cols: sizes.hiddenSize };
+    for (let first = 0; first < logits;) {
+      // The rows are a ring.
+      const at = (row + first) % logitsRows, count = Math.min(logits - first, logitsRows - at);
+      arena.multiply(
+        quantization,
+        { weight: weights.output, bias: 0 },
+        { address: inputs.prepared + first * strides.prepared, stride: strides.prepared },
+        { address: plan.logits + at * plan.logitsStride, stride: plan.logitsStride },
+        { positions: count, ...range },
+      );
+      first += count;
+    }
+    seat.trace?.span("logits", began, seat.clock());
   }
 }

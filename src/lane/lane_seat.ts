@@ -1,12 +1,11 @@
-import type { ScratchPlan } from "../arena.ts";
-import { instantiateKernels } from "../kernels.ts";
-import type { Kernels } from "../kernels.ts";
+import { EARLY_POSITIONS } from "../arena.ts";
 import { Barrier } from "../pipeline/barrier.ts";
 import { Control } from "../pipeline/control.ts";
-import type { PipelineOptions } from "../pipeline/options.ts";
+import type { PipelineOptions, WeightPair } from "../pipeline/options.ts";
 import { LANE } from "../pipeline/statistics.ts";
 import { sharedClock, Trace } from "../pipeline/trace.ts";
 import type { Clock } from "../pipeline/trace.ts";
+import { LaneArena } from "./lane_arena.ts";
 
 /** Part of a range that one lane computes. */
 export interface Share {
@@ -22,9 +21,8 @@ export class LaneSeat {
   readonly index: number;
   readonly options: PipelineOptions;
   readonly control: Control;
-  readonly kernels: Kernels;
-  /** Addresses that this lane has for itself. */
-  readonly scratch: ScratchPlan;
+  /** What it has in each arena. */
+  readonly arenas: LaneArena[];
   /** Its columns of the residual stream. */
   readonly columns: Share;
   /** Its numbers; see `LANE`. */
@@ -39,8 +37,9 @@ export class LaneSeat {
     this.index = index;
     this.options = options;
     this.control = control;
-    this.kernels = instantiateKernels(options.kernels, options.arena);
-    this.scratch = options.plan.lanes[index];
+    this.arenas = options.arenas.map((arena, at) =>
+      new LaneArena(arena, options.kernels, at, index)
+    );
     this.columns = this.shareOf(options.sizes.hiddenSize, 32);
     this.statistics = control.statistics(index);
     this.clock = sharedClock(options.timeOrigin);
@@ -55,6 +54,36 @@ export class LaneSeat {
     const from = Math.floor(units * index / laneCount) * unit;
     const to = Math.min(count, Math.floor(units * (index + 1) / laneCount) * unit);
     return { from: Math.min(from, count), to };
+  }
+
+  /**
+   * Calls `use` with the positions of a step that this lane prepares. One position each lane prepares for itself, which is
+   * cheaper than meeting; several are shared out.
+   */
+  eachPosition(positions: number, use: (position: number) => void): void {
+    if (positions === 1) return use(0);
+    const { from, to } = this.shareOf(positions, 1);
+    for (let position = from; position < to; position++) use(position);
+  }
+
+  /** target = LayerNorm(source): f32[hiddenSize] each, in one arena. */
+  norm(
+    { kernels }: LaneArena,
+    { weight, bias }: WeightPair,
+    { source, target }: { source: number; target: number },
+  ): void {
+    const { hiddenSize, layerNormEpsilon } = this.options.sizes;
+    kernels.layerNorm(source, weight, bias, target, hiddenSize, layerNormEpsilon);
+  }
+
+  /** This lane's columns of the residual stream become those of layer `layer`'s input, which the early look reads. */
+  showInput({ kernels, plan }: LaneArena, layer: number, positions: number): void {
+    if (positions > EARLY_POSITIONS) return;
+    const { from, to } = this.columns, input = plan.layerInput[layer & 1];
+    for (let position = 0; position < positions; position++) {
+      const at = position * plan.strides.hidden + 4 * from;
+      kernels.copy(input + at, plan.residual + at, 4 * (to - from));
+    }
   }
 
   /** Waits for all lanes; `what` names the place. */

@@ -1,6 +1,8 @@
+import { LOOK_POSITIONS } from "../arena.ts";
 import type { BitPlanes } from "../predict/bit_planes_look.ts";
 import type { LowRank } from "../predict/low_rank_look.ts";
 import type { Sequence } from "../pipeline/sequence.ts";
+import type { LaneArena } from "./lane_arena.ts";
 import type { LaneSeat, Share } from "./lane_seat.ts";
 
 /**
@@ -9,67 +11,120 @@ import type { LaneSeat, Share } from "./lane_seat.ts";
  */
 export class LateLook {
   readonly #seat: LaneSeat;
+  readonly #arena: LaneArena;
   readonly #neurons: Share;
   readonly #maskReady: Sequence;
 
-  constructor(seat: LaneSeat) {
+  constructor(seat: LaneSeat, arena: LaneArena) {
     this.#seat = seat;
+    this.#arena = arena;
     this.#neurons = seat.shareOf(seat.options.sizes.intermediateSize, 32);
     this.#maskReady = seat.control.sequence("maskReady");
   }
 
-  /** The FFN's input is in the scratch's `normed` and `prepared`. */
-  look(layer: number): void {
+  /** The FFN's inputs are there: `normed` and `prepared` of each position. */
+  look(layer: number, positions: number): void {
     const { clock, trace, options } = this.#seat;
     if (options.mode === "dense") return;
     const began = clock();
-    if (options.mode === "exact") this.#lookExactly(layer);
-    else this.#predict(layer);
+    if (options.mode === "exact") this.#lookExactly(layer, positions);
+    else this.#predict(layer, positions);
     this.#handIn();
     trace?.span("late look", began, clock(), layer);
+    // A stream of bundles does not wait for masks, of which lanes need each other's parts.
+    if (positions > 1) this.#seat.meet("the late looks of a layer");
   }
 
-  /** mask = scores + bias > 0. */
-  #predict(layer: number): void {
-    const { kernels, options } = this.#seat, { plan } = options;
-    const predictor = options.weights.layers[layer].predictor!;
-    if (predictor.kind === "low-rank") this.#scoreLowRank(predictor);
-    else this.#scoreBitPlanes(predictor);
-    const { from, to } = this.#neurons;
-    kernels.thresholdMask(plan.scores, predictor.bias, plan.mask, from, to);
+  #predict(layer: number, positions: number): void {
+    const predictor = this.#seat.options.weights.layers[layer].predictor!;
+    if (predictor.kind === "low-rank") this.#lookLowRank(predictor, positions);
+    else this.#lookBitPlanes(predictor, positions);
   }
 
-  /** scores = B (A x), in q8. */
-  #scoreLowRank({ rank, a, b }: LowRank): void {
-    const { kernels, scratch, options } = this.#seat, { sizes, plan, quantization } = options;
-    const matvec = kernels.matvec.q8, prepare = kernels.prepare.q8;
+  /** mask = scores + bias > 0, of one position; `row`: where its scores are. */
+  #threshold(bias: number, position: number, row: number): void {
+    const { kernels, plan } = this.#arena, { from, to } = this.#neurons, { strides } = plan;
+    const scores = plan.scores + row * strides.scores, mask = plan.mask + position * strides.mask;
+    kernels.thresholdMask(scores, bias, mask, from, to);
+  }
+
+  /** scores = B (A x), in q8; B is read once for some positions. */
+  #lookLowRank({ rank, a, b, bias }: LowRank & { bias: number }, positions: number): void {
+    const { sizes, ffnQuantization } = this.#seat.options;
+    const { plan, kernels } = this.#arena, { strides } = plan, prepare = kernels.prepare.q8;
+    const inputs = this.#arena.inputs(positions), d = sizes.hiddenSize;
     // The FFN input in q8's preparation goes where only the low-rank product needs it.
-    const prepared = quantization === "q8" ? scratch.prepared : scratch.lookPrepared;
-    if (quantization !== "q8") prepare(scratch.normed, prepared, sizes.hiddenSize);
-    const ranks = this.#seat.shareOf(rank, 8);
-    matvec(a, prepared, 0, plan.lowRank, ranks.from, ranks.to, sizes.hiddenSize);
+    const isPrepared = ffnQuantization === "q8";
+    const prepared = isPrepared ? inputs.prepared : inputs.lookPrepared;
+    if (!isPrepared) {
+      this.#seat.eachPosition(positions, (position) => {
+        const input = inputs.normed + position * strides.hidden;
+        prepare(input, prepared + position * strides.prepared, d);
+      });
+      if (positions > 1) this.#seat.meet("the predictor's input");
+    }
+    const lowRank = { address: plan.lowRank, stride: strides.lowRank };
+    this.#arena.multiply(
+      "q8",
+      { weight: a, bias: 0 },
+      { address: prepared, stride: strides.prepared },
+      lowRank,
+      { positions, ...this.#seat.shareOf(rank, 8), cols: d },
+    );
     this.#seat.meet("the predictor's first product");
-    prepare(plan.lowRank, scratch.lowRankPrepared, rank);
-    const { from, to } = this.#neurons;
-    matvec(b, scratch.lowRankPrepared, 0, plan.scores, from, to, rank);
+    const x = { address: inputs.lowRankPrepared, stride: strides.lowRankPrepared };
+    this.#seat.eachPosition(positions, (position) => {
+      const input = lowRank.address + position * lowRank.stride;
+      prepare(input, x.address + position * x.stride, rank);
+    });
+    if (positions > 1) this.#seat.meet("the predictor's second input");
+    const y = { address: plan.scores, stride: strides.scores };
+    for (let first = 0; first < positions; first += LOOK_POSITIONS) {
+      const count = Math.min(LOOK_POSITIONS, positions - first);
+      const some = { address: x.address + first * x.stride, stride: x.stride };
+      const range = { positions: count, ...this.#neurons, cols: rank };
+      this.#arena.multiply("q8", { weight: b, bias: 0 }, some, y, range);
+      for (let row = 0; row < count; row++) this.#threshold(bias, first + row, row);
+    }
   }
 
-  /** scores = rowScale * (planes (x - mean)), in integers. Each lane prepares x for itself: cheaper than meeting. */
-  #scoreBitPlanes({ bits, planes, rowScales, mean }: BitPlanes): void {
-    const { kernels, scratch, options } = this.#seat, { sizes, plan } = options;
-    const { normed, lookPrepared } = scratch, { from, to } = this.#neurons, d = sizes.hiddenSize;
-    kernels.preparePlanes(normed, mean, lookPrepared, d);
-    kernels.planeScores(planes, lookPrepared, rowScales, plan.scores, from, to, bits, d);
+  /** scores = rowScale * (planes (x - mean)), in integers. */
+  #lookBitPlanes(
+    { bits, planes, rowScales, mean, bias }: BitPlanes & { bias: number },
+    positions: number,
+  ): void {
+    const { kernels, plan } = this.#arena, { strides } = plan;
+    const { from, to } = this.#neurons, d = this.#seat.options.sizes.hiddenSize;
+    const { normed, lookPrepared } = this.#arena.inputs(positions);
+    this.#seat.eachPosition(positions, (position) => {
+      const tables = lookPrepared + position * strides.prepared;
+      kernels.preparePlanes(normed + position * strides.hidden, mean, tables, d);
+    });
+    if (positions > 1) this.#seat.meet("the predictor's input");
+    for (let position = 0; position < positions; position++) {
+      const tables = lookPrepared + position * strides.prepared;
+      kernels.planeScores(planes, tables, rowScales, plan.scores, from, to, bits, d);
+      this.#threshold(bias, position, 0);
+    }
   }
 
   /** activations = ReLU(up x + bias) of all neurons, from the resident up projection; mask = those above 0. */
-  #lookExactly(layer: number): void {
-    const { kernels, scratch, options } = this.#seat;
-    const { sizes, weights, plan, quantization } = options;
-    const { from, to } = this.#neurons, { upBias } = weights.layers[layer];
-    const matvec = kernels.matvec[quantization], up = plan.residentUp[layer];
-    matvec(up, scratch.prepared, upBias, plan.scores, from, to, sizes.hiddenSize);
-    kernels.reluMask(plan.scores, plan.mask, from, to);
+  #lookExactly(layer: number, positions: number): void {
+    const { sizes, weights, ffnQuantization } = this.#seat.options;
+    const { kernels, plan } = this.#arena, { strides } = plan;
+    const { prepared } = this.#arena.inputs(positions), { from, to } = this.#neurons;
+    const { residentUp } = plan.layers[layer - plan.range.from];
+    this.#arena.multiply(
+      ffnQuantization,
+      { weight: residentUp, bias: weights.layers[layer].upBias },
+      { address: prepared, stride: strides.prepared },
+      { address: plan.scores, stride: strides.scores },
+      { positions, from, to, cols: sizes.hiddenSize },
+    );
+    for (let position = 0; position < positions; position++) {
+      const scores = plan.scores + position * strides.scores;
+      kernels.reluMask(scores, plan.mask + position * strides.mask, from, to);
+    }
   }
 
   #handIn(): void {

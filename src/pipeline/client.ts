@@ -28,7 +28,8 @@ export interface Row {
 export interface ClientParts {
   header: FlashHeader;
   plan: Plan;
-  arena: WebAssembly.Memory;
+  /** One of each arena. */
+  memories: WebAssembly.Memory[];
   control: Control;
   crew: Crew;
   /** i32[context]: the ids of the request at hand. */
@@ -192,19 +193,19 @@ export class Client {
   }
 
   #logitsRow(row: number): Float32Array {
-    const { arena, plan, header } = this.#parts;
-    const address = plan.arena.logits + row * plan.arena.logitsStride;
-    return new Float32Array(arena.buffer, address, header.config.vocabSize);
+    const { memories: [{ buffer }], plan: { arenas: [arena] }, header } = this.#parts;
+    const address = arena.logits + row * arena.logitsStride;
+    return new Float32Array(buffer, address, header.config.vocabSize);
   }
 
   #observations(row: number): Observation[] {
-    const { arena, plan, header } = this.#parts;
+    const { memories: [{ buffer }], plan, header } = this.#parts, [arena] = plan.arenas;
     if (plan.shape.observationRows === 0) return [];
     const d = header.config.hiddenSize;
-    const address = plan.arena.observations + row * plan.arena.observationStride;
+    const address = arena.observations + row * arena.observationStride;
     return Array.from({ length: header.config.numLayers }, (_, layer) => ({
-      layerInput: new Float32Array(arena.buffer, address + layer * 8 * d, d),
-      ffnInput: new Float32Array(arena.buffer, address + layer * 8 * d + 4 * d, d),
+      layerInput: new Float32Array(buffer, address + layer * 8 * d, d),
+      ffnInput: new Float32Array(buffer, address + layer * 8 * d + 4 * d, d),
     }));
   }
 

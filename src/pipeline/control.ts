@@ -1,4 +1,5 @@
-import { EARLY_RING, LATE_RING } from "../flash/ticket.ts";
+import { ticketCapacity, ticketRing } from "../flash/ticket.ts";
+import type { TicketCapacity } from "../flash/ticket.ts";
 import { Ring, ringWordLength } from "./ring.ts";
 import type { RingShape } from "./ring.ts";
 import {
@@ -19,7 +20,7 @@ import type { WaitStyle } from "./sequence.ts";
  *
  * Who writes what:
  *   - lane 0: layerReady, tokensOut, rowsProduced, step; all lanes: maskArrived, maskReady, passDone, barrier
- *   - predictor: passPublished, pass descriptors, ticket rings, landing flags (to 0), the layers' statistics
+ *   - predictor: passPublished, poolsReady, pass descriptors, ticket rings, landing flags (to 0), the layers' statistics
  *   - readers: inFlight, readerDone, landed, landing bells, landing flags (to 1)
  *   - main thread: requested, cancelled, rowsConsumed, fault and closing (as may anybody)
  */
@@ -28,6 +29,8 @@ export interface ControlShape {
   readerCount: number;
   /** Layers that have statistics of their own; default 0. */
   layerCount?: number;
+  /** Tickets that readers' rings hold; default: what a small model needs. */
+  tickets?: TicketCapacity;
   /** Landing flags: one a slot, then one a staging chunk. */
   flagCount: number;
 }
@@ -73,6 +76,7 @@ const SEQUENCES = [
   "layerReady",
   "maskReady",
   "passPublished",
+  "poolsReady",
   "stepStarted",
   "requested",
   "tokensOut",
@@ -99,6 +103,7 @@ export interface ControlLayout {
   sequenceWords: number;
   requests: number;
   tokens: number;
+  tickets: TicketCapacity;
   lateRings: number[];
   earlyRings: number[];
   passes: number;
@@ -122,7 +127,7 @@ export function layoutControl(shape: ControlShape): ControlLayout {
     ["landed", LANDED_WORD],
     ...SEQUENCES.map((name) => [name, take(LINE_WORDS)]),
   ]) as Record<SequenceName, number>;
-  const { laneCount, readerCount, flagCount } = shape;
+  const { laneCount, readerCount, flagCount, tickets = ticketCapacity(0, 1) } = shape;
   const layout = {
     sequences,
     maskArrived: take(LINE_WORDS),
@@ -136,8 +141,9 @@ export function layoutControl(shape: ControlShape): ControlLayout {
     sequenceWords: next,
     requests: take(ringWordLength(REQUEST_RING)),
     tokens: take(ringWordLength(TOKEN_RING)),
-    lateRings: each(readerCount, ringWordLength(LATE_RING)),
-    earlyRings: each(readerCount, ringWordLength(EARLY_RING)),
+    tickets,
+    lateRings: each(readerCount, ringWordLength(ticketRing(tickets.late))),
+    earlyRings: each(readerCount, ringWordLength(ticketRing(tickets.early))),
     passes: take(PASS_COUNT * LINE_WORDS),
     step: take(LINE_WORDS),
     flags: take(flagCount),
@@ -183,6 +189,13 @@ export class Control {
 
   ring(index: number, shape: RingShape): Ring {
     return new Ring(this.words, index, shape);
+  }
+
+  /** The ring of tickets that reader `reader` takes first, and that of early reads. */
+  ticketRing(reader: number, priority: "late" | "early"): Ring {
+    const { lateRings, earlyRings, tickets } = this.layout;
+    const at = priority === "late" ? lateRings[reader] : earlyRings[reader];
+    return this.ring(at, ticketRing(tickets[priority]));
   }
 
   /** Statistics of thread `thread` (lanes 0.., then the predictor, then the readers), live or as of a snapshot. */

@@ -1,4 +1,4 @@
-import type { ArenaPlan } from "../arena.ts";
+import type { ArenaPlan, PageShape } from "../arena.ts";
 import type { AuditOptions } from "../audit/audit_options.ts";
 import type { PolicyChoice } from "../cache/policies.ts";
 import type { ReadPlanOptions } from "../cache/read_plan.ts";
@@ -45,7 +45,18 @@ export interface LayerWeights {
   predictor: LayerPredictor | null;
 }
 
-/** Addresses of the resident weights. */
+/** A memory, and what lies where in it. */
+export interface ArenaShare {
+  memory: WebAssembly.Memory;
+  plan: ArenaPlan;
+}
+
+/** The index of the arena that has layer `layer`. */
+export function arenaIndexOf(arenas: readonly ArenaShare[], layer: number): number {
+  return arenas.findIndex(({ plan }) => layer < plan.range.to);
+}
+
+/** Addresses of the resident weights: those of a layer in its arena, the others in the first. */
 export interface ModelWeights {
   embedTokens: number;
   embedPositions: { address: number; dtype: "f32" | "f16"; rows: number };
@@ -57,6 +68,10 @@ export interface ModelWeights {
 
 /** Where a layer's bundles lie in the file and its neurons in memory. */
 export interface LayerFlash {
+  /** Index of the arena that the layer lies in. */
+  arena: number;
+  /** Address of slot 0 there. */
+  slots: number;
   /** Byte offset of bundle 0 in the file. */
   byteOffset: number;
   slotCount: number;
@@ -69,13 +84,21 @@ export interface LayerFlash {
 /** All that lanes and the predictor are started with; the same for each, but for `thread`. */
 export interface PipelineOptions {
   control: ControlShare;
-  arena: WebAssembly.Memory;
+  /** Usually one; each layer lies in one of them. */
+  arenas: ArenaShare[];
   kernels: KernelModule;
   mode: FfnMode;
   sizes: ModelSizes;
+  /** Of resident matrices. */
   quantization: Quantization;
+  /** Of the FFN: bundles, and the resident up projection of `exact`. */
+  ffnQuantization: Quantization;
   contextLength: number;
-  plan: ArenaPlan;
+  pages: PageShape;
+  /** Pages of the KV cache take slots as the context grows: see `PoolKeeper`. */
+  isPoolShared: boolean;
+  /** Positions of a step, at most. */
+  positionsMax: number;
   weights: ModelWeights;
   flash: {
     layers: LayerFlash[];
@@ -89,6 +112,8 @@ export interface PipelineOptions {
     staging: {
       chunkCount: number;
       chunkByteLength: number;
+      /** Bytes of a neuron's place in a chunk whose neurons are read one by one. */
+      placeByteLength: number;
       neuronsPerChunk: number;
       flag: number;
       /** Landing flags of a chunk: one, or one a neuron where neurons are read one by one. */
@@ -99,6 +124,8 @@ export interface PipelineOptions {
   policy: PolicyChoice;
   earlyLook: boolean;
   passNeuronsMax: number;
+  /** The same for steps of several positions. */
+  batchPassNeuronsMax: number;
   logitsRows: number;
   observationRows: number;
   /** For the predictor: look at neurons outside the predicted set. */

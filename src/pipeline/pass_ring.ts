@@ -12,8 +12,8 @@ import type { Sequence } from "./sequence.ts";
  *   passPublished       passes that the predictor has handed over
  *   passDone, per lane  passes that the lane is through with
  *
- * Pass p lies in the arrays and the descriptor number p % PASS_COUNT, so it may be filled once all lanes are done with
- * pass p - PASS_COUNT. Its neurons are in ascending order; `order` indexes them, hits first, then misses, and a miss
+ * Pass p lies in the arrays (of its layer's arena) and the descriptor number p % PASS_COUNT, so it may be filled once all
+ * lanes are done with pass p - PASS_COUNT. Its neurons are in ascending order; `order` indexes them, hits first, then misses, and a miss
  * may be computed when its landing flag is up.
  */
 
@@ -43,25 +43,27 @@ export interface PassFacts {
 
 /** What the writer must know of the pipeline. */
 export interface PassOptions {
-  arena: { buffer: ArrayBufferLike };
-  plan: { passes: PassPlan[] };
+  arenas: { memory: { buffer: ArrayBufferLike }; plan: { passes: PassPlan[] } }[];
   passNeuronsMax: number;
 }
 
-function arraysOf({ arena, plan, passNeuronsMax }: PassOptions): PassArrays[] {
-  const words = (address: number) => new Uint32Array(arena.buffer, address, passNeuronsMax);
-  return plan.passes.map((pass) => ({
-    addresses: words(pass.addresses),
-    neurons: words(pass.neurons),
-    order: words(pass.order),
-    flags: words(pass.flags),
-  }));
+/** The arrays of each arena's passes. */
+function arraysOf({ arenas, passNeuronsMax }: PassOptions): PassArrays[][] {
+  return arenas.map(({ memory, plan }) => {
+    const words = (address: number) => new Uint32Array(memory.buffer, address, passNeuronsMax);
+    return plan.passes.map((pass) => ({
+      addresses: words(pass.addresses),
+      neurons: words(pass.neurons),
+      order: words(pass.order),
+      flags: words(pass.flags),
+    }));
+  });
 }
 
 /** The predictor's end. */
 export class PassWriter {
   readonly #control: Control;
-  readonly #arrays: PassArrays[];
+  readonly #arrays: PassArrays[][];
   readonly #published: Sequence;
   readonly #done: Sequence[];
   /** Number of the pass that is filled next. */
@@ -74,9 +76,9 @@ export class PassWriter {
     this.#done = control.layout.passDone.map((at) => control.sequenceAt(at));
   }
 
-  /** The next pass's arrays; see `awaitArrays`. */
-  get arrays(): PassArrays {
-    return this.#arrays[passIndex(this.number)];
+  /** The next pass's arrays, for a layer in arena `arena`; see `awaitArrays`. */
+  arrays(arena: number): PassArrays {
+    return this.#arrays[arena][passIndex(this.number)];
   }
 
   /** Waits until the next pass's arrays are free. */
@@ -119,8 +121,8 @@ export class PassWriter {
 /** A lane's end: takes pass after pass. The facts are those of the pass at hand. */
 export class PassReader implements PassFacts {
   readonly #control: Control;
-  readonly #plans: PassPlan[];
-  readonly #arrays: PassArrays[];
+  readonly #plans: PassPlan[][];
+  readonly #arrays: PassArrays[][];
   readonly #published: Sequence;
   readonly #done: Sequence;
   readonly #landings: LandingBell;
@@ -136,17 +138,17 @@ export class PassReader implements PassFacts {
 
   constructor(control: Control, options: PipelineOptions, laneIndex: number) {
     this.#control = control;
-    this.#plans = options.plan.passes;
+    this.#plans = options.arenas.map(({ plan }) => plan.passes);
     this.#arrays = arraysOf(options);
     this.#published = control.sequence("passPublished");
     this.#done = control.sequenceAt(control.layout.passDone[laneIndex]);
     this.#landings = new LandingBell(control, laneIndex);
-    this.#flags = this.#arrays[0].flags;
-    this.plan = this.#plans[0];
+    this.#flags = this.#arrays[0][0].flags;
+    this.plan = this.#plans[0][0];
   }
 
-  /** Waits for the next pass, of layer `layer`. */
-  take(layer: number): void {
+  /** Waits for the next pass, of layer `layer` in arena `arena`. */
+  take(layer: number, arena: number): void {
     const pass = this.#taken, words = this.#control.words;
     this.#taken = (pass + 1) | 0;
     this.#published.waitFor(this.#taken, `the predictor's list of layer ${layer}`);
@@ -155,8 +157,8 @@ export class PassReader implements PassFacts {
     this.hitCount = words[at + HIT_COUNT];
     this.isLast = words[at + IS_LAST] === 1;
     this.tickets = words[at + TICKETS];
-    this.plan = this.#plans[passIndex(pass)];
-    this.#flags = this.#arrays[passIndex(pass)].flags;
+    this.plan = this.#plans[arena][passIndex(pass)];
+    this.#flags = this.#arrays[arena][passIndex(pass)].flags;
   }
 
   /** Whether entries `from` to `to` of the order, misses, are there. */

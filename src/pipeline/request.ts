@@ -7,6 +7,8 @@ import { Sampler } from "./sampler.ts";
 import type { Sampling } from "./sampler.ts";
 import type { Sequence } from "./sequence.ts";
 import { LANE } from "./statistics.ts";
+import { emptyStep } from "./step.ts";
+import type { Step } from "./step.ts";
 
 /**
  * What the main thread asks lane 0 to do, as a record in the request ring: run the ids that it wrote to the ids buffer through the
@@ -101,11 +103,11 @@ export class Leader {
     this.#tokensTaken = control.sequence("tokensTaken");
     this.#rowsProduced = control.sequence("rowsProduced");
     this.#rowsConsumed = control.sequence("rowsConsumed");
-    const { plan, logitsRows, sizes, arena } = options;
+    const { logitsRows, sizes, arenas: [{ memory, plan }] } = options;
     this.#rows = Array.from(
       { length: logitsRows },
       (_, row) =>
-        new Float32Array(arena.buffer, plan.logits + row * plan.logitsStride, sizes.vocabSize),
+        new Float32Array(memory.buffer, plan.logits + row * plan.logitsStride, sizes.vocabSize),
     );
   }
 
@@ -128,14 +130,9 @@ export class Leader {
   #generate(request: Request): EndReason {
     const { sizes, contextLength } = this.#options;
     const sampler = new Sampler(sizes.vocabSize, request);
-    const { idCount, maxTokens } = request;
-    const step = { token: 0, position: 0, wantsLogits: false, row: 0, wantsObservation: false };
-    for (; step.position < idCount; step.position++) {
-      if (this.#isCancelled()) return "cancelled";
-      step.token = this.#ids[step.position];
-      step.wantsLogits = step.position === idCount - 1;
-      this.#lane.lead(step);
-    }
+    const { idCount, maxTokens } = request, ids = this.#ids;
+    const step = emptyStep();
+    if (!this.#takePrompt(idCount, step)) return "cancelled";
     this.#mark("prompt", 1);
     for (let count = 1; count <= maxTokens; count++) {
       const token = this.#sample(sampler);
@@ -144,11 +141,27 @@ export class Leader {
       if (this.#isCancelled()) return "cancelled";
       if (count === maxTokens) break;
       if (step.position === contextLength) return "context-full";
-      step.token = token;
-      this.#lane.lead(step);
+      // The text so far: what later drafts look for.
+      ids[step.position] = token;
+      this.#lane.lead(step, ids.subarray(step.position, step.position + 1));
       step.position++;
     }
     return "max-tokens";
+  }
+
+  /** Takes the prompt through the model in chunks; false if nobody wants it any more. Leaves the step of the next token. */
+  #takePrompt(idCount: number, step: Step): boolean {
+    const { positionsMax } = this.#options;
+    while (step.position < idCount) {
+      if (this.#isCancelled()) return false;
+      step.positions = Math.min(positionsMax, idCount - step.position);
+      const end = step.position + step.positions;
+      step.logits = end === idCount ? 1 : 0;
+      this.#lane.lead(step, this.#ids.subarray(step.position, end));
+      step.position = end;
+    }
+    step.positions = 1;
+    return true;
   }
 
   /** Snapshots the statistics at a border of the request. */
@@ -171,19 +184,23 @@ export class Leader {
 
   /** One row of logits (and observations) a position, as fast as the main thread takes them. */
   #handOutRows({ kind, idCount, wantsObservations }: Request): EndReason {
-    const { logitsRows, observationRows } = this.#options;
+    const { logitsRows, observationRows, positionsMax } = this.#options;
     const rows = wantsObservations ? Math.min(logitsRows, observationRows) : logitsRows;
-    const first = this.#rowCount;
-    for (let position = 0; position < idCount; position++) {
+    // Half of the rows at a time, so that their taker need not wait; what layers saw is written down for one position.
+    const most = wantsObservations ? 1 : Math.max(1, Math.min(positionsMax, rows >> 1));
+    const first = this.#rowCount, step = emptyStep();
+    step.wantsObservation = wantsObservations;
+    while (step.position < idCount) {
       if (this.#isCancelled()) return "cancelled";
-      const free = (this.#rowCount - rows + 1) | 0;
-      this.#rowsConsumed.waitIdle(free);
-      const row = ((this.#rowCount - first) >>> 0) % rows;
-      const token = this.#ids[position];
-      const wantsLogits = kind === "logits";
-      this.#lane.lead({ token, position, wantsLogits, row, wantsObservation: wantsObservations });
-      this.#rowCount = (this.#rowCount + 1) | 0;
-      this.#rowsProduced.advance();
+      step.positions = Math.min(most, idCount - step.position);
+      this.#rowsConsumed.waitIdle((this.#rowCount - rows + step.positions) | 0);
+      step.row = ((this.#rowCount - first) >>> 0) % rows;
+      step.logits = kind === "logits" ? step.positions : 0;
+      const end = step.position + step.positions;
+      this.#lane.lead(step, this.#ids.subarray(step.position, end));
+      step.position = end;
+      this.#rowCount = (this.#rowCount + step.positions) | 0;
+      this.#rowsProduced.advance(step.positions);
     }
     return "max-tokens";
   }

@@ -19,6 +19,8 @@ export const LANE = {
   /** Lane 0: when the numbers were last brought up to date, and how far the request is (0 prompt, 1 decoding, 2 done). */
   atMs: 8,
   stage: 9,
+  /** Neurons computed, counted for each position, of this lane. */
+  computed: 10,
 } as const;
 
 /** The predictor. */

@@ -14,6 +14,7 @@ export const SPAN_NAMES = [
   "wait: predictor",
   "up hits",
   "up misses",
+  "up of several",
   "wait: flash",
   "down",
   "wait: lanes",

@@ -11,28 +11,50 @@ import type { PredictorSeat } from "./predictor_seat.ts";
  */
 export class EarlyLook {
   readonly #seat: PredictorSeat;
-  readonly #kernels: Kernels;
-  readonly #mask: Uint32Array;
+  /** Of each arena. */
+  readonly #kernels: Kernels[];
+  /** Of each arena: u32[intermediateSize / 32], the answer for one position. */
+  readonly #masks: Uint32Array[];
+  /** What any position of a step names. */
+  readonly #union: Uint32Array;
   readonly #reads: EarlyReads;
 
   constructor(seat: PredictorSeat) {
-    const { kernels, arena, plan, sizes } = seat.options;
-    const n = sizes.intermediateSize;
+    const { kernels, arenas, sizes } = seat.options;
+    const n = sizes.intermediateSize, words = Math.ceil(n / 32);
     this.#seat = seat;
-    this.#kernels = instantiateKernels(kernels, arena);
-    this.#mask = new Uint32Array(arena.buffer, plan.predictor.mask, Math.ceil(n / 32));
+    this.#kernels = arenas.map(({ memory }) => instantiateKernels(kernels, memory));
+    this.#masks = arenas.map(({ memory, plan }) =>
+      new Uint32Array(memory.buffer, plan.predictor.mask, words)
+    );
+    this.#union = new Uint32Array(words);
     this.#reads = new EarlyReads(seat, n);
   }
 
-  look(step: number, slots: LayerSlots): void {
-    const { weights, sizes, plan } = this.#seat.options;
-    const { predictor, ffnNorm } = weights.layers[slots.layer];
-    if (!predictor) return;
+  /** @param positions of the step, at most `EARLY_POSITIONS` */
+  look(step: number, slots: LayerSlots, positions: number): void {
+    if (!this.#seat.options.weights.layers[slots.layer].predictor) return;
+    const mask = this.#masks[slots.arena];
+    this.#lookAt(slots, 0);
+    if (positions === 1) return this.#reads.start(mask, slots, step);
+    const union = this.#union;
+    union.set(mask);
+    for (let position = 1; position < positions; position++) {
+      this.#lookAt(slots, position);
+      for (let word = 0; word < union.length; word++) union[word] |= mask[word];
+    }
+    this.#reads.start(union, slots, step);
+  }
+
+  /** Leaves what a position names in the arena's mask. */
+  #lookAt({ layer, arena }: LayerSlots, position: number): void {
+    const { weights, sizes, arenas } = this.#seat.options;
+    const { predictor, ffnNorm } = weights.layers[layer];
     const { hiddenSize: d, intermediateSize: n, layerNormEpsilon } = sizes;
-    const kernels = this.#kernels, scratch = plan.predictor;
-    const input = plan.layerInput[slots.layer & 1], { normed, mask } = scratch;
+    const { plan } = arenas[arena], kernels = this.#kernels[arena], scratch = plan.predictor;
+    const input = plan.layerInput[layer & 1] + position * plan.strides.hidden;
+    const { normed, mask } = scratch;
     kernels.layerNorm(input, ffnNorm.weight, ffnNorm.bias, normed, d, layerNormEpsilon);
-    look(kernels, predictor, scratch, { d, n, input: normed, isEarly: true, mask });
-    this.#reads.start(this.#mask, slots, step);
+    look(kernels, predictor!, scratch, { d, n, input: normed, isEarly: true, mask });
   }
 }

@@ -41,10 +41,10 @@ export class EarlyReads {
     if (missCount === 0) return;
     const { readPlan, passes, statistics } = this.#seat;
     const { cache } = slots, list = this.#list, eviction = this.#eviction;
-    const taken = Math.min(missCount, readPlan.earlyRoom, cache.slotCount >> 1);
+    const taken = Math.min(missCount, readPlan.earlyRoom, cache.limit >> 1);
     let issued = 0;
     eviction.passesDone = passes.done;
-    readPlan.begin("early");
+    readPlan.begin("early", slots.arena);
     while (issued < taken) {
       const slot = cache.admit(list[issued], step, eviction);
       if (slot < 0) break;

@@ -44,8 +44,18 @@ export class PassBuilder {
     this.#missFlags = new Int32Array(passNeuronsMax);
   }
 
-  /** Publishes the neurons of `mask` as list number `list`; returns how many there are. */
-  publish(mask: Uint32Array, slots: LayerSlots, step: number, list: number): number {
+  /**
+   * Publishes the neurons of `mask` as list number `list`; returns how many there are.
+   *
+   * @param neuronsMax of a pass; default: as many as its arrays hold
+   */
+  publish(
+    mask: Uint32Array,
+    slots: LayerSlots,
+    step: number,
+    list: number,
+    neuronsMax = this.#seat.options.passNeuronsMax,
+  ): number {
     const { passes, readPlan, statistics, clock } = this.#seat;
     this.readMs = 0;
     this.#listCount = bitsOf(mask, this.#list);
@@ -56,7 +66,7 @@ export class PassBuilder {
     do {
       passes.awaitArrays();
       this.#audit?.countPasses(passes.done);
-      this.#publishPass(slots, step);
+      this.#publishPass(slots, step, neuronsMax);
       statistics[PREDICTOR.passes]++;
       if (this.#at < this.#listCount) slots.cache.endPass();
       // Lanes get their list before readers are woken.
@@ -76,14 +86,14 @@ export class PassBuilder {
   }
 
   /** Fills the next pass with the neurons that come next, as many as find slots, and hands it to the lanes. */
-  #publishPass(slots: LayerSlots, step: number): void {
-    const { passes, readPlan, options } = this.#seat;
-    const { addresses, neurons, order, flags } = passes.arrays;
+  #publishPass(slots: LayerSlots, step: number, neuronsMax: number): void {
+    const { passes, readPlan } = this.#seat;
+    const { addresses, neurons, order, flags } = passes.arrays(slots.arena);
     const { cache } = slots, list = this.#list, listCount = this.#listCount;
     const misses = this.#misses, missFlags = this.#missFlags;
     let at = this.#at, count = 0, hitCount = 0, missCount = 0;
-    readPlan.begin("late");
-    for (; at < listCount && count < options.passNeuronsMax; at++, count++) {
+    readPlan.begin("late", slots.arena);
+    for (; at < listCount && count < neuronsMax; at++, count++) {
       const neuron = list[at];
       const slot = this.#slotOf(neuron, slots, step, count === 0);
       if (slot < 0) break;

@@ -1,11 +1,15 @@
+import { EARLY_POSITIONS } from "../arena.ts";
+import { PoolKeeper } from "../cache/pool_keeper.ts";
 import { Auditor } from "../audit/auditor.ts";
 import { LayerSlots } from "../cache/layer_slots.ts";
 import type { PipelineOptions } from "../pipeline/options.ts";
 import type { Sequence } from "../pipeline/sequence.ts";
 import { PREDICTOR } from "../pipeline/statistics.ts";
+import { emptyStep, readStep } from "../pipeline/step.ts";
 import { DenseStream } from "./dense_stream.ts";
 import { EarlyLook } from "./early_look.ts";
 import { PassBuilder } from "./pass_builder.ts";
+import { PromptStream } from "./prompt_stream.ts";
 import { PredictorSeat } from "./predictor_seat.ts";
 
 /**
@@ -21,12 +25,17 @@ export class PredictorLoop {
   readonly #passBuilder: PassBuilder;
   readonly #layerReady: Sequence;
   readonly #maskReady: Sequence;
-  /** u32[intermediateSize / 32]: the late look's answer, written by the lanes. */
-  readonly #lateMask: Uint32Array;
+  /** Of each arena and position: u32[intermediateSize / 32], the late look's answer, written by the lanes. */
+  readonly #lateMasks: Uint32Array[][];
+  /** What any position of a step names; in `dense`, all. */
+  readonly #union: Uint32Array;
+  readonly #promptStream?: PromptStream;
+  readonly #pools?: PoolKeeper;
+  readonly #step = emptyStep();
 
   constructor(options: PipelineOptions) {
     const seat = new PredictorSeat(options), { control, readPlan } = seat;
-    const { flash, arena, plan, sizes } = options;
+    const { flash, arenas, sizes, positionsMax } = options;
     this.#seat = seat;
     this.#layers = flash.layers.map((_, layer) =>
       new LayerSlots(control, options, readPlan, layer)
@@ -37,7 +46,18 @@ export class PredictorLoop {
     this.#layerReady = control.sequence("layerReady");
     this.#maskReady = control.sequence("maskReady");
     const maskWords = Math.ceil(sizes.intermediateSize / 32);
-    this.#lateMask = new Uint32Array(arena.buffer, plan.mask, maskWords);
+    this.#lateMasks = arenas.map(({ memory, plan }) =>
+      Array.from(
+        { length: positionsMax },
+        (_, position) =>
+          new Uint32Array(memory.buffer, plan.mask + position * plan.strides.mask, maskWords),
+      )
+    );
+    this.#union = new Uint32Array(maskWords);
+    if (options.isPoolShared) this.#pools = new PoolKeeper(seat, this.#layers);
+    if (positionsMax > EARLY_POSITIONS && !flash.isResident && options.mode !== "dense") {
+      this.#promptStream = new PromptStream(seat, this.#layers);
+    }
   }
 
   /** Runs until the pipeline stops (`PipelineStoppedError`). */
@@ -50,34 +70,48 @@ export class PredictorLoop {
   }
 
   #serve(): never {
-    const { mode, flash } = this.#seat.options;
+    const { control, options: { mode, flash } } = this.#seat,
+      { numLayers } = this.#seat.options.sizes;
     if (mode === "dense") {
       if (!flash.isResident) new DenseStream(this.#seat).run();
-      this.#lateMask.fill(0xffffffff);
+      this.#union.fill(0xffffffff);
     }
-    for (let step = 0;; step = (step + 1) | 0) {
-      this.#audit?.beginStep(step);
-      for (const slots of this.#layers) this.#serveLayer(step, slots);
-      this.#audit?.endStep();
-      if (!flash.isResident) this.#endStep(step);
+    // Layers are counted through all steps; positions too, as the cache's time.
+    for (let layers = 0, position = 0;; layers = (layers + numLayers) | 0) {
+      this.#layerReady.waitIdle((layers + 1) | 0);
+      readStep(control, this.#step);
+      const { positions } = this.#step;
+      this.#pools?.makeRoom(this.#step.position + positions);
+      if (positions > EARLY_POSITIONS && this.#promptStream) {
+        this.#promptStream.run(position, positions);
+      } else this.#serveStep(position, positions, layers);
+      position = (position + positions) | 0;
     }
   }
 
-  #serveLayer(step: number, slots: LayerSlots): void {
+  #serveStep(position: number, positions: number, layers: number): void {
+    this.#audit?.beginStep(position);
+    for (const slots of this.#layers) this.#serveLayer(position, positions, layers, slots);
+    this.#audit?.endStep();
+    if (!this.#seat.options.flash.isResident) this.#endStep(position);
+  }
+
+  #serveLayer(step: number, positions: number, layers: number, slots: LayerSlots): void {
     const { options, clock, statistics, trace } = this.#seat, { layer } = slots;
-    // Layers are counted through all steps; the count is also the number of the layer's list.
-    const count = (Math.imul(step, this.#layers.length) + layer + 1) | 0;
+    // The count of layers is also the number of the layer's list.
+    const count = (layers + layer + 1) | 0;
     const began = clock();
-    if (layer === 0) this.#layerReady.waitIdle(count);
-    else this.#layerReady.waitFor(count, `the input of layer ${layer}`);
+    if (layer !== 0) this.#layerReady.waitFor(count, `the input of layer ${layer}`);
     const early = clock();
     this.#audit?.complete();
-    this.#earlyLook?.look(step, slots);
+    if (positions <= EARLY_POSITIONS) this.#earlyLook?.look(step, slots, positions);
     const waiting = clock();
     if (options.mode !== "dense") this.#maskReady.waitFor(count, `the late look at layer ${layer}`);
     const late = clock();
     this.#audit?.sample(slots);
-    const neuronCount = this.#passBuilder.publish(this.#lateMask, slots, step, count);
+    const mask = this.#maskOf(slots, positions);
+    const neuronsMax = positions === 1 ? options.passNeuronsMax : options.batchPassNeuronsMax;
+    const neuronCount = this.#passBuilder.publish(mask, slots, step, count, neuronsMax);
     // What the predictor reads by itself is not its own work.
     const done = clock() - this.#passBuilder.readMs;
     this.#audit?.read();
@@ -88,6 +122,20 @@ export class PredictorLoop {
     trace.span("early look", early, waiting, layer);
     trace.span("wait: lanes' scores", waiting, late, layer);
     trace.span("plan late reads", late, done, neuronCount);
+  }
+
+  /** The neurons that any position of the step names in a layer. */
+  #maskOf({ arena }: LayerSlots, positions: number): Uint32Array {
+    if (this.#seat.options.mode === "dense") return this.#union;
+    const masks = this.#lateMasks[arena];
+    if (positions === 1) return masks[0];
+    const union = this.#union;
+    union.set(masks[0]);
+    for (let position = 1; position < positions; position++) {
+      const mask = masks[position];
+      for (let word = 0; word < union.length; word++) union[word] |= mask[word];
+    }
+    return union;
   }
 
   /** The token is over: neurons that left the window free their slots. */

@@ -59,7 +59,7 @@ export class ReplayedLooks {
   readonly #kernels: Kernels;
   readonly #addresses: LayerAddresses[];
   readonly #sizes: { d: number; n: number; epsilon: number };
-  readonly #quantization: FlashFile["header"]["quantization"];
+  readonly #ffnQuantization: FlashFile["header"]["ffnQuantization"];
   readonly #input: Float32Array;
   readonly #scratch: LookScratch & {
     input: number;
@@ -78,15 +78,15 @@ export class ReplayedLooks {
     file: FlashFile,
     { build, recall, heldBytesMax = Infinity }: ReplayedLooksOptions = {},
   ) {
-    const { header } = file, { predictors, config, quantization } = header;
+    const { header } = file, { predictors, config, ffnQuantization } = header;
     const shifts = predictors && recallShifts(predictors, recall, file.path);
     const { hiddenSize: d, intermediateSize: n, numLayers, layerNormEpsilon: epsilon } = config;
-    const upBytes = matrixByteLength(quantization, n, d);
+    const upBytes = matrixByteLength(ffnQuantization, n, d);
     this.hasPredictors = predictors !== null;
     this.isHeld = numLayers * upBytes <= heldBytesMax;
     this.#file = file;
     this.#sizes = { d, n, epsilon };
-    this.#quantization = quantization;
+    this.#ffnQuantization = ffnQuantization;
     let next = STATICS_BYTE_LENGTH;
     const take = (byteLength: number) => {
       const at = next;
@@ -158,15 +158,15 @@ export class ReplayedLooks {
   #loadUp(layer: number): void {
     const file = this.#file, { d, n } = this.#sizes;
     const stride = file.header.layers[layer].bundles.bundleByteLength;
-    const rowBytes = vectorByteLength(this.#quantization, d);
+    const rowBytes = vectorByteLength(this.#ffnQuantization, d);
     const rows = new Uint8Array(n * rowBytes);
     file.eachBundleRun(layer, RUN_BYTES, (run, neurons) => {
       neurons.forEach((neuron, i) => {
         rows.set(run.subarray(i * stride, i * stride + rowBytes), neuron * rowBytes);
       });
     });
-    const tiles = new Uint8Array(matrixByteLength(this.#quantization, n, d));
-    tileRows(this.#quantization, rows, { rows: n, cols: d }, tiles);
+    const tiles = new Uint8Array(matrixByteLength(this.#ffnQuantization, n, d));
+    tileRows(this.#ffnQuantization, rows, { rows: n, cols: d }, tiles);
     this.#bytes.set(tiles, this.#addresses[layer].up);
     this.#upLayer = layer;
   }
@@ -183,11 +183,11 @@ export class ReplayedLooks {
   /** Which neurons are active: `active` and `activations`. Returns how many. */
   lookExactly(layer: number, { ffnInput }: Pick<Observation, "ffnInput">): number {
     const { d, n } = this.#sizes, kernels = this.#kernels, scratch = this.#scratch;
-    const { up, upBias } = this.#addresses[layer], quantization = this.#quantization;
+    const { up, upBias } = this.#addresses[layer], ffnQuantization = this.#ffnQuantization;
     if (!this.isHeld && this.#upLayer !== layer) this.#loadUp(layer);
     this.#input.set(ffnInput);
-    kernels.prepare[quantization](scratch.input, scratch.prepared, d);
-    kernels.matvec[quantization](up, scratch.prepared, upBias, scratch.activations, 0, n, d);
+    kernels.prepare[ffnQuantization](scratch.input, scratch.prepared, d);
+    kernels.matvec[ffnQuantization](up, scratch.prepared, upBias, scratch.activations, 0, n, d);
     return kernels.reluMask(scratch.activations, scratch.active, 0, n);
   }
 

@@ -194,7 +194,7 @@ class RecordReader {
 
   /** Reads the records of these neurons, in ascending order. */
   read(neurons: number[], byteOffset: number): void {
-    this.#plan.begin("late");
+    this.#plan.begin("late", 0);
     for (const neuron of neurons) {
       const record = {
         byteOffset: byteOffset + neuron * this.#recordBytes,

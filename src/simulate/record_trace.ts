@@ -90,7 +90,7 @@ function headerOf(
   { path, header }: FlashFile,
   facts: Pick<TraceHeader, "sets" | "mode" | "textName">,
 ): Omit<TraceHeader, "blockByteLength"> {
-  const { config, layers, predictors, quantization } = header;
+  const { config, layers, predictors, ffnQuantization } = header;
   return {
     createdBy: `flashpipe ${VERSION}`,
     modelName: basename(path),
@@ -98,7 +98,7 @@ function headerOf(
     numLayers: config.numLayers,
     intermediateSize: config.intermediateSize,
     hiddenSize: config.hiddenSize,
-    quantization,
+    quantization: ffnQuantization,
     strideBytes: layers[0].bundles.bundleByteLength,
     layerByteOffsets: layers.map(({ bundles }) => bundles.byteOffset),
     orders: isReordered(header)

@@ -4,6 +4,7 @@ import type { SlotsOptions } from "../cache/layer_slots.ts";
 import type { PolicyChoice } from "../cache/policies.ts";
 import type { CachePolicy, PolicyShape } from "../cache/policy.ts";
 import { ReadPlan } from "../cache/read_plan.ts";
+import { ticketCapacity } from "../flash/ticket.ts";
 import { NeuronOrder } from "../format/neuron_order.ts";
 import { GAP_BYTES } from "../open_options.ts";
 import { Control, PASS_COUNT } from "../pipeline/control.ts";
@@ -64,7 +65,13 @@ const FAKE_STYLE = { spins: 1, flashSpins: 1, waitMsMax: 1000 };
 export function replay(trace: NeuronTrace, options: ReplayOptions): ReplayResult {
   const { header } = trace, { intermediateSize, numLayers } = header;
   const slotTotal = options.slotCounts.reduce((sum, count) => sum + count, 0);
-  const shape = { laneCount: 1, readerCount: 1, layerCount: numLayers, flagCount: slotTotal };
+  const shape = {
+    laneCount: 1,
+    readerCount: 1,
+    layerCount: numLayers,
+    tickets: ticketCapacity(intermediateSize, 1),
+    flagCount: slotTotal,
+  };
   const control = new Control(Control.create(shape, FAKE_STYLE));
   const slotsOptions = optionsOf(trace, options);
   const reader = new SimulatedReader(control, options.onRead);
@@ -170,13 +177,13 @@ function optionsOf(
     flag += slotCount;
     const order = orders[layer];
     const positionOf = order === undefined || order.isPlain ? undefined : order.positionOf;
-    return { byteOffset, slotCount, flag: at, positionOf };
+    // An address that nobody reads from; not 0, which means a bounce buffer.
+    return { arena: 0, slots: blockByteLength, byteOffset, slotCount, flag: at, positionOf };
   });
   return {
     policy: typeof policy === "function" ? { name: "lru", window: Infinity } : policy,
     sizes: { intermediateSize },
-    // Addresses that nobody reads from; not 0, which means a bounce buffer.
-    plan: { slots: layers.map(() => blockByteLength) },
+    arenas: [{ memory: { buffer: new ArrayBuffer(0) } }],
     flash: {
       layers,
       strideBytes,
@@ -188,7 +195,14 @@ function optionsOf(
         mergedBytesMax: BOUNCE_BYTES,
       },
       isResident: false,
-      staging: { chunkCount: 0, chunkByteLength: 0, neuronsPerChunk: 0, flag, flagsPerChunk: 0 },
+      staging: {
+        chunkCount: 0,
+        chunkByteLength: 0,
+        placeByteLength: 0,
+        neuronsPerChunk: 0,
+        flag,
+        flagsPerChunk: 0,
+      },
     },
   };
 }
@@ -211,6 +225,9 @@ function passOptionsOf(passNeuronsMax: number) {
   const sizes = { intermediateSize: passNeuronsMax };
   return {
     sizes,
-    passOptions: { arena: { buffer: new ArrayBuffer(next) }, plan: { passes }, passNeuronsMax },
+    passOptions: {
+      arenas: [{ memory: { buffer: new ArrayBuffer(next) }, plan: { passes } }],
+      passNeuronsMax,
+    },
   };
 }

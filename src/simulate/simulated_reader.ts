@@ -1,5 +1,5 @@
 import type { InlineReader } from "../cache/read_plan.ts";
-import { EARLY_RING, emptyTicket, LATE_RING, PART_WORDS, readTicket } from "../flash/ticket.ts";
+import { emptyTicket, PART_WORDS, readTicket } from "../flash/ticket.ts";
 import type { Control } from "../pipeline/control.ts";
 import type { Ring } from "../pipeline/ring.ts";
 import type { Sequence } from "../pipeline/sequence.ts";
@@ -28,8 +28,8 @@ export class SimulatedReader implements InlineReader {
     this.#words = control.words;
     this.#flagBase = layout.flags;
     this.#rings = [
-      ...layout.lateRings.map((at) => control.ring(at, LATE_RING)),
-      ...layout.earlyRings.map((at) => control.ring(at, EARLY_RING)),
+      ...layout.lateRings.map((_, i) => control.ticketRing(i, "late")),
+      ...layout.earlyRings.map((_, i) => control.ticketRing(i, "early")),
     ];
     this.#landed = control.sequence("landed");
     this.#readerDone = control.sequenceAt(layout.readerDone[0]);

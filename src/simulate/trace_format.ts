@@ -45,6 +45,7 @@ export const traceHeaderSchema = z.strictObject({
   numLayers: z.int().min(1).max(4096),
   intermediateSize: count,
   hiddenSize: count,
+  /** Of the bundles. */
   quantization: z.enum(QUANTIZATIONS),
   /** From bundle to bundle, and where the first one of each layer lies in the model file. */
   strideBytes: z.int().min(1).max(2 ** 30),

@@ -25,8 +25,10 @@ export interface SynthesizeOptions {
   shape: string;
   /** The `.flash` file to write; it is replaced when all is written. */
   target: string;
-  /** How resident weights are stored. */
+  /** How resident weights are stored, and bundles if not told otherwise. */
   quant: Quantization;
+  /** How the FFN's bundles are stored. */
+  ffnQuant?: Quantization;
   /** Equal seeds, shapes and types give equal bytes, but for `createdAt`. Default 1. */
   seed?: number;
   /** Threads that make weights; 0: none but this one. Default: as many as there are cores, or 0 for small shapes. */
@@ -96,13 +98,15 @@ export async function synthesize(options: SynthesizeOptions): Promise<Synthesize
   return { path: target, byteLength, header };
 }
 
-function contentOf({ shape: name, quant, createdAt }: SynthesizeOptions, seed: number) {
+function contentOf(options: SynthesizeOptions, seed: number): FlashContent {
+  const { shape: name, quant, ffnQuant = quant, createdAt } = options;
   const shape = shapeNamed(name), config = configOf(shape);
-  const problem = problemWithNeurons(quant, config.intermediateSize);
+  const problem = problemWithNeurons(ffnQuant, config.intermediateSize);
   if (problem !== null) throw new RangeError(`Cannot make ${name}: ${problem}`);
-  const content: FlashContent = {
+  return {
     architecture: "opt",
     quantization: quant,
+    ffnQuantization: ffnQuant,
     config,
     tokenizer: wordTokenizer(new TokenChain({ vocabSize: config.vocabSize, seed }).tokens),
     provenance: {
@@ -113,13 +117,12 @@ function contentOf({ shape: name, quant, createdAt }: SynthesizeOptions, seed: n
       synthetic: true,
     },
   };
-  return content;
 }
 
 /** Pieces of all parts in the order of the file, then the predictors. */
 function* tasksOf(
   parts: readonly FlashPart[],
-  { config, quantization }: FlashContent,
+  { config, ffnQuantization: quantization }: FlashContent,
 ): Generator<SynthTask, void, void> {
   for (const part of parts) {
     if (part.kind === "tensor") {

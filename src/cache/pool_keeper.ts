@@ -1,0 +1,71 @@
+import { slotsBeside } from "../arena.ts";
+import { pageCount } from "../kv_page.ts";
+import type { Sequence } from "../pipeline/sequence.ts";
+import type { PredictorSeat } from "../predict/predictor_seat.ts";
+import type { LayerSlots } from "./layer_slots.ts";
+
+/**
+ * Sees to it that slots and pages of the KV cache do not lie on each other: when a step needs more pages than the one before, slots
+ * are given up for them; when it needs fewer, as another request began, they come back. Lanes wait for it then
+ * (`PageWaiter`), and only then.
+ */
+export class PoolKeeper {
+  readonly #seat: PredictorSeat;
+  readonly #layers: LayerSlots[];
+  readonly #ready: Sequence;
+  #pages = 0;
+
+  constructor(seat: PredictorSeat, layers: LayerSlots[]) {
+    this.#seat = seat;
+    this.#layers = layers;
+    this.#ready = seat.control.sequence("poolsReady");
+  }
+
+  /** A step is about to begin whose last position is `positions - 1`; all passes of the one before are done. */
+  makeRoom(positions: number): void {
+    const pages = pageCount(positions);
+    if (pages === this.#pages) return;
+    this.#pages = pages;
+    for (const slots of this.#layers) this.#limit(slots, pages);
+    this.#ready.advance();
+  }
+
+  #limit({ layer, arena, cache }: LayerSlots, pages: number): void {
+    const { arenas, flash, pages: shape } = this.#seat.options, { plan } = arenas[arena];
+    const pool = plan.layers[layer - plan.range.from];
+    const sizes = { slotByteLength: flash.slotByteLength, pages: shape };
+    const limit = Math.min(cache.slotCount, slotsBeside(pages, pool, sizes));
+    if (limit < cache.limit) this.#awaitReads(cache, limit);
+    cache.setLimit(limit);
+  }
+
+  /** Early reads that nobody wanted in the end may still be under way. */
+  #awaitReads(cache: LayerSlots["cache"], from: number): void {
+    const { readPlan, control } = this.#seat, landed = control.sequence("landed");
+    while (!cache.haveLandedFrom(from)) {
+      const seen = landed.value;
+      if (readPlan.settle() || cache.haveLandedFrom(from)) continue;
+      landed.waitFor((seen + 1) | 0, "reads to slots that are given up");
+    }
+  }
+}
+
+/** A lane's side: waits until the pages of a step are the KV cache's alone. */
+export class PageWaiter {
+  readonly #ready: Sequence;
+  #pages = 0;
+  #changes = 0;
+
+  constructor(ready: Sequence) {
+    this.#ready = ready;
+  }
+
+  /** Before a step whose last position is `positions - 1`. */
+  await(positions: number): void {
+    const pages = pageCount(positions);
+    if (pages === this.#pages) return;
+    this.#pages = pages;
+    this.#changes = (this.#changes + 1) | 0;
+    this.#ready.waitFor(this.#changes, "the predictor to make room for the KV cache");
+  }
+}

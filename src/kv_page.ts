@@ -1,0 +1,79 @@
+/**
+ * Sizes of the pages in which the KV cache is kept: keys and values of all heads of a layer at `PAGE_POSITIONS`
+ * positions. What lies where within a page is drawn in kernels/pages/page.ts.
+ */
+
+/** How numbers of the KV cache are stored. `q8`: bytes with one f32 scale for each position and head. */
+export type KvQuantization = "f32" | "f16" | "q8";
+
+export const KV_QUANTIZATIONS: readonly KvQuantization[] = ["f32", "f16", "q8"];
+
+/** Positions of a page. */
+export const PAGE_POSITIONS = 16;
+
+/** Dimensions of a head, at most, whose exact sums of q8 fit into 32 bits. */
+export const Q8_HEAD_DIM_MAX = 512;
+
+const NUMBER_BYTES: Record<KvQuantization, number> = { f32: 4, f16: 2, q8: 1 };
+
+/** A head of a model: how many of them have keys and values of their own, and the length of one. */
+export interface KvHeads {
+  numKeyValueHeads: number;
+  headDim: number;
+}
+
+/**
+ * Bytes of a block: the keys, or the values, of one head in a page.
+ *
+ * @throws {RangeError} if `headDim` is no multiple of 16, or too large for q8
+ */
+export function kvBlockByteLength(kv: KvQuantization, headDim: number): number {
+  if (headDim % 16 !== 0 || headDim <= 0) {
+    throw new RangeError(
+      `Cannot page keys and values whose length is no multiple of 16: received ${headDim}`,
+    );
+  }
+  if (kv === "q8" && headDim > Q8_HEAD_DIM_MAX) {
+    throw new RangeError(
+      `Cannot keep heads of more than ${Q8_HEAD_DIM_MAX} dimensions in q8: received ${headDim}`,
+    );
+  }
+  const scaleBytes = kv === "q8" ? 4 : 0;
+  return PAGE_POSITIONS * (headDim * NUMBER_BYTES[kv] + scaleBytes);
+}
+
+/** Bytes of a page, a multiple of 64. */
+export function pageByteLength(
+  kv: KvQuantization,
+  { numKeyValueHeads, headDim }: KvHeads,
+): number {
+  return 2 * numKeyValueHeads * kvBlockByteLength(kv, headDim);
+}
+
+/** Where in a page the keys of a head begin. */
+export function keysOffset(kv: KvQuantization, { headDim }: KvHeads, head: number): number {
+  return head * kvBlockByteLength(kv, headDim);
+}
+
+/** Where in a page the values of a head begin. */
+export function valuesOffset(
+  kv: KvQuantization,
+  { numKeyValueHeads, headDim }: KvHeads,
+  head: number,
+): number {
+  return (numKeyValueHeads + head) * kvBlockByteLength(kv, headDim);
+}
+
+/** Pages that `positions` positions of a layer take. */
+export function pageCount(positions: number): number {
+  return Math.ceil(positions / PAGE_POSITIONS);
+}
+
+/** Bytes of scratch for the attention of `queries` heads over `positions` positions. */
+export function pagedScratchByteLength(
+  queries: number,
+  headDim: number,
+  positions: number,
+): number {
+  return 4 * queries * (headDim + pageCount(positions) * PAGE_POSITIONS);
+}
