@@ -1,6 +1,7 @@
 import assert from "node:assert/strict";
 import { readdirSync, readFileSync } from "node:fs";
 import { after, test } from "node:test";
+import { familyOf } from "../models/registry.ts";
 import { benchStatistics } from "../bench/statistics.ts";
 import { FlashFile } from "../src/format/flash_file.ts";
 import { inspect, renderInspection } from "../src/format/inspect.ts";
@@ -8,7 +9,7 @@ import { QUANTIZATIONS } from "../src/format/layout.ts";
 import type { Quantization } from "../src/format/layout.ts";
 import { open } from "../src/open.ts";
 import { PAPER } from "../src/synth/planted.ts";
-import { ranksOf } from "../src/synth/residual_layout.ts";
+import { ranksOf, ResidualLayout } from "../src/synth/residual_layout.ts";
 import { configOf, SHAPE_NAMES, shapeNamed } from "../src/synth/shapes.ts";
 import { synthesize } from "../src/synth/synthesize.ts";
 import type { SynthesizeOptions } from "../src/synth/synthesize.ts";
@@ -142,6 +143,13 @@ test("shapeNamed() has the sizes of the paper's models", () => {
     "mistral-7b": "7.92",
     "falcon-7b": "8.23",
   });
+  for (const name of SHAPE_NAMES) {
+    const config = configOf(shapeNamed(name)), layout = new ResidualLayout(config);
+    assert.equal(familyOf("opt", name).problemWith(config), null, name);
+    const { topicSize, tokenSize, attentionSize } = layout;
+    for (const size of [topicSize, tokenSize, attentionSize]) assert.ok(Number.isInteger(size));
+    assert.ok(layout.latentSize <= ranksOf(config)[0], name);
+  }
   assert.deepEqual(ranksOf(configOf(shapeNamed("opt-6.7b"))), [
     ...new Array(28).fill(128),
     ...new Array(4).fill(1024),
