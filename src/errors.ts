@@ -5,7 +5,7 @@
  *
  * - 2, the caller's: another argument would have worked (`UnsupportedModelError`, `MemoryBudgetError`). So are the
  *   built-in `RangeError` and `TypeError`, which we throw for impossible arguments.
- * - 1, the world's: the file is damaged or the disk failed (`ModelFileError`, `FlashReadError`).
+ * - 1, the world's: the file is damaged, or the disk failed or is full (`ModelFileError`, `FlashReadError`, `FlashWriteError`).
  */
 
 /** Where in which file something was found that should not be there. */
@@ -59,6 +59,33 @@ export class FlashReadError extends Error {
     this.path = range.path;
     this.byteOffset = range.byteOffset;
     this.byteLength = range.byteLength;
+  }
+}
+
+/** What the system's codes mean for whoever waits for a file. */
+const WRITE_PROBLEMS: Record<string, string> = {
+  ENOSPC: "the disk is full",
+  EDQUOT: "the quota of disk space is used up",
+  EFBIG: "files may not be so large here",
+};
+
+/** A file could not be written further, as when the disk is full. The world's mistake: exit code 1; `cause` is the system's error. */
+export class FlashWriteError extends Error {
+  override readonly name = "FlashWriteError";
+  readonly exitCode = 1;
+  readonly path: string;
+  /** Bytes of the file before those that could not be written. */
+  readonly byteOffset: number;
+  /** What the system says: `ENOSPC`. */
+  readonly code: string | undefined;
+
+  constructor({ path, byteOffset, cause }: { path: string; byteOffset: number; cause: Error }) {
+    const { code } = cause as { code?: string };
+    const problem = WRITE_PROBLEMS[code ?? ""] ?? cause.message;
+    super(`Cannot write ${path}: ${problem} after ${byteOffset} bytes`, { cause });
+    this.path = path;
+    this.byteOffset = byteOffset;
+    this.code = code;
   }
 }
 

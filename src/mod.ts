@@ -43,6 +43,7 @@ export type { OrderCost, ReorderOptions, ReorderProgress, ReorderResult } from "
 export { WorkerError } from "./pipeline/crew.ts";
 export {
   FlashReadError,
+  FlashWriteError,
   MemoryBudgetError,
   ModelFileError,
   UnsupportedModelError,

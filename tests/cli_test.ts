@@ -65,6 +65,7 @@ test("flashpipe helps", TIMEOUT, async () => {
       "inspect",
       "trace",
       "simulate",
+      "synth",
       "bench",
     ]
   ) {

@@ -48,6 +48,9 @@ async function run(prompt: string | undefined, options: RunOptions): Promise<voi
         "later, such as predictors (flashpipe inspect --verify tells more)\n",
     );
   }
+  if (model.header.provenance.synthetic) {
+    note("note: synthetic weights, for measuring: the text has no meaning\n");
+  }
   note(renderPlan(model.plan));
   const sampling: Sampling = {
     maxTokens: options.maxTokens,

@@ -26,6 +26,7 @@ Example:
 interface SynthOptions {
   shape: string;
   quant: Quantization;
+  ffnQuant?: Quantization;
   seed: number;
   force?: boolean;
 }
@@ -38,6 +39,10 @@ export function synthCommand(): Command {
     .addOption(
       new Option("--quant <kind>", "how weights are stored").choices([...QUANTIZATIONS])
         .makeOptionMandatory(),
+    )
+    .addOption(
+      new Option("--ffn-quant <kind>", "how the FFN's bundles are stored, if otherwise")
+        .choices([...QUANTIZATIONS]),
     )
     .option(
       "--seed <number>",
@@ -52,7 +57,7 @@ export function synthCommand(): Command {
 
 async function synthFile(
   target: string,
-  { shape, quant, seed, force = false }: SynthOptions,
+  { shape, quant, ffnQuant = quant, seed, force = false }: SynthOptions,
 ): Promise<void> {
   givenTarget(target, { mayExist: force });
   using interrupt = new Interrupt();
@@ -63,16 +68,18 @@ async function synthFile(
     shape,
     target,
     quant,
+    ffnQuant,
     seed,
     signal: interrupt.signal,
     onProgress: ({ doneBytes: done, totalBytes: total }) =>
       progress.update("making", { done, total }),
   });
   progress.stop();
+  const form = ffnQuant === quant ? quant : `${quant}, bundles as ${ffnQuant}`;
   process.stderr.write(
     `${target}: ${
       formatBytes(byteLength)
-    } of random weights in the shape of ${shape} as ${quant}: ` +
+    } of random weights in the shape of ${shape} as ${form}: ` +
       `for measuring, not for text\n`,
   );
 }

@@ -1,5 +1,6 @@
 import fs from "node:fs";
 import process from "node:process";
+import { FlashWriteError } from "../errors.ts";
 import { givenTarget } from "./given_path.ts";
 
 /**
@@ -18,7 +19,12 @@ export class WholeFile {
   }
 
   append(data: string | Uint8Array): void {
-    fs.appendFileSync(this.#descriptor!, data);
+    try {
+      fs.appendFileSync(this.#descriptor!, data);
+    } catch (error) {
+      const byteOffset = fs.fstatSync(this.#descriptor!).size;
+      throw new FlashWriteError({ path: this.#path, byteOffset, cause: error as Error });
+    }
   }
 
   /** The file takes its name, with `text` as its end. */

@@ -3,7 +3,7 @@ import type { Remote } from "comlink";
 import { parentPort, Worker } from "node:worker_threads";
 import { endpointOf } from "../pipeline/endpoint.ts";
 import type { MessagePortLike } from "../pipeline/endpoint.ts";
-import { failureOf } from "../pipeline/worker_shell.ts";
+import { errorOf, failureOf } from "../pipeline/worker_shell.ts";
 import type { WorkerFailure } from "../pipeline/worker_shell.ts";
 import { FitTasks } from "./fit_tasks.ts";
 import type { FitTask, FitTasksOptions, RankTrials } from "./fit_tasks.ts";
@@ -152,12 +152,4 @@ function spawn(index: number): Hand {
   const remote = wrap<FitterShell>(endpointOf(worker as unknown as MessagePortLike));
   const progress = new Int32Array(new SharedArrayBuffer(4));
   return { worker, remote, died, progress, task: undefined };
-}
-
-/** Brings back an error of the system with its code, and the caller's mistakes as such. */
-function errorOf({ name, message, stack, data }: WorkerFailure): Error {
-  const error = name === "RangeError" ? new RangeError(message) : new Error(message);
-  if (name !== "Error" && name !== "RangeError") error.name = name;
-  if (stack) error.stack = stack;
-  return Object.assign(error, data);
 }

@@ -55,7 +55,7 @@ export class WorkFolder {
     const path = join(this.path, name), aside = `${path}.part`;
     const descriptor = openSync(aside, "w");
     try {
-      writeFully(descriptor, whole, 0);
+      writeFully(descriptor, whole, { path, byteOffset: 0 });
       fsyncSync(descriptor);
     } finally {
       closeSync(descriptor);
@@ -110,7 +110,8 @@ export class Table {
   /** Writes whole rows from `firstRow` on. */
   write(rows: ArrayBufferView, firstRow: number): void {
     const bytes = new Uint8Array(rows.buffer, rows.byteOffset, rows.byteLength);
-    writeFully(this.#descriptor, bytes, firstRow * this.#shape.rowByteLength);
+    const byteOffset = firstRow * this.#shape.rowByteLength;
+    writeFully(this.#descriptor, bytes, { path: this.#path, byteOffset });
   }
 
   /** Fills `target` with whole rows from `firstRow` on. */

@@ -53,7 +53,7 @@ export function updateFlash(
         );
       }
       const byteOffset = alignUp(end, TENSOR_ALIGNMENT);
-      writeFully(descriptor, bytes, byteOffset);
+      writeFully(descriptor, bytes, { path, byteOffset });
       end = byteOffset + byteLength;
       return { ...tensor, byteOffset, byteLength, checksum: crc32(bytes) };
     };
@@ -79,10 +79,12 @@ function commitHeader({ file, header, descriptor, byteOffset }: {
   validateHeader(header, place);
   const padded = new Uint8Array(fileByteLength - byteOffset);
   padded.set(bytes);
-  writeFully(descriptor, padded, byteOffset);
+  const { path } = file;
+  writeFully(descriptor, padded, { path, byteOffset });
   fsyncSync(descriptor);
   const generation = file.slot.generation + 1;
   const slot = encodeSlot({ generation, byteOffset, byteLength, checksum: crc32(bytes) });
-  writeFully(descriptor, slot, slotByteOffset(file.slotIndex === 0 ? 1 : 0));
+  const slotAt = slotByteOffset(file.slotIndex === 0 ? 1 : 0);
+  writeFully(descriptor, slot, { path, byteOffset: slotAt });
   fsyncSync(descriptor);
 }

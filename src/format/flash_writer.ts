@@ -4,6 +4,7 @@ import { dirname } from "node:path";
 import { crc32 } from "node:zlib";
 import type { ModelConfig } from "../../models/family.ts";
 import { familyOf } from "../../models/registry.ts";
+import { FlashWriteError } from "../errors.ts";
 import { alignUp } from "./align.ts";
 import {
   type FlashHeader,
@@ -97,7 +98,7 @@ export type AppendedPlace = Pick<StoredTensor, "byteOffset" | "byteLength" | "ch
 /**
  * Writes a `.flash` file front to back. Whoever packs writes the bytes of `parts` in order, in pieces of any size;
  * padding, checksums and the header are the writer's. The file grows aside as `TARGET.tmp-PID` and takes its name
- * only when all of it is on disk: nobody ever sees half a file.
+ * only when all of it is on disk: nobody ever sees half a file, whenever the process dies.
  *
  * Disposing of an unfinished writer removes what it wrote.
  */
@@ -128,7 +129,12 @@ export class FlashWriter {
     beforeWriting?.(this.totalBytes);
     this.#temporary = `${target}.tmp-${process.pid}`;
     this.#descriptor = openSync(this.#temporary, "w");
-    this.#writeAll(new Uint8Array(PRELUDE_BYTES)); // Overwritten at the end.
+    try {
+      this.#writeAll(new Uint8Array(PRELUDE_BYTES)); // Overwritten at the end.
+    } catch (error) {
+      this[Symbol.dispose]();
+      throw error;
+    }
   }
 
   /** Bytes of all parts, without padding and header. */
@@ -188,7 +194,7 @@ export class FlashWriter {
     validateHeader(header, { path: this.target, fileByteLength: byteLength, header: slot });
     this.#position = 0;
     this.#writeAll(encodePrelude(slot));
-    fsyncSync(this.#descriptor);
+    this.#sync();
     this.#close();
     renameSync(this.#temporary, this.target);
     syncFolder(dirname(this.target));
@@ -201,6 +207,16 @@ export class FlashWriter {
     rmSync(this.#temporary, { force: true });
   }
 
+  /** Some systems find out only now that there is no room. */
+  #sync(): void {
+    try {
+      fsyncSync(this.#descriptor);
+    } catch (error) {
+      const place = { path: this.target, byteOffset: this.#position };
+      throw new FlashWriteError({ ...place, cause: error as Error });
+    }
+  }
+
   #close(): void {
     closeSync(this.#descriptor);
     this.#descriptor = -1;
@@ -211,7 +227,7 @@ export class FlashWriter {
   }
 
   #writeAll(bytes: Uint8Array): void {
-    writeFully(this.#descriptor, bytes, this.#position);
+    writeFully(this.#descriptor, bytes, { path: this.target, byteOffset: this.#position });
     this.#position += bytes.byteLength;
   }
 
@@ -230,11 +246,23 @@ export class FlashWriter {
   }
 }
 
-/** Writes all of `bytes` at `byteOffset`: short writes continue. */
-export function writeFully(descriptor: number, bytes: Uint8Array, byteOffset: number): void {
+/**
+ * Writes all of `bytes` at `byteOffset`: short writes continue. Throws `FlashWriteError`, which names the file, when the system
+ * refuses.
+ */
+export function writeFully(
+  descriptor: number,
+  bytes: Uint8Array,
+  { path, byteOffset }: { path: string; byteOffset: number },
+): void {
   let done = 0;
   while (done < bytes.byteLength) {
-    done += writeSync(descriptor, bytes, done, bytes.byteLength - done, byteOffset + done);
+    const at = byteOffset + done;
+    try {
+      done += writeSync(descriptor, bytes, done, bytes.byteLength - done, at);
+    } catch (error) {
+      throw new FlashWriteError({ path, byteOffset: at, cause: error as Error });
+    }
   }
 }
 

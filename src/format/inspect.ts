@@ -94,8 +94,12 @@ export function renderInspection(
 ): string {
   const { config, sizes, provenance, architecture } = inspection;
   const { numLayers, hiddenSize, intermediateSize, numAttentionHeads, vocabSize } = config;
+  const synthetic: [string, string][] = provenance.synthetic
+    ? [["synthetic", "random weights: for measuring, not for text"]]
+    : [];
   const lines: [string, string][] = [
     ["file", `${inspection.path}, ${formatBytes(inspection.byteLength)}`],
+    ...synthetic,
     [
       "model",
       `${architecture}, ${renderQuantization(inspection)}, from ${printable(provenance.source)}`,
@@ -123,9 +127,6 @@ export function renderInspection(
   );
   if (inspection.damagedHeader !== null) {
     lines.push(["DAMAGED", `header ${inspection.damagedHeader}: the one before it is used`]);
-  }
-  if (provenance.synthetic) {
-    lines.push(["synthetic", "random weights: for measuring, not for text"]);
   }
   return lines.map(([name, value]) => `${name.padEnd(13)} ${value}\n`).join("");
 }

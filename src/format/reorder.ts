@@ -50,7 +50,8 @@ export async function reorderFlash(
     for (const range of rangesBeside(layers, source.byteLength)) {
       for (let at = range.begin; at < range.end; at += RUN_BYTES) {
         const byteLength = Math.min(RUN_BYTES, range.end - at);
-        writeFully(descriptor, source.readRange({ byteOffset: at, byteLength }), at);
+        const bytes = source.readRange({ byteOffset: at, byteLength });
+        writeFully(descriptor, bytes, { path, byteOffset: at });
         await step(byteLength);
       }
     }
@@ -142,7 +143,7 @@ async function writeBundles(
       source.read(group.subarray(at, at + stride), byteOffset + positionOf[neuron] * stride);
     }
     view.setUint32(first / groupCount * 4, crc32(group), true);
-    writeFully(descriptor, group, byteOffset + first * stride);
+    writeFully(descriptor, group, { path: source.path, byteOffset: byteOffset + first * stride });
     waiting += group.byteLength;
     if (waiting >= RUN_BYTES || first + groupCount >= count) {
       await step(waiting);

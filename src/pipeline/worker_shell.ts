@@ -68,6 +68,14 @@ export function failureOf(error: unknown): WorkerFailure {
   };
 }
 
+/** Brings back an error of the system with its code, and the caller's mistakes as such. */
+export function errorOf({ name, message, stack, data }: WorkerFailure): Error {
+  const error = name === "RangeError" ? new RangeError(message) : new Error(message);
+  if (name !== "Error" && name !== "RangeError") error.name = name;
+  if (stack) error.stack = stack;
+  return Object.assign(error, data);
+}
+
 function causeOf({ cause }: Error): WorkerFailure["cause"] {
   if (!(cause instanceof Error)) return undefined;
   const { code } = cause as { code?: unknown };

@@ -1,5 +1,5 @@
 import type { ModelConfig } from "../../models/family.ts";
-import { NoisePool, randomFor } from "./noise.ts";
+import { NoisePool, randomFor, STREAM } from "./noise.ts";
 import { activationEnergy, ADDED, ENERGY, thresholdsOf, VARIANCE } from "./planted.ts";
 import { ResidualLayout } from "./residual_layout.ts";
 import { SpreadBasis } from "./spread_basis.ts";
@@ -49,14 +49,15 @@ export class Blueprint {
     target: Float32Array,
   ): void {
     const { topicSize, tokenSize, attentionSize, latentSize } = this.layout;
+    const known = this.knownAttention(layer);
     const groups = [
       { at: 0, length: topicSize, share: VARIANCE.topic },
-      { at: topicSize, length: tokenSize, share: VARIANCE.token },
-      { at: topicSize + tokenSize, length: attentionSize, share: VARIANCE.attention },
+      { at: topicSize, length: tokenSize, share: VARIANCE.token - known },
+      { at: topicSize + tokenSize, length: attentionSize, share: VARIANCE.attention + known },
     ];
     target.fill(0, 0, rows * latentSize);
     for (let row = 0; row < rows; row++) {
-      const random = randomFor(this.seed, 11, layer, from + row);
+      const random = randomFor(this.seed, STREAM.coefficients, layer, from + row);
       for (const { at, length, share } of groups) {
         const begin = row * latentSize + at;
         this.noise.add(target, { from: begin, length, deviation: 1 }, random);
@@ -69,7 +70,17 @@ export class Blueprint {
   latentScale(layer: number, k: number): number {
     const { layout } = this, { topicSize, tokenSize } = layout;
     const kind = k < topicSize ? "topic" : k < topicSize + tokenSize ? "token" : "attention";
-    return Math.sqrt(layout.energyBefore(layer).ffn) / layout.deviationOf(kind);
+    const variance = layout.deviationOf(kind) ** 2 + layout.noiseBefore(layer);
+    return Math.sqrt(layout.energyBefore(layer).ffn / variance);
+  }
+
+  /**
+   * What stands along a layer's attention directions before its attention adds to them: noise, which the early look sees, too. A
+   * share of the pre-activations' variance; tokens' own part gives way to it.
+   */
+  knownAttention(layer: number): number {
+    const { layout } = this;
+    return VARIANCE.attention * layout.noiseBefore(layer) / layout.deviationOf("attention") ** 2;
   }
 
   /** The direction of the residual stream that is latent `k` of a layer. */
@@ -86,7 +97,7 @@ export class Blueprint {
     const { hiddenSize: d } = this.config;
     target.fill(0, 0, d);
     const deviation = 1 / this.#valueNorm(layer);
-    const random = randomFor(this.seed, 12, layer, k);
+    const random = randomFor(this.seed, STREAM.readings, layer, k);
     this.noise.add(target, { from: 0, length: d, deviation }, random);
   }
 

@@ -3,6 +3,33 @@ import { seededRandom } from "../random.ts";
 /** Numbers of a pool: with two windows into it a row, no two rows of a model are alike. */
 const POOL_LENGTH = 1 << 22;
 
+/** What random numbers are drawn for: the first key after the seed. Other numbers make other files. */
+export const STREAM = {
+  pool: 1,
+  places: 2,
+  frequencies: 3,
+  chain: 4,
+  jumps: 5,
+  errors: 6,
+  rates: 7,
+  angles: 8,
+  words: 9,
+  topics: 10,
+  coefficients: 11,
+  readings: 12,
+  down: 13,
+  positions: 14,
+  queries: 15,
+  values: 16,
+  specials: 17,
+  output: 18,
+  up: 19,
+  walk: 20,
+  unseen: 21,
+  known: 22,
+  keys: 23,
+} as const;
+
 /** A generator for one row or purpose, independent of all others: the arguments are mixed into its seed. */
 export function randomFor(...keys: number[]): () => number {
   let seed = 0x9e3779b9;
@@ -44,7 +71,7 @@ export class NoisePool {
   readonly #numbers: Float32Array;
 
   constructor(seed: number) {
-    const random = randomFor(seed, 1);
+    const random = randomFor(seed, STREAM.pool);
     this.#numbers = Float32Array.from({ length: POOL_LENGTH }, () => deviate(random));
   }
 

@@ -1,5 +1,5 @@
 import { exceededWith, normalDensity } from "./normal.ts";
-import { randomFor, shuffled } from "./noise.ts";
+import { randomFor, shuffled, STREAM } from "./noise.ts";
 
 /** What a synthetic model is to show when it runs. The paper's figures for OPT 6.7B ("LLM in a flash", 3.2 and 3.3). */
 export const PAPER = {
@@ -20,27 +20,36 @@ export const PAPER = {
  * (docs/decisions.md): `topic` moves slowly along a text, `token` belongs to the token, `attention` comes with the layer's
  * own attention and is news to the early look, `unseen` is what no low-rank predictor sees.
  */
-export const VARIANCE = { topic: 0.53, token: 0.15, attention: 0.15, unseen: 0.17 } as const;
+export const VARIANCE = { topic: 0.5, token: 0.125, attention: 0.175, unseen: 0.2 } as const;
 
 /** Tokens after which a direction of the topic has forgotten 63 %, by turns. */
-export const TOPIC_TOKENS: readonly number[] = [30, 200];
+export const TOPIC_TOKENS: readonly number[] = [8, 60];
 
 /** How a token's embedding and its position share the residual stream. */
 export const ENERGY = { topic: 0.2, token: 0.15, identity: 0.6, position: 0.05 } as const;
 
 /** What each layer adds to the energy of the residual stream: along its own directions, at random, and by its FFN. */
-export const ADDED = { attention: 0.01, attentionNoise: 0.01, ffn: 0.02 } as const;
+export const ADDED = { attention: 0.02, attentionNoise: 0.01, ffn: 0.02 } as const;
 
-/** The share of the tokens for which the k-th busiest neuron is active falls as k^-0.5, and is no larger than this. */
-const RATE_EXPONENT = 0.55;
+/** The share of the tokens for which the k-th busiest neuron is active falls as k^-0.75, and is no larger than this. */
+const RATE_EXPONENT = 0.75;
 const RATE_MAX = 0.9;
 
-/** Share of a layer's neurons that are active, on average: 1.5 % to 5.4 %, of which the layers' mean is 3.3 %. */
+/** Share of a layer's neurons that are active, on average: 1.5 % to 5.4 %, and 3.3 % over all layers. */
 export function activeShare(layer: number, numLayers: number): number {
   const { activeFirst, activeLast, activeMean } = PAPER;
-  const power = (activeLast - activeFirst) / (activeMean - activeFirst) - 1;
-  const depth = numLayers === 1 ? 0.5 : layer / (numLayers - 1);
-  return activeFirst + (activeLast - activeFirst) * depth ** power;
+  const shareAt = (depth: number, power: number) =>
+    activeFirst + (activeLast - activeFirst) * depth ** power;
+  if (numLayers === 1) return activeMean;
+  const depths = Array.from({ length: numLayers }, (_, index) => index / (numLayers - 1));
+  let low = 0.1, high = 10;
+  for (let step = 0; step < 40; step++) {
+    const power = (low + high) / 2;
+    const mean = depths.reduce((sum, depth) => sum + shareAt(depth, power), 0) / numLayers;
+    if (mean > activeMean) low = power;
+    else high = power;
+  }
+  return shareAt(depths[layer], low);
 }
 
 /** The thresholds of a layer's neurons, in deviations of their pre-activations: f32[n], by a power law in random order. */
@@ -58,7 +67,7 @@ export function thresholdsOf(
     if (sumOf(middle) < wanted) low = middle;
     else high = middle;
   }
-  const order = shuffled(count, randomFor(seed, 7, layer));
+  const order = shuffled(count, randomFor(seed, STREAM.rates, layer));
   const thresholds = new Float32Array(count);
   order.forEach((neuron, k) => {
     thresholds[neuron] = exceededWith(Math.min(RATE_MAX, low * powers[k]));

@@ -10,7 +10,7 @@ import { matrixByteLength, vectorByteLength } from "../format/layout.ts";
 import { storeRows, tileRows } from "../format/quantize.ts";
 import { loadKernelModule } from "../kernels.ts";
 import type { Blueprint } from "./blueprint.ts";
-import { randomFor } from "./noise.ts";
+import { deviate, randomFor, STREAM } from "./noise.ts";
 import { PAPER, VARIANCE } from "./planted.ts";
 import { ranksOf } from "./residual_layout.ts";
 import type { WeightMaker } from "./weight_maker.ts";
@@ -35,7 +35,7 @@ export interface MadePredictor {
 const TOKENS = 512;
 const NEURONS = 512;
 /** As calibration's: how many neurons found early are worth one read in vain. */
-const EARLY_COST = 0.5;
+const EARLY_COST = 0.7;
 /** Rows of B that are stored at a time. */
 const ROWS = 512;
 
@@ -111,21 +111,26 @@ export class PredictorMaker {
     const { latentSize, attentionSize, identityAt, identitySize } = layout;
     const late = this.#late.values, early = this.#early.values;
     const readings = this.#readings(layer), word = new Float32Array(identityAt + identitySize);
-    const first = Math.floor(randomFor(seed, 20, layer)() * tokens.count);
+    const first = Math.floor(randomFor(seed, STREAM.walk, layer)() * tokens.count);
     const unit = layout.deviationOf("identity") /
       Math.sqrt(layout.energyBefore(layer).attention);
+    // Along the attention's directions the early look sees what was there before.
+    const known = this.#blueprint.knownAttention(layer);
+    const newPart = unit * Math.sqrt(VARIANCE.attention / (VARIANCE.attention + known));
+    const oldPart = Math.sqrt(known / (VARIANCE.attention + known));
+    const random = randomFor(seed, STREAM.known, layer);
     for (let t = 0; t < TOKENS; t++) {
       tokens.write((first + t) % tokens.count, word, 0);
       const at = t * latentSize;
       late.set(word.subarray(0, identityAt), at);
       early.set(word.subarray(0, identityAt), at);
-      early.fill(0, at + identityAt, at + latentSize);
       for (let k = 0; k < attentionSize; k++) {
         let sum = 0;
         for (let c = 0; c < identitySize; c++) {
           sum += readings[k * identitySize + c] * word[identityAt + c];
         }
-        late[at + identityAt + k] = unit * sum;
+        early[at + identityAt + k] = oldPart * deviate(random);
+        late[at + identityAt + k] = early[at + identityAt + k] + newPart * sum;
       }
     }
   }
@@ -177,7 +182,7 @@ export class PredictorMaker {
   ): void {
     const { noise, seed } = this.#blueprint, scores = this.#lateScores.values;
     const thresholds = this.#blueprint.thresholds(layer);
-    const unseen = new Float32Array(rows), random = randomFor(seed, 21, layer, from);
+    const unseen = new Float32Array(rows), random = randomFor(seed, STREAM.unseen, layer, from);
     for (let t = 0; t < TOKENS; t++) {
       unseen.fill(0);
       const deviation = Math.sqrt(VARIANCE.unseen);

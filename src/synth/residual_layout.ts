@@ -52,6 +52,12 @@ export class ResidualLayout {
     return Math.sqrt(ENERGY[kind] * d / this[`${kind}Size`]);
   }
 
+  /** Variance along any direction, before a layer's FFN, of what nobody planted: positions, attention's noise, FFN outputs. */
+  noiseBefore(layer: number): number {
+    const { attentionNoise, ffn } = ADDED;
+    return ENERGY.position + layer * (attentionNoise + ffn) + attentionNoise;
+  }
+
   /** Energy a number of the residual stream before a layer's attention, and before its FFN. */
   energyBefore(layer: number): { attention: number; ffn: number } {
     const { attention, attentionNoise, ffn } = ADDED;

@@ -1,4 +1,4 @@
-import { randomFor, shuffled } from "./noise.ts";
+import { randomFor, shuffled, STREAM } from "./noise.ts";
 
 /**
  * Directions of the residual stream, orthogonal to each other and to the vector of ones (which a LayerNorm takes away), and spread
@@ -23,8 +23,10 @@ export class SpreadBasis {
       { length: 4 * d },
       (_, index) => scale * roundedCosine(index / (4 * d)),
     );
-    this.#places = shuffled(d, randomFor(seed, 2)).map((place) => 2 * place + 1);
-    this.#frequencies = shuffled(d - 1, randomFor(seed, 3)).map((index) => index + 1);
+    this.#places = shuffled(d, randomFor(seed, STREAM.places)).map((place) => 2 * place + 1);
+    this.#frequencies = shuffled(d - 1, randomFor(seed, STREAM.frequencies)).map((index) =>
+      index + 1
+    );
   }
 
   /** Writes direction `index` (0 .. d - 2) times `scale` to `target[at]` and after. */

@@ -1,5 +1,5 @@
 import { parentPort, Worker } from "node:worker_threads";
-import { failureOf } from "../pipeline/worker_shell.ts";
+import { errorOf, failureOf } from "../pipeline/worker_shell.ts";
 import type { WorkerFailure } from "../pipeline/worker_shell.ts";
 import type { BlueprintOptions } from "./blueprint.ts";
 import { SynthTasks } from "./synth_tasks.ts";
@@ -45,9 +45,10 @@ export class SynthCrew implements Disposable {
   #given = 0;
 
   constructor(options: BlueprintOptions, threads: number) {
-    const url = new URL("../../workers/synthesizer.ts", import.meta.url);
-    this.#workers = Array.from({ length: threads }, () => {
-      const worker = new Worker(url);
+    const suffix = import.meta.url.endsWith(".ts") ? "ts" : "js";
+    const url = new URL(`../../workers/synthesizer.${suffix}`, import.meta.url);
+    this.#workers = Array.from({ length: threads }, (_, index) => {
+      const worker = new Worker(url, { name: `synthesizer ${index}`, env: {} });
       worker.on("message", (answer: Answer) => this.#take(answer));
       worker.on("error", (error: Error) => this.#failAll(error));
       worker.on("exit", () => this.#failAll(new Error("A worker of synth ended too soon")));
@@ -79,8 +80,7 @@ export class SynthCrew implements Disposable {
     const waiting = this.#waiting.get(answer.id);
     this.#waiting.delete(answer.id);
     if ("result" in answer) return waiting?.resolve(answer.result);
-    const { name, message, stack } = answer.failure;
-    waiting?.reject(Object.assign(new Error(message), { name, stack }));
+    waiting?.reject(errorOf(answer.failure));
   }
 
   #failAll(error: Error): void {

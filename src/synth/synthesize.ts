@@ -17,7 +17,7 @@ import { SynthCrew } from "./synth_crew.ts";
 import { SynthTasks } from "./synth_tasks.ts";
 import type { SynthResult, SynthTask } from "./synth_tasks.ts";
 import { TokenChain } from "./token_chain.ts";
-import { chunkRows } from "./weight_maker.ts";
+import { chunkRows } from "./weight_desk.ts";
 import { wordTokenizer } from "./words.ts";
 
 export interface SynthesizeOptions {
@@ -25,8 +25,10 @@ export interface SynthesizeOptions {
   shape: string;
   /** The `.flash` file to write; it is replaced when all is written. */
   target: string;
-  /** How resident weights are stored. */
+  /** How resident weights are stored, and bundles if not told otherwise. */
   quant: Quantization;
+  /** How the FFN's bundles are stored. */
+  ffnQuant?: Quantization;
   /** Equal seeds, shapes and types give equal bytes, but for `createdAt`. Default 1. */
   seed?: number;
   /** Threads that make weights; 0: none but this one. Default: as many as there are cores, or 0 for small shapes. */
@@ -35,6 +37,8 @@ export interface SynthesizeOptions {
   createdAt?: string;
   onProgress?: (progress: { doneBytes: number; totalBytes: number }) => void;
   signal?: AbortSignal;
+  /** How much room a folder's disk has, in bytes; tests tell it here. */
+  roomIn?: (folder: string) => number;
 }
 
 export interface SynthesizeResult {
@@ -63,7 +67,7 @@ export async function synthesize(options: SynthesizeOptions): Promise<Synthesize
   const content = contentOf(options, seed);
   const predictorBytes = predictorByteLength(content.config);
   using writer = new FlashWriter(target, content, {
-    beforeWriting: (bytes) => checkRoom(target, bytes + predictorBytes),
+    beforeWriting: (bytes) => checkRoom(options, bytes + predictorBytes),
   });
   const totalBytes = writer.totalBytes + predictorBytes;
   const threads = options.threads ?? (totalBytes < SMALL_BYTES ? 0 : coreCount());
@@ -94,14 +98,15 @@ export async function synthesize(options: SynthesizeOptions): Promise<Synthesize
   return { path: target, byteLength, header };
 }
 
-function contentOf({ shape: name, quant, createdAt }: SynthesizeOptions, seed: number) {
+function contentOf(options: SynthesizeOptions, seed: number): FlashContent {
+  const { shape: name, quant, ffnQuant = quant, createdAt } = options;
   const shape = shapeNamed(name), config = configOf(shape);
-  const problem = problemWithNeurons(quant, config.intermediateSize);
+  const problem = problemWithNeurons(ffnQuant, config.intermediateSize);
   if (problem !== null) throw new RangeError(`Cannot make ${name}: ${problem}`);
-  const content: FlashContent = {
+  return {
     architecture: "opt",
     quantization: quant,
-    ffnQuantization: quant,
+    ffnQuantization: ffnQuant,
     config,
     tokenizer: wordTokenizer(new TokenChain({ vocabSize: config.vocabSize, seed }).tokens),
     provenance: {
@@ -112,13 +117,12 @@ function contentOf({ shape: name, quant, createdAt }: SynthesizeOptions, seed: n
       synthetic: true,
     },
   };
-  return content;
 }
 
 /** Pieces of all parts in the order of the file, then the predictors. */
 function* tasksOf(
   parts: readonly FlashPart[],
-  { config, quantization }: FlashContent,
+  { config, ffnQuantization: quantization }: FlashContent,
 ): Generator<SynthTask, void, void> {
   for (const part of parts) {
     if (part.kind === "tensor") {
@@ -182,13 +186,16 @@ function predictorByteLength(config: FlashContent["config"]): number {
 }
 
 /** Refuses to begin what the disk has no room for. */
-function checkRoom(target: string, neededBytes: number): void {
-  const folder = dirname(resolve(target));
-  const { bavail, bsize } = statfsSync(folder);
-  const freeBytes = bavail * bsize;
+function checkRoom({ target, roomIn = freeRoom }: SynthesizeOptions, neededBytes: number): void {
+  const folder = dirname(resolve(target)), freeBytes = roomIn(folder);
   if (freeBytes >= neededBytes) return;
   throw new RangeError(
     `Cannot write ${target}: it takes ${formatBytes(neededBytes)}, and ${folder} has ` +
       `${formatBytes(freeBytes)} left`,
   );
+}
+
+function freeRoom(folder: string): number {
+  const { bavail, bsize } = statfsSync(folder);
+  return bavail * bsize;
 }

@@ -1,5 +1,5 @@
 import type { FlashHeader } from "../format/header.ts";
-import { randomFor, shuffled } from "./noise.ts";
+import { randomFor, shuffled, STREAM } from "./noise.ts";
 import { SPECIAL_TOKENS } from "./shapes.ts";
 
 /** Where `provenance.source` tells the seed. */
@@ -21,7 +21,9 @@ export class TokenChain {
 
   constructor({ vocabSize, seed }: { vocabSize: number; seed: number }) {
     const specials = SPECIAL_TOKENS.length;
-    this.tokens = shuffled(vocabSize - specials, randomFor(seed, 4)).map((id) => id + specials);
+    this.tokens = shuffled(vocabSize - specials, randomFor(seed, STREAM.chain)).map((id) =>
+      id + specials
+    );
   }
 
   /** The chain of a file that `synth` made. Throws `RangeError` for any other file. */
@@ -41,7 +43,7 @@ export class TokenChain {
 
   /** Text that changes its subject: stretches of about `every` tokens, each from a random place. */
   jumping({ count, every, seed = 0 }: { count: number; every: number; seed?: number }): number[] {
-    const random = randomFor(seed, 5), ids: number[] = [];
+    const random = randomFor(seed, STREAM.jumps), ids: number[] = [];
     while (ids.length < count) {
       const length = Math.min(count - ids.length, 1 + Math.floor(2 * every * random()));
       const start = Math.floor(random() * this.tokens.length);
@@ -62,7 +64,7 @@ export class TokenChain {
       errorEvery?: number;
     },
   ): number[] {
-    const { length } = this.tokens, random = randomFor(start, 6);
+    const { length } = this.tokens, random = randomFor(start, STREAM.errors);
     const text = this.stretch({ start, count: count - lead });
     for (let at = errorEvery; errorEvery > 0 && at < text.length; at += errorEvery) {
       text[at] = this.tokens[Math.floor(random() * length)];

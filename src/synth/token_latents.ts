@@ -1,5 +1,5 @@
 import type { ModelConfig } from "../../models/family.ts";
-import { deviate, randomFor } from "./noise.ts";
+import { deviate, randomFor, STREAM } from "./noise.ts";
 import { TOPIC_TOKENS } from "./planted.ts";
 import type { ResidualLayout } from "./residual_layout.ts";
 import { roundedCosine } from "./spread_basis.ts";
@@ -31,7 +31,9 @@ export class TokenLatents {
     this.#layout = layout;
     this.#seed = seed;
     this.#topics = topicWalk(this.count, layout.topicSize, seed);
-    const planes = layout.identitySize / 2, random = randomFor(seed, 8), { count } = this;
+    const planes = layout.identitySize / 2,
+      random = randomFor(seed, STREAM.angles),
+      { count } = this;
     this.#steps = Int32Array.from(
       { length: planes },
       () => 1 + Math.floor(random() * (count - 1)),
@@ -45,7 +47,7 @@ export class TokenLatents {
   write(place: number, target: Float32Array, at: number): void {
     const { topicSize, tokenSize } = this.#layout;
     for (let k = 0; k < topicSize; k++) target[at + k] = this.#topics[place * topicSize + k];
-    const random = randomFor(this.#seed, 9, place);
+    const random = randomFor(this.#seed, STREAM.words, place);
     for (let k = 0; k < tokenSize; k++) target[at + topicSize + k] = deviate(random);
     this.writeIdentity(place, target, at + topicSize + tokenSize);
   }
@@ -68,7 +70,7 @@ export class TokenLatents {
 
 /** An Ornstein-Uhlenbeck walk from place to place: f32[count][size], of variance 1. */
 function topicWalk(count: number, size: number, seed: number): Float32Array {
-  const random = randomFor(seed, 10), topics = new Float32Array(count * size);
+  const random = randomFor(seed, STREAM.topics), topics = new Float32Array(count * size);
   // 1 - 1 / tokens for exp(-1 / tokens): no runtime's own last bits.
   const kept = Float64Array.from(
     { length: size },
@@ -79,6 +81,13 @@ function topicWalk(count: number, size: number, seed: number): Float32Array {
   for (let at = size; at < topics.length; at++) {
     const k = at % size;
     topics[at] = kept[k] * topics[at - size] + added[k] * deviate(random);
+  }
+  // All of one length: else the norm would let the other parts grow where the topic is weak.
+  for (let from = 0; from < topics.length; from += size) {
+    let square = 0;
+    for (let at = from; at < from + size; at++) square += topics[at] ** 2;
+    const scale = Math.sqrt(size / square);
+    for (let at = from; at < from + size; at++) topics[at] *= scale;
   }
   return topics;
 }

@@ -1,7 +1,4 @@
 import type { ResidentTensor } from "../../models/family.ts";
-import { FitMemory } from "../fit/fit_memory.ts";
-import type { Block } from "../fit/fit_memory.ts";
-import { Matmul } from "../fit/matmul.ts";
 import {
   bundleByteLength,
   floatsAt,
@@ -10,11 +7,13 @@ import {
   vectorByteLength,
 } from "../format/layout.ts";
 import { storeRows, tileRows } from "../format/quantize.ts";
-import { loadKernelModule } from "../kernels.ts";
+import { AttentionWeights } from "./attention_weights.ts";
 import type { Blueprint } from "./blueprint.ts";
-import { randomFor } from "./noise.ts";
+import { randomFor, STREAM } from "./noise.ts";
 import { ENERGY, VARIANCE } from "./planted.ts";
 import { SPECIAL_TOKENS } from "./shapes.ts";
+import { WeightDesk } from "./weight_desk.ts";
+import type { Chunk } from "./weight_desk.ts";
 
 /** A tensor's form, and which of its rows to make. */
 export interface RowsWanted {
@@ -23,52 +22,29 @@ export interface RowsWanted {
   readonly rows: number;
 }
 
-/** Numbers made at a time. */
-const CHUNK_NUMBERS = 1 << 20;
-
-/** How far above the scores of other positions that of the own position lies, in units of the softmax. */
-const OWN_POSITION_SCORE = 80;
-/** Noise of the query, key and value matrices against what is planted in them. */
-const PROJECTION_NOISE = 0.05;
-/** In the last layer: how much of the next token's identity is added, where 1 of the token's own is taken away. */
-const NEXT_IDENTITY = 1.3;
 /** The likeliest token's logit, about: the others lie around 0. */
 const TOP_LOGIT = 14;
-
-/** Rows of a matrix of so many columns that are made at a time: a multiple of 8. */
-export function chunkRows(cols: number): number {
-  return Math.max(8, Math.floor(CHUNK_NUMBERS / cols / 8) * 8);
-}
 
 /** Makes the weights of a synthetic model, some rows at a time. Bytes depend on the blueprint and on which rows, on nothing else. */
 export class WeightMaker {
   readonly #blueprint: Blueprint;
-  readonly #matmul: Matmul;
-  /** f32[rows][depth], f32[depth][d] and f32[rows][d]: a product's sides and result. */
-  readonly #left: Block;
-  readonly #right: Block;
-  readonly #values: Block;
-  /** What `#right` holds. */
-  #rightHolds = "";
+  readonly #desk: WeightDesk;
+  readonly #attention: AttentionWeights;
+  /** The place in the chain of each token; -1 for special ones. */
+  readonly #places: Int32Array;
 
   constructor(blueprint: Blueprint) {
-    const { config: { hiddenSize: d }, layout } = blueprint;
-    const depth = Math.max(layout.identityAt + layout.identitySize, layout.latentSize);
-    const rows = chunkRows(d);
-    const length = Matmul.length + rows * depth + depth * d + rows * d + 1024;
-    // The plain build gives the same bits in any runtime.
-    const memory = new FitMemory(loadKernelModule("plain"), 4 * length);
     this.#blueprint = blueprint;
-    this.#matmul = new Matmul(memory);
-    this.#left = memory.floats(rows * depth);
-    this.#right = memory.floats(depth * d);
-    this.#values = memory.floats(rows * d);
+    this.#desk = new WeightDesk(blueprint);
+    this.#attention = new AttentionWeights(this.#desk);
+    this.#places = new Int32Array(blueprint.config.vocabSize).fill(-1);
+    blueprint.tokens.chain.tokens.forEach((token, place) => this.#places[token] = place);
   }
 
   /** Bytes of rows `rowFrom` .. of a resident tensor, as they lie in the file; vectors are one row. */
   resident({ tensor, rowFrom, rows }: RowsWanted): Uint8Array<ArrayBuffer> {
     const { name, dtype, layout, shape } = tensor;
-    const cols = shape[shape.length - 1], values = this.#values.values;
+    const cols = shape[shape.length - 1], values = this.#desk.values.values;
     values.fill(0, 0, rows * cols);
     this.#fill(name, { rowFrom, rows, cols });
     if (shape.length === 1 || layout === "rows") return plainRows(dtype, values, rows * cols);
@@ -85,37 +61,38 @@ export class WeightMaker {
     { from, rows }: { from: number; rows: number },
     quantization: Quantization,
   ): Uint8Array<ArrayBuffer> {
-    const { hiddenSize: d } = this.#blueprint.config, values = this.#values.values;
+    const { hiddenSize: d } = this.#blueprint.config, values = this.#desk.values.values;
     const byteStride = bundleByteLength(quantization, d);
     const bytes = new Uint8Array(rows * byteStride), shape = { rows, cols: d };
     this.#fillUp(layer, { from, rows });
     storeRows(quantization, values, shape, bytes, { byteOffset: 0, byteStride });
     const deviation = this.#blueprint.downDeviation(layer);
     values.fill(0, 0, rows * d);
-    this.#addNoise({ rows, cols: d, deviation }, (row) => [13, layer, from + row]);
+    this.#desk.addNoise({ rows, cols: d, deviation }, (row) => [STREAM.down, layer, from + row]);
     const byteOffset = vectorByteLength(quantization, d);
     storeRows(quantization, values, shape, bytes, { byteOffset, byteStride });
     return bytes;
   }
 
-  #fill(name: string, chunk: { rowFrom: number; rows: number; cols: number }): void {
+  #fill(name: string, chunk: Chunk): void {
     const [, layerText, part] = /^layers\.(\d+)\.(.+)$/.exec(name) ?? [null, "", name];
-    const layer = Number(layerText), values = this.#values.values;
+    const layer = Number(layerText), values = this.#desk.values.values;
     switch (part) {
       case "embedTokens":
         return this.#fillTokens(chunk);
       case "embedPositions":
-        return this.#addNoise(
+        return this.#desk.addNoise(
           { ...chunk, deviation: Math.sqrt(ENERGY.position) },
-          (row) => [14, chunk.rowFrom + row],
+          (row) => [STREAM.positions, chunk.rowFrom + row],
         );
       case "attention.query.weight":
+        return this.#attention.fillQueries(layer, chunk);
       case "attention.key.weight":
-        return this.#fillProjection(chunk, [15, layer, part.length], this.#queryScale(layer));
+        return this.#attention.fillKeys(layer, chunk);
       case "attention.value.weight":
-        return this.#fillProjection(chunk, [16, layer], 1);
+        return this.#attention.fillValues(layer, chunk);
       case "attention.output.weight":
-        return this.#fillOutput(layer, chunk);
+        return this.#attention.fillOutput(layer, chunk);
       case "ffn.up.bias":
         this.#blueprint.thresholds(layer).forEach((threshold, k) => values[k] = -threshold);
         return;
@@ -132,116 +109,25 @@ export class WeightMaker {
   }
 
   /** Embeddings: what is planted of the words; noise alone for special tokens. */
-  #fillTokens({ rowFrom, rows, cols }: { rowFrom: number; rows: number; cols: number }): void {
-    const { basis, layout, tokens, config } = this.#blueprint;
-    const depth = layout.identityAt + layout.identitySize, left = this.#left.values;
-    this.#holdRight("tokens", () => {
+  #fillTokens({ rowFrom, rows, cols }: Chunk): void {
+    const { basis, layout, tokens } = this.#blueprint;
+    const depth = layout.identityAt + layout.identitySize, left = this.#desk.left.values;
+    this.#desk.hold("tokens", () => {
       for (let k = 0; k < depth; k++) {
         const kind = k < layout.tokenAt ? "topic" : k < layout.identityAt ? "token" : "identity";
-        basis.write(k, this.#right.values, k * cols, layout.deviationOf(kind));
+        basis.write(k, this.#desk.right.values, k * cols, layout.deviationOf(kind));
       }
     });
-    const places = this.#placesOf(config.vocabSize);
     left.fill(0, 0, rows * depth);
     for (let row = 0; row < rows; row++) {
-      const place = places[rowFrom + row];
+      const place = this.#places[rowFrom + row];
       if (place >= 0) tokens.write(place, left, row * depth);
     }
-    this.#multiply({ rows, cols, depth });
+    this.#desk.multiply({ rows, cols, depth });
     for (let row = 0; row < Math.min(rows, SPECIAL_TOKENS.length - rowFrom); row++) {
-      const random = randomFor(this.#blueprint.seed, 17, rowFrom + row);
+      const random = randomFor(this.#blueprint.seed, STREAM.specials, rowFrom + row);
       const place = { from: row * cols, length: cols, deviation: 0.5 };
-      this.#blueprint.noise.add(this.#values.values, place, random);
-    }
-  }
-
-  #places: Int32Array | undefined;
-
-  /** The place in the chain of each token; -1 for special ones. */
-  #placesOf(vocabSize: number): Int32Array {
-    if (!this.#places) {
-      this.#places = new Int32Array(vocabSize).fill(-1);
-      const { tokens } = this.#blueprint.tokens.chain;
-      tokens.forEach((token, place) => this.#places![token] = place);
-    }
-    return this.#places;
-  }
-
-  /** Row m looks at the coordinate of the identity that number m of the heads stands for. */
-  #fillProjection(
-    { rowFrom, rows, cols }: { rowFrom: number; rows: number; cols: number },
-    keys: number[],
-    scale: number,
-  ): void {
-    const { basis, layout } = this.#blueprint, { identitySize, identityAt } = layout;
-    const values = this.#values.values;
-    for (let row = 0; row < rows; row++) {
-      const direction = identityAt + (rowFrom + row) % identitySize;
-      basis.write(direction, values, row * cols, scale);
-    }
-    const deviation = scale * PROJECTION_NOISE / Math.sqrt(cols);
-    this.#addNoise({ rows, cols, deviation }, (row) => [...keys, rowFrom + row]);
-  }
-
-  /** Queries and keys are scaled so that the score of the own position is large. */
-  #queryScale(layer: number): number {
-    const { config, layout } = this.#blueprint;
-    const { hiddenSize: d, numAttentionHeads } = config, headSize = d / numAttentionHeads;
-    const headEnergy = ENERGY.identity * d * (headSize / layout.identitySize) /
-      layout.energyBefore(layer).attention;
-    return Math.sqrt(OWN_POSITION_SCORE * Math.sqrt(headSize) / headEnergy);
-  }
-
-  /** Rows of the output matrix: its layer's attention directions, noise, and in the last layer the step to the next token. */
-  #fillOutput(
-    layer: number,
-    { rowFrom, rows, cols }: { rowFrom: number; rows: number; cols: number },
-  ): void {
-    const blueprint = this.#blueprint, { basis, layout, config } = blueprint;
-    const depth = layout.attentionSize, direction = new Float32Array(cols);
-    const deviation = layout.deviationOf("attention"), left = this.#left.values;
-    this.#holdRight(`output ${layer}`, () => {
-      for (let k = 0; k < depth; k++) {
-        blueprint.attentionReading(layer, k, direction);
-        this.#right.values.set(direction, k * cols);
-      }
-    });
-    for (let k = 0; k < depth; k++) {
-      basis.write(layout.attentionAt(layer) + k, direction, 0, deviation);
-      for (let row = 0; row < rows; row++) left[row * depth + k] = direction[rowFrom + row];
-    }
-    this.#multiply({ rows, cols, depth });
-    const noise = blueprint.outputNoise(layer);
-    this.#addNoise({ rows, cols, deviation: noise }, (row) => [18, layer, rowFrom + row]);
-    if (layer === config.numLayers - 1) this.#addStep(layer, { rowFrom, rows, cols });
-  }
-
-  /** Takes the token's identity away and adds that of the next token: a rotation in each plane. */
-  #addStep(
-    layer: number,
-    { rowFrom, rows, cols }: { rowFrom: number; rows: number; cols: number },
-  ): void {
-    const { basis, layout, tokens } = this.#blueprint, values = this.#values.values;
-    const { identitySize, identityAt } = layout;
-    const scale = Math.sqrt(layout.energyBefore(layer).attention);
-    const one = new Float32Array(cols), other = new Float32Array(cols);
-    for (let plane = 0; plane < identitySize / 2; plane++) {
-      const { cosine, sine } = tokens.stepOf(plane);
-      basis.write(identityAt + 2 * plane, one, 0);
-      basis.write(identityAt + 2 * plane + 1, other, 0);
-      for (let coordinate = 2 * plane; coordinate < 2 * plane + 2; coordinate++) {
-        const repeats = Math.ceil((cols - coordinate) / identitySize);
-        const isFirst = coordinate % 2 === 0;
-        const toOwn = (NEXT_IDENTITY * cosine - 1) * scale / repeats;
-        const toOther = (isFirst ? NEXT_IDENTITY * sine : -NEXT_IDENTITY * sine) * scale / repeats;
-        const toOne = isFirst ? toOwn : toOther, toOtherOne = isFirst ? toOther : toOwn;
-        for (let row = 0; row < rows; row++) {
-          const added = toOne * one[rowFrom + row] + toOtherOne * other[rowFrom + row];
-          for (let col = coordinate; col < cols; col += identitySize) {
-            values[row * cols + col] += added;
-          }
-        }
-      }
+      this.#blueprint.noise.add(this.#desk.values.values, place, random);
     }
   }
 
@@ -249,7 +135,7 @@ export class WeightMaker {
   #logitScale(): number {
     const { config: { hiddenSize: d, numLayers }, layout } = this.#blueprint;
     const energy = layout.energyBefore(numLayers).attention;
-    const likeness = NEXT_IDENTITY * ENERGY.identity + ENERGY.topic;
+    const likeness = ENERGY.identity + ENERGY.topic;
     return Math.round(2 ** 20 * TOP_LOGIT * Math.sqrt(energy) / (likeness * d)) / 2 ** 20;
   }
 
@@ -257,11 +143,11 @@ export class WeightMaker {
   #fillUp(layer: number, { from, rows }: { from: number; rows: number }): void {
     const blueprint = this.#blueprint, { layout, config: { hiddenSize: cols } } = blueprint;
     const depth = layout.latentSize;
-    this.#holdRight(`up ${layer}`, () => this.fillLatents(layer, this.#right.values));
-    blueprint.coefficients(layer, { from, rows }, this.#left.values);
-    this.#multiply({ rows, cols, depth });
+    this.#desk.hold(`up ${layer}`, () => this.fillLatents(layer, this.#desk.right.values));
+    blueprint.coefficients(layer, { from, rows }, this.#desk.left.values);
+    this.#desk.multiply({ rows, cols, depth });
     const deviation = Math.sqrt(VARIANCE.unseen) / Math.sqrt(cols);
-    this.#addNoise({ rows, cols, deviation }, (row) => [19, layer, from + row]);
+    this.#desk.addNoise({ rows, cols, deviation }, (row) => [STREAM.up, layer, from + row]);
   }
 
   /** The rows of a layer's A: what brings the FFN's input to latents of variance 1. f32[latentSize][d] */
@@ -271,35 +157,6 @@ export class WeightMaker {
       const direction = this.#blueprint.latentDirection(layer, k);
       // The directions have length 1, and so a deviation of what the residual stream has there.
       basis.write(direction, target, k * d, this.#blueprint.latentScale(layer, k));
-    }
-  }
-
-  #holdRight(what: string, fill: () => void): void {
-    if (this.#rightHolds === what) return;
-    this.#rightHolds = what;
-    fill();
-  }
-
-  /** values = left x right. */
-  #multiply({ rows, cols, depth }: { rows: number; cols: number; depth: number }): void {
-    this.#matmul.multiply({
-      rows,
-      cols,
-      depth,
-      left: { address: this.#left.address, stride: depth },
-      right: { address: this.#right.address, stride: cols },
-      target: { address: this.#values.address, stride: cols },
-    });
-  }
-
-  #addNoise(
-    { rows, cols, deviation }: { rows: number; cols: number; deviation: number },
-    keysOf: (row: number) => number[],
-  ): void {
-    const { noise, seed } = this.#blueprint, values = this.#values.values;
-    for (let row = 0; row < rows; row++) {
-      const random = randomFor(seed, ...keysOf(row));
-      noise.add(values, { from: row * cols, length: cols, deviation }, random);
     }
   }
 }

@@ -9,6 +9,9 @@ const WORD_COUNT = SYLLABLES ** 3;
 /** Without a divisor in common with the number of words, so that no word comes twice. */
 const STRIDE = 123_457;
 
+/** How ByteLevel writes the space that each word begins with. */
+const SPACE = "\u0120";
+
 /** A made-up word for each place of the chain of tokens: "bafuko". */
 export function wordAt(place: number): string {
   let rest = (place * STRIDE + 54_321) % WORD_COUNT, word = "";
@@ -27,7 +30,7 @@ export function wordAt(place: number): string {
 export function wordTokenizer(chain: Int32Array): NonNullable<Tokenizer> {
   const vocab: Record<string, number> = {};
   SPECIAL_TOKENS.forEach((name, id) => vocab[name] = id);
-  chain.forEach((token, place) => vocab[wordAt(place)] = token);
+  chain.forEach((token, place) => vocab[`${SPACE}${wordAt(place)}`] = token);
   const json = {
     version: "1.0",
     truncation: null,
@@ -42,9 +45,9 @@ export function wordTokenizer(chain: Int32Array): NonNullable<Tokenizer> {
       special: true,
     })),
     normalizer: null,
-    pre_tokenizer: { type: "WhitespaceSplit" },
+    pre_tokenizer: { type: "ByteLevel", add_prefix_space: true, use_regex: true },
     post_processor: null,
-    decoder: { type: "WordPiece", prefix: "##", cleanup: false },
+    decoder: { type: "ByteLevel" },
     // Whole words only: pieces would begin with ##, and none does.
     model: {
       type: "WordPiece",
