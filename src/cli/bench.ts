@@ -6,6 +6,7 @@ const BENCHES: Record<string, string> = {
   kernels: "How near do the kernels come to the speed of memory?",
   positions: "What does another position cost?",
   readers: "How near do the flash readers come to what the disk can do?",
+  generate: "What does one cold generation cost, from opening to the last token?",
   tokens: "How many tokens per second, and where does the time of one go?",
   predictors: "What do a predictor's bytes buy in recall, reads and perplexity?",
   questions: "What do the ten questions of docs/questions.md come to?",

@@ -18,6 +18,8 @@ export class EarlyLook {
   /** What any position of a step names. */
   readonly #union: Uint32Array;
   readonly #reads: EarlyReads;
+  /** Time of the arithmetic. */
+  lookMs = 0;
 
   constructor(seat: PredictorSeat) {
     const { kernels, arenas, sizes } = seat.options;
@@ -34,16 +36,24 @@ export class EarlyLook {
   /** @param positions of the step, at most `EARLY_POSITIONS` */
   look(step: number, slots: LayerSlots, positions: number): void {
     if (!this.#seat.options.weights.layers[slots.layer].predictor) return;
+    const began = this.#seat.clock();
+    const named = this.#lookAll(slots, positions);
+    this.lookMs += this.#seat.clock() - began;
+    this.#reads.start(named, slots, step);
+  }
+
+  /** What any of the positions names. */
+  #lookAll(slots: LayerSlots, positions: number): Uint32Array {
     const mask = this.#masks[slots.arena];
     this.#lookAt(slots, 0);
-    if (positions === 1) return this.#reads.start(mask, slots, step);
+    if (positions === 1) return mask;
     const union = this.#union;
     union.set(mask);
     for (let position = 1; position < positions; position++) {
       this.#lookAt(slots, position);
       for (let word = 0; word < union.length; word++) union[word] |= mask[word];
     }
-    this.#reads.start(union, slots, step);
+    return union;
   }
 
   /** Leaves what a position names in the arena's mask. */

@@ -6,6 +6,7 @@ import type { PipelineOptions } from "../pipeline/options.ts";
 import type { Sequence } from "../pipeline/sequence.ts";
 import { PREDICTOR } from "../pipeline/statistics.ts";
 import { emptyStep, readStep } from "../pipeline/step.ts";
+import { threadCpuMs } from "../runtime.ts";
 import { DenseStream } from "./dense_stream.ts";
 import { EarlyLook } from "./early_look.ts";
 import { PassBuilder } from "./pass_builder.ts";
@@ -97,26 +98,33 @@ export class PredictorLoop {
   }
 
   #serveLayer(step: number, positions: number, layers: number, slots: LayerSlots): void {
-    const { options, clock, statistics, trace } = this.#seat, { layer } = slots;
+    const { options, clock, statistics, trace, readPlan } = this.#seat, { layer } = slots;
+    const passBuilder = this.#passBuilder, earlyLook = this.#earlyLook;
     // The count of layers is also the number of the layer's list.
     const count = (layers + layer + 1) | 0;
     const began = clock();
     if (layer !== 0) this.#layerReady.waitFor(count, `the input of layer ${layer}`);
     const early = clock();
     this.#audit?.complete();
-    if (positions <= EARLY_POSITIONS) this.#earlyLook?.look(step, slots, positions);
+    const lookedMs = earlyLook?.lookMs ?? 0, submittedMs = readPlan.submitMs;
+    if (positions <= EARLY_POSITIONS) earlyLook?.look(step, slots, positions);
     const waiting = clock();
     if (options.mode !== "dense") this.#maskReady.waitFor(count, `the late look at layer ${layer}`);
-    const late = clock();
+    const late = clock(), idleMs = readPlan.settleMs + passBuilder.waitMs;
     this.#audit?.sample(slots);
     const mask = this.#maskOf(slots, positions);
     const neuronsMax = positions === 1 ? options.passNeuronsMax : options.batchPassNeuronsMax;
-    const neuronCount = this.#passBuilder.publish(mask, slots, step, count, neuronsMax);
+    const neuronCount = passBuilder.publish(mask, slots, step, count, neuronsMax);
     // What the predictor reads by itself is not its own work.
-    const done = clock() - this.#passBuilder.readMs;
+    const done = clock() - (readPlan.settleMs + passBuilder.waitMs - idleMs);
     this.#audit?.read();
-    statistics[PREDICTOR.earlyMs] += waiting - early;
-    statistics[PREDICTOR.lateMs] += done - late;
+    const earlyMs = waiting - early, lateMs = done - late;
+    const lookMs = (earlyLook?.lookMs ?? 0) - lookedMs, submitMs = readPlan.submitMs - submittedMs;
+    statistics[PREDICTOR.earlyMs] += earlyMs;
+    statistics[PREDICTOR.lateMs] += lateMs;
+    statistics[PREDICTOR.lookMs] += lookMs;
+    statistics[PREDICTOR.submitMs] += submitMs;
+    statistics[PREDICTOR.manageMs] += earlyMs + lateMs - lookMs - submitMs;
     if (!trace) return;
     if (layer !== 0) trace.span("wait: lanes' layer", began, early, layer);
     trace.span("early look", early, waiting, layer);
@@ -140,7 +148,10 @@ export class PredictorLoop {
 
   /** The token is over: neurons that left the window free their slots. */
   #endStep(step: number): void {
-    const { done } = this.#seat.passes;
+    const { passes, statistics, clock } = this.#seat;
+    const began = clock(), { done } = passes;
     for (const { cache } of this.#layers) cache.endStep(step, done);
+    statistics[PREDICTOR.manageMs] += clock() - began;
+    statistics[PREDICTOR.cpuMs] = threadCpuMs();
   }
 }
