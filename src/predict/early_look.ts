@@ -1,8 +1,12 @@
 import type { LayerSlots } from "../cache/layer_slots.ts";
+import { EarlyQuota } from "./early_quota.ts";
 import { EarlyReads } from "./early_reads.ts";
+import type { EarlyScores } from "./early_reads.ts";
 import { instantiateKernels } from "../kernels.ts";
 import type { Kernels } from "../kernels.ts";
 import { look } from "./layer_predictor.ts";
+import { arenaIndexOf } from "../pipeline/options.ts";
+import type { Sequence } from "../pipeline/sequence.ts";
 import type { PredictorSeat } from "./predictor_seat.ts";
 
 /**
@@ -18,9 +22,13 @@ export class EarlyLook {
   /** What any position of a step names. */
   readonly #union: Uint32Array;
   readonly #reads: EarlyReads;
+  readonly #quota = new EarlyQuota();
+  /** Of each layer. */
+  readonly #sureness: (EarlyScores | undefined)[];
+  readonly #landed: Sequence;
 
   constructor(seat: PredictorSeat) {
-    const { kernels, arenas, sizes } = seat.options;
+    const { kernels, arenas, sizes, weights } = seat.options;
     const n = sizes.intermediateSize, words = Math.ceil(n / 32);
     this.#seat = seat;
     this.#kernels = arenas.map(({ memory }) => instantiateKernels(kernels, memory));
@@ -29,6 +37,14 @@ export class EarlyLook {
     );
     this.#union = new Uint32Array(words);
     this.#reads = new EarlyReads(seat, n);
+    this.#sureness = weights.layers.map(({ predictor }, layer) => {
+      const { memory, plan } = arenas[arenaIndexOf(arenas, layer)];
+      return predictor && {
+            scores: new Float32Array(memory.buffer, plan.predictor.scores, n),
+            bias: new Float32Array(memory.buffer, predictor.earlyBias, n),
+          } || undefined;
+    });
+    this.#landed = seat.control.sequence("landed");
   }
 
   /** @param positions of the step, at most `EARLY_POSITIONS` */
@@ -36,7 +52,11 @@ export class EarlyLook {
     if (!this.#seat.options.weights.layers[slots.layer].predictor) return;
     const mask = this.#masks[slots.arena];
     this.#lookAt(slots, 0);
-    if (positions === 1) return this.#reads.start(mask, slots, step);
+    if (positions === 1) {
+      const { limit } = this.#quota, sureness = this.#sureness[slots.layer];
+      this.#quota.issue(this.#reads.start(mask, slots, step, { limit, sureness }));
+      return;
+    }
     const union = this.#union;
     union.set(mask);
     for (let position = 1; position < positions; position++) {
@@ -44,6 +64,11 @@ export class EarlyLook {
       for (let word = 0; word < union.length; word++) union[word] |= mask[word];
     }
     this.#reads.start(union, slots, step);
+  }
+
+  /** The late look is there. */
+  judge(): void {
+    this.#quota.judge((this.#seat.readPlan.ticketCount - this.#landed.value) | 0);
   }
 
   /** Leaves what a position names in the arena's mask. */

@@ -106,8 +106,9 @@ export class PredictorLoop {
     this.#audit?.complete();
     if (positions <= EARLY_POSITIONS) this.#earlyLook?.look(step, slots, positions);
     const waiting = clock();
-    if (options.mode !== "dense") this.#maskReady.waitFor(count, `the late look at layer ${layer}`);
+    if (options.mode !== "dense") this.#awaitMask(count, layer);
     const late = clock();
+    if (positions === 1) this.#earlyLook?.judge();
     this.#audit?.sample(slots);
     const mask = this.#maskOf(slots, positions);
     const neuronsMax = positions === 1 ? options.passNeuronsMax : options.batchPassNeuronsMax;
@@ -122,6 +123,14 @@ export class PredictorLoop {
     trace.span("early look", early, waiting, layer);
     trace.span("wait: lanes' scores", waiting, late, layer);
     trace.span("plan late reads", late, done, neuronCount);
+  }
+
+  /** Waits for the late look's answer; early reads go on meanwhile. */
+  #awaitMask(count: number, layer: number): void {
+    while (!this.#maskReady.hasReached(count)) {
+      if (this.#seat.readPlan.pump()) continue;
+      this.#maskReady.waitFor(count, `the late look at layer ${layer}`);
+    }
   }
 
   /** The neurons that any position of the step names in a layer. */
