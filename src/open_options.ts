@@ -92,7 +92,7 @@ export interface OpenOptions {
    * Changes no result.
    */
   drafts?: number;
-  /** Rows of logits that may wait for who takes them. Default 8. */
+  /** Rows of logits, and of observations, that may wait for who takes them. Default 8. */
   logitsRows?: number;
   /** For tests: arenas of at most so many bytes. */
   arenaBytes?: number;
@@ -115,7 +115,6 @@ const LOGITS_ROWS = 8, LOGITS_ROWS_MAX = 1024;
 /** With its first token a step of drafts is one of `EARLY_POSITIONS`, which reads what it names and streams nothing. */
 const DRAFTS_MAX = EARLY_POSITIONS - 1;
 const PROMPT_CHUNK = 64, PROMPT_CHUNK_MAX = 1024;
-const OBSERVATION_ROWS = 8;
 
 /** Options with every default in place. */
 export interface Settings {
@@ -189,7 +188,7 @@ export function settle(header: FlashHeader, path: string, options: OpenOptions):
       ),
       draftsMax,
       arenaBytesMax: options.arenaBytes,
-      observationRows: options.observations ? OBSERVATION_ROWS : 0,
+      observationRows: options.observations ? logitsRows : 0,
       audit: options.audit ?? false,
       runtimeBytes: runtimeBytes(workers),
       freeBytes: freeBytes(),

@@ -9,6 +9,7 @@ import { countLayer, emptyStep, readStep, writeStep } from "../pipeline/step.ts"
 import type { Step } from "../pipeline/step.ts";
 import { Attention } from "./attention.ts";
 import { Ffn } from "./ffn.ts";
+import { Observer } from "./observer.ts";
 import { LaneSeat } from "./lane_seat.ts";
 import type { Share } from "./lane_seat.ts";
 
@@ -32,6 +33,7 @@ export class Lane {
   readonly #positions: Float32Array | Float16Array;
   readonly #step = emptyStep();
   readonly #pages?: PageWaiter;
+  readonly #observer?: Observer;
   #stepCount = 0;
 
   constructor(options: PipelineOptions, index: number) {
@@ -39,7 +41,8 @@ export class Lane {
     const { sizes, weights, arenas, positionsMax } = options, d = sizes.hiddenSize;
     this.seat = seat;
     this.#attentions = seat.arenas.map((arena) => new Attention(seat, arena));
-    this.#ffns = seat.arenas.map((arena) => new Ffn(seat, arena, pass));
+    if (index === 0 && options.observationRows > 0) this.#observer = new Observer(seat);
+    this.#ffns = seat.arenas.map((arena) => new Ffn(seat, arena, pass, this.#observer));
     this.#vocabulary = seat.shareOf(Math.ceil(sizes.vocabSize / 8) * 8, 8);
     if (options.isPoolShared) this.#pages = new PageWaiter(seat.control.sequence("poolsReady"));
     this.#layerReady = seat.control.sequence("layerReady");
@@ -82,6 +85,7 @@ export class Lane {
       if (index > 0) this.#cross(index, step.positions);
       for (let layer = range.from; layer < range.to; layer++) {
         if (this.seat.index === 0 && layer > 0) this.#layerReady.advance();
+        if (step.wantsObservation) this.#observer?.seeInput(this.seat.arenas[index], layer, step);
         this.#attentions[index].compute(layer, step);
         this.#ffns[index].compute(layer, step);
         if (this.seat.index === 0) countLayer(this.seat.control);
