@@ -10,7 +10,7 @@ import { NeuronOrder } from "./format/neuron_order.ts";
 import { loadKernelModule } from "./kernels.ts";
 import { loadArena, locateWeights } from "./load.ts";
 import { Model } from "./model.ts";
-import { GAP_BYTES, LOGITS_ROWS, settle, waitStyleOf } from "./open_options.ts";
+import { LOGITS_ROWS, settle, waitStyleOf } from "./open_options.ts";
 import type { OpenOptions, Settings } from "./open_options.ts";
 import { Control } from "./pipeline/control.ts";
 import { Crew } from "./pipeline/crew.ts";
@@ -19,6 +19,8 @@ import type { LayerFlash, ModelSizes, PipelineOptions } from "./pipeline/options
 import { createTraceBuffer } from "./pipeline/trace.ts";
 import { BOUNCE_BYTES, makePlan } from "./plan.ts";
 import type { Plan } from "./plan.ts";
+import { findProbe } from "./probe/kept_probe.ts";
+import type { Probe } from "./probe/probe_result.ts";
 import { coreCount } from "./runtime.ts";
 
 export type { OpenOptions } from "./open_options.ts";
@@ -49,10 +51,7 @@ const AUDIT_SEED = 1;
  * @throws {ModelFileError} the file is damaged
  */
 export async function open(path: string, options: OpenOptions = {}): Promise<Model> {
-  const { header, damaged } = readHeaderOf(path);
-  const disk = examineDisk(path);
-  const settings = settle(header, path, options);
-  const plan = makePlan(header, disk, settings.wishes);
+  const { header, damaged, disk, settings, plan } = prepare(path, options);
   const pages = plan.arena.byteLength / 65536;
   const arena = new WebAssembly.Memory({ initial: pages, maximum: pages, shared: true });
   const { onProgress, signal } = options;
@@ -71,6 +70,27 @@ export async function open(path: string, options: OpenOptions = {}): Promise<Mod
   }
 }
 
+/** What is decided before anything is loaded: how to read, what will lie where. `plan` prints it, `open` does it. */
+export interface Prepared {
+  header: FlashHeader;
+  damaged: string | null;
+  disk: DiskFacts;
+  settings: Settings;
+  plan: Plan;
+}
+
+/** Reads the header, settles the options, makes the plan. Throws as `open` does. */
+export function prepare(
+  path: string,
+  options: OpenOptions,
+  probe: Probe | null = (options.probe ?? true) ? findProbe(path).probe : null,
+): Prepared {
+  const { header, damaged } = readHeaderOf(path);
+  const disk = examineDisk(path);
+  const settings = settle(header, path, options, probe);
+  return { header, damaged, disk, settings, plan: makePlan(header, disk, settings.wishes) };
+}
+
 function readHeaderOf(path: string): Pick<FlashFile, "header" | "damaged"> {
   using file = FlashFile.open(path);
   return { header: file.header, damaged: file.damaged };
@@ -83,7 +103,7 @@ function connect(
   plan: Plan,
   disk: DiskFacts,
   arena: WebAssembly.Memory,
-  { options, policy, wishes }: Settings,
+  { options, policy, wishes, gapBytes }: Settings,
 ) {
   const { laneCount, readerCount } = wishes;
   const { slotCounts, shape } = plan;
@@ -129,7 +149,7 @@ function connect(
       slotByteLength: shape.slotByteLength,
       readPlan: {
         blockByteLength: disk.blockByteLength,
-        gapBytesMax: options.gapBytes ?? GAP_BYTES,
+        gapBytesMax: gapBytes,
         mergedBytesMax: BOUNCE_BYTES,
       },
       isResident: plan.isResident,

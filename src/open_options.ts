@@ -11,7 +11,11 @@ import type { LoadProgress } from "./load.ts";
 import { FFN_MODES } from "./pipeline/options.ts";
 import type { FfnMode } from "./pipeline/options.ts";
 import type { WaitStyle } from "./pipeline/sequence.ts";
+import { BOUNCE_BYTES } from "./plan.ts";
 import type { PlanWishes } from "./plan.ts";
+import { chooseReading } from "./probe/choose_reading.ts";
+import type { Reading } from "./probe/choose_reading.ts";
+import type { Probe } from "./probe/probe_result.ts";
 import { recallShifts } from "./predict/recall_shift.ts";
 import { coreCount, freeBytes, runtimeBytes } from "./runtime.ts";
 
@@ -39,11 +43,11 @@ export interface OpenOptions {
   recall?: string | number;
   /** Tokens whose neurons stay in the cache, with the policies `window` (which needs not be named then) and `pinned`. */
   window?: number;
-  /** Flash readers. Default 8 with `pread`, where each has one read in flight, and 1 with `io_uring`. */
+  /** Flash readers. Default: as a kept probe says, else 8 with `pread`, where each has one read in flight, and 1 with `io_uring`. */
   readers?: number;
   /**
-   * How readers ask the kernel. Default: `io_uring` where system, runtime and permission allow it (in Deno: `--allow-ffi`), else
-   * `pread`.
+   * How readers ask the kernel. Default: as a kept probe says, else `io_uring` where system, runtime and permission allow it (in
+   * Deno: `--allow-ffi`), else `pread`.
    */
   backend?: ReaderBackend;
   /** Compute lanes. Default: one less than there are cores, at least 1. */
@@ -62,8 +66,10 @@ export interface OpenOptions {
   spins?: number;
   /** Polls of a lane that waits for reads before it sleeps. */
   flashSpins?: number;
-  /** Reads whose gap is at most this many bytes are merged into one. */
+  /** Reads whose gap is at most this many bytes are merged into one. Default: as a kept probe of the disk says, else 8 KiB. */
   gapBytes?: number;
+  /** Use the kept probe of the disk (`flashpipe probe`), if there is one. Default true; changes no result. */
+  probe?: boolean;
   /** For tests: make the disk slow, short or faulty. */
   simulation?: DiskSimulation;
   /** Stops opening. */
@@ -96,13 +102,51 @@ const OBSERVATION_ROWS = 8;
 export interface Settings {
   options: OpenOptions;
   policy: PolicyChoice;
+  /** Reads whose gap is at most so many bytes are merged. */
+  gapBytes: number;
+  /** Whether a kept probe chose how to read. */
+  isProbed: boolean;
   /** Added to each layer's biases for the recall that was asked for; null for none. */
   recallShifts: number[] | null;
   wishes: PlanWishes;
 }
 
+/**
+ * How to read: as the probe of this disk says, where there is one and the options leave it open; else by defaults. The simulated disk
+ * of tests has not been probed.
+ */
+function settleReading(
+  { layers }: FlashHeader,
+  options: OpenOptions,
+  probe: Probe | null,
+): Reading & { isProbed: boolean } {
+  const { readers, gapBytes } = options, backend = chooseBackend(options);
+  const wishes = {
+    recordBytes: layers[0].bundles.bundleByteLength,
+    backends: options.backend || options.simulation || backend === "pread"
+      ? [backend]
+      : READER_BACKENDS,
+    readerCount: readers,
+    coreCount: coreCount(),
+    mergedBytesMax: BOUNCE_BYTES,
+  };
+  const chosen = probe && !options.simulation ? chooseReading(probe.disk, wishes) : null;
+  const reading = chosen ?? {
+    backend,
+    readerCount: readers ?? (backend === "io_uring" ? 1 : PREAD_READERS),
+    depth: backend === "io_uring" ? URING_DEPTH : 1,
+    gapBytes: GAP_BYTES,
+  };
+  return { ...reading, gapBytes: gapBytes ?? reading.gapBytes, isProbed: chosen !== null };
+}
+
 /** Checks the options and fills in what they leave open. Throws `RangeError` for what makes no sense. */
-export function settle(header: FlashHeader, path: string, options: OpenOptions): Settings {
+export function settle(
+  header: FlashHeader,
+  path: string,
+  options: OpenOptions,
+  probe: Probe | null = null,
+): Settings {
   const { config, predictors } = header;
   const mode = options.ffn ?? (predictors ? "predicted" : "exact");
   if (!FFN_MODES.includes(mode)) {
@@ -128,9 +172,9 @@ export function settle(header: FlashHeader, path: string, options: OpenOptions):
     throw new RangeError(`Cannot open with ${name} ${value}: ${range}`);
   };
   const laneCount = integer("lanes", options.lanes ?? Math.max(1, coreCount() - 1), LANES_MAX);
-  const backend = chooseBackend(options);
-  const readersDefault = backend === "io_uring" ? 1 : PREAD_READERS;
-  const readerCount = integer("readers", options.readers ?? readersDefault, READERS_MAX);
+  const reading = settleReading(header, options, probe);
+  const { backend } = reading;
+  const readerCount = integer("readers", reading.readerCount, READERS_MAX);
   const contextMax = config.maxPositionEmbeddings;
   const contextLength = integer("context", options.context ?? contextMax, contextMax);
   if (options.window !== undefined) integer("window", options.window, 1e6);
@@ -143,6 +187,8 @@ export function settle(header: FlashHeader, path: string, options: OpenOptions):
   return {
     options,
     policy: choosePolicy(options),
+    gapBytes: reading.gapBytes,
+    isProbed: reading.isProbed,
     recallShifts: predictors && recallShifts(predictors, recall, path),
     wishes: {
       mode,
@@ -152,7 +198,7 @@ export function settle(header: FlashHeader, path: string, options: OpenOptions):
       laneCount,
       readerCount,
       backend,
-      depth: backend === "io_uring" ? URING_DEPTH : 1,
+      depth: reading.depth,
       logitsRows: LOGITS_ROWS,
       observationRows: options.observations ? OBSERVATION_ROWS : 0,
       audit: options.audit ?? false,

@@ -15,6 +15,7 @@ import { calibrateCommand } from "./calibrate.ts";
 import { evalCommand } from "./eval.ts";
 import { inspectCommand } from "./inspect.ts";
 import { packCommand } from "./pack.ts";
+import { probeCommand } from "./probe.ts";
 import { reorderCommand } from "./reorder.ts";
 import { reportError } from "./terminal/report_error.ts";
 import { runCommand } from "./run.ts";
@@ -55,6 +56,7 @@ function createProgram(): Command {
     inspectCommand,
     traceCommand,
     simulateCommand,
+    probeCommand,
     benchCommand,
   ];
   for (const make of commands) {
