@@ -103,7 +103,7 @@ function connect(
   plan: Plan,
   disk: DiskFacts,
   arena: WebAssembly.Memory,
-  { options, policy, wishes, gapBytes }: Settings,
+  { options, policy, wishes, gapBytes, hasEarlyLook }: Settings,
 ) {
   const { laneCount, readerCount } = wishes;
   const { slotCounts, shape } = plan;
@@ -162,8 +162,7 @@ function connect(
       },
     },
     policy,
-    earlyLook: (options.prefetch ?? true) && plan.mode !== "dense" && !plan.isResident &&
-      header.predictors !== null,
+    earlyLook: hasEarlyLook && !plan.isResident,
     passNeuronsMax: shape.passNeuronsMax,
     logitsRows: LOGITS_ROWS,
     observationRows: wishes.observationRows,

@@ -106,6 +106,8 @@ export interface Settings {
   gapBytes: number;
   /** Whether a kept probe chose how to read. */
   isProbed: boolean;
+  /** Whether reads may be started by an early look. */
+  hasEarlyLook: boolean;
   /** Added to each layer's biases for the recall that was asked for; null for none. */
   recallShifts: number[] | null;
   wishes: PlanWishes;
@@ -189,6 +191,7 @@ export function settle(
     policy: choosePolicy(options),
     gapBytes: reading.gapBytes,
     isProbed: reading.isProbed,
+    hasEarlyLook: (options.prefetch ?? true) && mode !== "dense" && predictors !== null,
     recallShifts: predictors && recallShifts(predictors, recall, path),
     wishes: {
       mode,
