@@ -7,6 +7,8 @@ import process from "node:process";
 import { parseByteSize, parseShare } from "../src/byte_size.ts";
 import { forecast } from "../src/forecast/forecast.ts";
 import type { Forecast } from "../src/forecast/forecast.ts";
+import { Planner } from "../src/forecast/planner.ts";
+import type { Budget } from "../src/forecast/planner.ts";
 import type { OpenOptions } from "../src/mod.ts";
 import { open } from "../src/mod.ts";
 import { prepare } from "../src/open.ts";
@@ -21,7 +23,7 @@ import { median } from "./median.ts";
 export interface PlanBench {
   modelPath: string;
   /** Each way to set the cache: a budget, or a share. */
-  budgets: Pick<OpenOptions, "memory" | "ffnCache">[];
+  budgets: Budget[];
   options: OpenOptions;
   prompt: string | number[];
   /** New tokens of each run, and those before that fill the cache. */
@@ -36,17 +38,24 @@ export interface PlanBench {
 
 /** What was foreseen, and what was measured: medians of the rounds. */
 export interface PlanRow {
-  budget: Pick<OpenOptions, "memory" | "ffnCache">;
+  budget: Budget;
   foreseen: Pick<Forecast, "bytesPerToken" | "readsPerToken" | "missesPerToken" | "hitRate"> & {
     ms: number;
   };
-  measured: PlanRow["foreseen"] & { cost: Cost };
+  /** `msLeast`: of the fastest round, in which others disturbed least. */
+  measured: PlanRow["foreseen"] & { msLeast: number; cost: Cost };
   forecast: Forecast;
 }
 
 /** Runs every budget in turn, `repeat` times. */
 export async function benchPlan(bench: PlanBench): Promise<PlanRow[]> {
   const { modelPath, budgets, repeat, tokens, warmup } = bench;
+  // A ceiling becomes the share that a fresh process would have by it: probes and models that were open leave memory behind.
+  const planner = new Planner(modelPath, bench.options, { position: 0 });
+  const shares = budgets.map((budget) => planner.prepare(budget).plan)
+    .map(({ slotCounts, shape: { intermediateSize } }) =>
+      slotCounts.reduce((sum, count) => sum + count, 0) / (slotCounts.length * intermediateSize)
+    );
   const forecasts: Forecast[][] = budgets.map(() => []), costs: Cost[][] = budgets.map(() => []);
   for (let seed = 0; seed < repeat; seed++) {
     const probe = bench.probes
@@ -55,11 +64,11 @@ export async function benchPlan(bench: PlanBench): Promise<PlanRow[]> {
     if (!probe) {
       throw new RangeError(`Cannot foresee as ${modelPath} has no probe: flashpipe probe`);
     }
-    for (const [index, budget] of budgets.entries()) {
-      const options = { ...bench.options, ...budget };
+    for (const [index, ffnCache] of shares.entries()) {
+      const options = { ...bench.options, ffnCache };
       // The same probe chooses how to read and says how long that takes.
       await using model = await open(modelPath, { ...options, probe: !bench.probes });
-      const prepared = prepare(modelPath, options, bench.probes ? null : probe);
+      const prepared = prepare(modelPath, options, { probe: bench.probes ? null : probe });
       const promptLength = typeof bench.prompt === "string"
         ? model.encode(bench.prompt).length
         : bench.prompt.length;
@@ -78,6 +87,7 @@ export async function benchPlan(bench: PlanBench): Promise<PlanRow[]> {
 function rowOf(budget: PlanRow["budget"], forecasts: Forecast[], costs: Cost[]): PlanRow {
   const foreseen = (pick: (one: Forecast) => number) => median(forecasts.map(pick));
   const measured = (pick: (cost: Cost) => number) => median(costs.map(pick));
+  // Its parts are of the fastest round.
   const byTime = [...costs].sort((a, b) => a.msPerToken.total - b.msPerToken.total);
   return {
     budget,
@@ -90,11 +100,12 @@ function rowOf(budget: PlanRow["budget"], forecasts: Forecast[], costs: Cost[]):
     },
     measured: {
       ms: measured(({ msPerToken }) => msPerToken.total),
+      msLeast: Math.min(...costs.map(({ msPerToken }) => msPerToken.total)),
       bytesPerToken: measured((cost) => cost.bytesPerToken),
       readsPerToken: measured((cost) => cost.readsPerToken),
       missesPerToken: measured((cost) => cost.missesPerToken),
       hitRate: measured((cost) => 1 - cost.missesPerToken / cost.neuronsPerToken),
-      cost: byTime[byTime.length >> 1],
+      cost: byTime[0],
     },
     forecast: [...forecasts].sort((a, b) => a.msPerToken.total - b.msPerToken.total)[
       forecasts.length >> 1
@@ -158,21 +169,22 @@ export async function main(args: string[]): Promise<void> {
 }
 
 function print({ budget, foreseen, measured, forecast }: PlanRow): void {
-  const name = budget.memory !== undefined
-    ? `${(Number(budget.memory) / 2 ** 30).toFixed(2)} GiB`
-    : `${(100 * Number(budget.ffnCache)).toFixed(0)} %`;
+  const name = "memory" in budget
+    ? `${(budget.memory / 2 ** 30).toFixed(2)} GiB`
+    : `${(100 * budget.ffnCache).toFixed(0)} %`;
   const pair = (what: string, one: number, other: number) =>
     `${what} ${shown(one)} / ${shown(other)}${other > 0 ? ` = ${(one / other).toFixed(2)}` : ""}`;
   const kibibytes = [foreseen.bytesPerToken, measured.bytesPerToken].map((bytes) => bytes / 1024);
   console.log([
     name.padStart(9),
-    pair("ms", foreseen.ms, measured.ms),
+    `${pair("ms", foreseen.ms, measured.ms)} (least ${shown(measured.msLeast)})`,
     pair("KiB", kibibytes[0], kibibytes[1]),
     pair("reads", foreseen.readsPerToken, measured.readsPerToken),
     pair("misses", foreseen.missesPerToken, measured.missesPerToken),
   ].join("; "));
   const { msPerToken: ms } = forecast, { msPerToken: had } = measured.cost;
   const computing = ms.attention + ms.look + ms.ffn + ms.logits;
+  const waited = had.flash + had.predictor;
   console.log(`           ${
     [
       pair("compute", computing, had.compute),

@@ -11,7 +11,7 @@ import { loadKernelModule } from "./kernels.ts";
 import { loadArena, locateWeights } from "./load.ts";
 import { Model } from "./model.ts";
 import { LOGITS_ROWS, settle, waitStyleOf } from "./open_options.ts";
-import type { OpenOptions, Settings } from "./open_options.ts";
+import type { OpenOptions, Settings, SettleWith } from "./open_options.ts";
 import { Control } from "./pipeline/control.ts";
 import { Crew } from "./pipeline/crew.ts";
 import type { CrewMember } from "./pipeline/crew.ts";
@@ -20,7 +20,6 @@ import { createTraceBuffer } from "./pipeline/trace.ts";
 import { BOUNCE_BYTES, makePlan } from "./plan.ts";
 import type { Plan } from "./plan.ts";
 import { findProbe } from "./probe/kept_probe.ts";
-import type { Probe } from "./probe/probe_result.ts";
 import { coreCount } from "./runtime.ts";
 
 export type { OpenOptions } from "./open_options.ts";
@@ -51,7 +50,9 @@ const AUDIT_SEED = 1;
  * @throws {ModelFileError} the file is damaged
  */
 export async function open(path: string, options: OpenOptions = {}): Promise<Model> {
-  const { header, damaged, disk, settings, plan } = prepare(path, options);
+  const prepared = prepare(path, options);
+  options.onPlan?.(prepared);
+  const { header, damaged, disk, settings, plan } = prepared;
   const pages = plan.arena.byteLength / 65536;
   const arena = new WebAssembly.Memory({ initial: pages, maximum: pages, shared: true });
   const { onProgress, signal } = options;
@@ -79,15 +80,16 @@ export interface Prepared {
   plan: Plan;
 }
 
-/** Reads the header, settles the options, makes the plan. Throws as `open` does. */
-export function prepare(
-  path: string,
-  options: OpenOptions,
-  probe: Probe | null = (options.probe ?? true) ? findProbe(path).probe : null,
-): Prepared {
+/**
+ * Reads the header, settles the options, makes the plan. Throws as `open` does.
+ *
+ * @param known default: the kept probe, unless the options do without
+ */
+export function prepare(path: string, options: OpenOptions, known?: SettleWith): Prepared {
   const { header, damaged } = readHeaderOf(path);
   const disk = examineDisk(path);
-  const settings = settle(header, path, options, probe);
+  known ??= { probe: (options.probe ?? true) ? findProbe(path).probe : null };
+  const settings = settle(header, path, options, known);
   return { header, damaged, disk, settings, plan: makePlan(header, disk, settings.wishes) };
 }
 

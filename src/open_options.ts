@@ -6,6 +6,7 @@ import { READER_BACKENDS } from "./flash/reader_options.ts";
 import type { ReaderBackend } from "./flash/reader_options.ts";
 import { canUseUring } from "./flash/uring_reader.ts";
 import type { FlashHeader } from "./format/header.ts";
+import type { Prepared } from "./open.ts";
 import type { KernelBuild } from "./kernels.ts";
 import type { LoadProgress } from "./load.ts";
 import { FFN_MODES } from "./pipeline/options.ts";
@@ -75,6 +76,8 @@ export interface OpenOptions {
   /** Stops opening. */
   signal?: AbortSignal;
   onProgress?: LoadProgress;
+  /** Told what was decided, before anything is loaded. */
+  onPlan?: (prepared: Prepared) => void;
   /**
    * Look at a random sample of the neurons that were not predicted, and tell what prediction misses: `stats().audit`.
    * Changes no result. Only with `predicted`.
@@ -142,12 +145,20 @@ function settleReading(
   return { ...reading, gapBytes: gapBytes ?? reading.gapBytes, isProbed: chosen !== null };
 }
 
+/** What is known beside header and options. */
+export interface SettleWith {
+  /** The kept probe of the disk, if it is to be used. */
+  probe?: Probe | null;
+  /** Memory of the process, where it is not what it has now. */
+  nowBytes?: number;
+}
+
 /** Checks the options and fills in what they leave open. Throws `RangeError` for what makes no sense. */
 export function settle(
   header: FlashHeader,
   path: string,
   options: OpenOptions,
-  probe: Probe | null = null,
+  { probe = null, nowBytes }: SettleWith = {},
 ): Settings {
   const { config, predictors } = header;
   const mode = options.ffn ?? (predictors ? "predicted" : "exact");
@@ -205,7 +216,7 @@ export function settle(
       logitsRows: LOGITS_ROWS,
       observationRows: options.observations ? OBSERVATION_ROWS : 0,
       audit: options.audit ?? false,
-      runtimeBytes: runtimeBytes(workers),
+      runtimeBytes: runtimeBytes(workers, nowBytes),
       freeBytes: freeBytes(),
     },
   };

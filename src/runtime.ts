@@ -28,13 +28,13 @@ const MEMORY_MIB = {
 };
 
 /** Bytes that the process will have beside the arena when it runs `workerCount` workers: what it has now, and what comes. */
-export function runtimeBytes(workerCount: number): number {
+export function runtimeBytes(workerCount: number, nowBytes = residentBytes()): number {
   const { worker, growth } = MEMORY_MIB[RUNTIME];
-  return residentBytes() + (growth + workerCount * worker) * (1 << 20);
+  return nowBytes + (growth + workerCount * worker) * (1 << 20);
 }
 
 /** Memory of the process now, in bytes. */
-function residentBytes(): number {
+export function residentBytes(): number {
   return process.memoryUsage().rss;
 }
 

@@ -2,6 +2,7 @@ import { MemoryBudgetError } from "../errors.ts";
 import type { Prepared } from "../open.ts";
 import type { Plan } from "../plan.ts";
 import type { Probe } from "../probe/probe_result.ts";
+import { ReadCosts } from "../probe/read_costs.ts";
 import { coreCount } from "../runtime.ts";
 import { tokenTime } from "./token_time.ts";
 import type { TokenTime } from "./token_time.ts";
@@ -72,6 +73,12 @@ export function forecast(
     msPerToken: mapValues(seconds, (value) => 1000 * value),
     tokensPerSecond: 1 / seconds.total,
   };
+}
+
+/** Whether a probe knows the readers of a run. */
+export function isProbed({ settings: { wishes } }: Prepared, { disk }: Probe): boolean {
+  const { backend, readerCount, depth } = wishes;
+  return new ReadCosts(disk).of({ backend, readerCount, depth }, 4096) !== null;
 }
 
 function mapValues(time: TokenTime, change: (value: number) => number): TokenTime {

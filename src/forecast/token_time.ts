@@ -1,3 +1,4 @@
+import { LATE_RING } from "../flash/ticket.ts";
 import type { Probe } from "../probe/probe_result.ts";
 import { ReadCosts } from "../probe/read_costs.ts";
 import type { Readers } from "../probe/read_costs.ts";
@@ -66,6 +67,7 @@ const NOTHING: TokenTime = {
  *
  *   layer = max(attention + late look, early look) + list + max(up, reads that are left + up of the last group) + down + meet
  *
+ * Of a list with more reads than the rings have places, lanes hear when the last ones have found theirs: only those hide behind up dots.
  * Early reads hide behind what is left of `before` when the early look is done; late ones behind up dots, as those of misses run while
  * others land. And however well things overlap, cores can do no more than they do: a layer takes at least the CPU time of lanes,
  * predictor and reads divided by their number. What that adds is `contention`.
@@ -111,10 +113,13 @@ function layerTime(layer: LayerWork, hasEarlyLook: boolean, machine: Machine): T
   const earlyHidden = Math.min(early.seconds, before - earlyLook + list);
   const left = early.seconds - earlyHidden + late.seconds;
   const group = layer.listed > 0 ? Math.min(1, LAST_GROUP / layer.listed) * up : 0;
-  const reading = left > 0 ? Math.max(up, left + group) : up;
-  const waitingFlash = reading - up;
+  // A list goes out when its tickets have found places in the rings: those that find none are waited for before.
+  const places = LATE_RING.capacity * threads.readers.readerCount;
+  const held = left * Math.max(0, 1 - places / Math.max(1, layer.late.reads));
+  const reading = left > held ? Math.max(up, left - held + group) : up;
+  const waitingFlash = held + reading - up;
 
-  const path = before + list + reading + down + SECONDS_PER_LAYER;
+  const path = before + list + held + reading + down + SECONDS_PER_LAYER;
   const cpu = speeds.coreSeconds([...layer.attention, ...layer.look, ...layer.up, ...layer.down]) +
     earlyLook + list + early.cpuSeconds + late.cpuSeconds + laneCount * SECONDS_PER_LAYER;
   const contention = Math.max(0, cpu / coreCount - path);
@@ -125,7 +130,7 @@ function layerTime(layer: LayerWork, hasEarlyLook: boolean, machine: Machine): T
     ffn: up + down,
     logits: 0,
     waitingFlash,
-    waitingPredictor: before - attention - look,
+    waitingPredictor: Math.max(0, before - (attention + look)),
     contention,
     memoryManagement: list,
     other: SECONDS_PER_LAYER,

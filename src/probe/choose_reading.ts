@@ -32,12 +32,14 @@ const WORTH_DEPTH = 0.97;
 
 /**
  * The readers by which a record costs least: time of the disk, and time of processors, of which lanes and predictor want all that there
- * is. Null if nothing fitting was measured.
+ * is. Null if nothing fitting was measured, or a backend that can be used was not: a probe without FFI says nothing of io_uring.
  */
 export function chooseReading(disk: DiskProbe, wishes: ReadingWishes): Reading | null {
   const { recordBytes, backends, readerCount, coreCount } = wishes;
-  const costs = new ReadCosts(disk);
-  const scored = costs.readers
+  const costs = new ReadCosts(disk), measured = costs.readers;
+  const isKnown = (name: ReaderBackend) => measured.some(({ backend }) => backend === name);
+  if (!backends.every(isKnown)) return null;
+  const scored = measured
     .filter((readers) =>
       backends.includes(readers.backend) && readers.depth > 1 &&
       (readerCount === undefined || readers.readerCount === readerCount)
@@ -69,9 +71,14 @@ function weighed({ seconds, cpuSeconds }: ReadCost, coreCount: number): number {
   return seconds + cpuSeconds / coreCount;
 }
 
+/** A merged read must be so much cheaper: figures of a shared disk are no finer, and the gap takes memory's bandwidth too. */
+const WORTH_MERGING = 0.85;
+
+/** Records of a merged read are copied to their slots at this speed. */
+const SCATTERED_BYTES_PER_SECOND = 8e9;
+
 /**
- * The longest gap that is cheaper to read over than another read: two records and the gap in one against two reads. Whole KiB, as
- * the figures are no finer.
+ * The longest gap that is cheaper to read over than another read: two records and the gap in one against two reads. Whole KiB.
  */
 export function gapWorthReading(
   costs: ReadCosts,
@@ -79,10 +86,11 @@ export function gapWorthReading(
   { recordBytes, coreCount, mergedBytesMax }: Omit<ReadingWishes, "backends">,
 ): number {
   const costOf = (bytes: number) => weighed(costs.of(readers, bytes)!, coreCount);
-  const apart = 2 * costOf(recordBytes);
+  const apart = WORTH_MERGING * 2 * costOf(recordBytes);
+  const copying = 2 * recordBytes / SCATTERED_BYTES_PER_SECOND;
   let gapBytes = 0;
   for (let next = 1024; 2 * recordBytes + next <= mergedBytesMax; next += 1024) {
-    if (costOf(2 * recordBytes + next) >= apart) break;
+    if (costOf(2 * recordBytes + next) + copying >= apart) break;
     gapBytes = next;
   }
   return gapBytes;
