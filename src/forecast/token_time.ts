@@ -105,16 +105,18 @@ function layerTime(layer: LayerWork, hasEarlyLook: boolean, machine: Machine): T
   const lanes = (works: LayerWork["up"]) => speeds.laneSeconds(works, laneCount);
   const attention = lanes(layer.attention), look = lanes(layer.look);
   const up = lanes(layer.up), down = lanes(layer.down);
-  const earlyLook = hasEarlyLook ? speeds.coreSeconds(layer.look) : 0;
-  const before = Math.max(attention + look, earlyLook);
-  const list = SECONDS_PER_LISTED * layer.listed + SECONDS_PER_MISS * layer.misses;
-
   const early = burstSeconds(layer.early, machine), late = burstSeconds(layer.late, machine);
+  const earlyLook = hasEarlyLook ? speeds.coreSeconds(layer.look) : 0;
+  // A reader in the predictor's own thread begins reads there.
+  const { backend, readerCount } = threads.readers;
+  const submitting = backend === "io_uring" && readerCount === 1 ? early.cpuSeconds : 0;
+  const before = Math.max(attention + look, earlyLook + submitting);
+  const list = SECONDS_PER_LISTED * layer.listed + SECONDS_PER_MISS * layer.misses;
   const earlyHidden = Math.min(early.seconds, before - earlyLook + list);
   const left = early.seconds - earlyHidden + late.seconds;
   const group = layer.listed > 0 ? Math.min(1, LAST_GROUP / layer.listed) * up : 0;
   // A list goes out when its tickets have found places in the rings: those that find none are waited for before.
-  const places = LATE_RING.capacity * threads.readers.readerCount;
+  const places = LATE_RING.capacity * readerCount;
   const held = left * Math.max(0, 1 - places / Math.max(1, layer.late.reads));
   const reading = left > held ? Math.max(up, left - held + group) : up;
   const waitingFlash = held + reading - up;
