@@ -65,6 +65,8 @@ test("flashpipe helps", TIMEOUT, async () => {
       "inspect",
       "trace",
       "simulate",
+      "probe",
+      "plan",
       "bench",
     ]
   ) {

@@ -36,7 +36,7 @@ const SMALL: ProbeSizes = {
     rounds: 2,
   },
   kernels: { cols: [64, 256], workingBytes: [2 ** 18], seconds: 0.0005 },
-  memory: { byteLength: 2 ** 20, seconds: 0.002 },
+  memory: { seconds: 0.002 },
   scratchBytes: 2 ** 20,
 };
 

@@ -25,7 +25,7 @@ export interface ReadingWishes {
 }
 
 /** Another kind of readers must be so much better than one io_uring in the predictor's own thread, which wakes nobody. */
-const WORTH_WAKING = 0.85;
+const WORTH_WAKING = 0.8;
 
 /** A deeper queue must gain so much: late reads wait behind fewer early ones in a short one. */
 const WORTH_DEPTH = 0.97;

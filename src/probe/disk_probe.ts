@@ -19,6 +19,8 @@ export interface DiskProbeOptions {
   /** Of each figure, in each round. */
   seconds: number;
   rounds: number;
+  /** Where reads go: targets of their own for all that is in flight, so sizes that find no place are left out. */
+  memory: WebAssembly.Memory;
   signal?: AbortSignal;
   /** After each figure. */
   onStep?: () => void;
@@ -39,8 +41,8 @@ export const RIGS: readonly RigShape[] = [
 /** 8.5 KiB is a bundle of OPT 6.7B in q8. */
 export const READ_SIZES = [4096, 8704, 16_384, 65_536, 262_144, 2 ** 20];
 
-/** A rig has targets of its own for all that is in flight: at most so much. */
-const RIG_BYTES_MAX = 40 * 2 ** 20;
+/** Reads of 1 MiB need no deep queue: what all that is in flight takes, at most. */
+const RIG_BYTES_MAX = 32 * 2 ** 20;
 
 /**
  * Measures the disk that a file lies on through the engine's readers: all sizes of read by each kind of reader, in rounds, as what a
@@ -48,7 +50,7 @@ const RIG_BYTES_MAX = 40 * 2 ** 20;
  * system's cache, where the system allows that.
  */
 export async function probeDisk(options: DiskProbeOptions): Promise<DiskProbe> {
-  const { path, fileBytes, rounds, seconds, sequentialBytes, signal, onStep } = options;
+  const { path, fileBytes, memory, rounds, seconds, sequentialBytes, signal, onStep } = options;
   const { direct, blockByteLength, bypassed } = examineDisk(path);
   const sizes = options.readSizes.map((bytes) => alignUp(bytes, blockByteLength))
     .filter((bytes) => bytes <= fileBytes);
@@ -59,13 +61,13 @@ export async function probeDisk(options: DiskProbeOptions): Promise<DiskProbe> {
     for (const shape of rigs) {
       const fits = sizes.filter((readBytesMax) =>
         rigByteLength({ ...shape, path, fileBytes, direct, blockByteLength, readBytesMax }) <=
-          RIG_BYTES_MAX
+          Math.min(RIG_BYTES_MAX, memory.buffer.byteLength)
       );
       const isInline = shape.backend === "io_uring" && shape.readerCount === 1;
       if (fits.length === 0 || (round > 0 && !isInline)) continue;
       const figureSeconds = isInline ? seconds : rounds * seconds;
       const readBytesMax = Math.max(...fits);
-      const all = { ...shape, path, fileBytes, direct, blockByteLength, readBytesMax };
+      const all = { ...shape, path, fileBytes, direct, blockByteLength, readBytesMax, memory };
       const rig = await ReaderRig.start(all);
       try {
         // The first reads compile the code.

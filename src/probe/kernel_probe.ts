@@ -23,6 +23,8 @@ export interface KernelProbeOptions {
   workingBytes: readonly number[];
   /** Of each figure. */
   seconds: number;
+  /** Of `kernelProbeByteLength` at least; what is in it is overwritten. */
+  memory: WebAssembly.Memory;
   onStep?: () => void;
 }
 
@@ -49,9 +51,7 @@ interface Work {
  * planes. Yields between figures, so that signals have their turn.
  */
 export async function probeKernels(options: KernelProbeOptions): Promise<KernelRow[]> {
-  const { cols, workingBytes, seconds, onStep } = options;
-  const pages = Math.ceil((WEIGHTS + Math.max(...workingBytes)) / 65536) + 1;
-  const memory = new WebAssembly.Memory({ initial: pages, maximum: pages, shared: true });
+  const { cols, workingBytes, seconds, memory, onStep } = options;
   fill(memory);
   const kernels = instantiateKernels(loadKernelModule(), memory);
   const rows: KernelRow[] = [];
@@ -69,6 +69,13 @@ export async function probeKernels(options: KernelProbeOptions): Promise<KernelR
     }
   }
   return rows;
+}
+
+/** Memory that kernels go round in, and what they need besides. */
+export function kernelProbeByteLength(
+  { workingBytes }: Pick<KernelProbeOptions, "workingBytes">,
+): number {
+  return WEIGHTS + Math.max(...workingBytes) + 65_536;
 }
 
 /** The fastest of some pieces: what others do on the machine only makes one slower. */

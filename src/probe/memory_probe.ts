@@ -6,8 +6,8 @@ import { Crew } from "../pipeline/crew.ts";
 import type { MemoryProbe } from "./probe_result.ts";
 
 export interface MemoryProbeOptions {
-  /** Memory that is read, more than the caches hold; each core has its share of it. */
-  byteLength: number;
+  /** What is read, more than the caches hold; each core has its share of it. Overwritten. */
+  memory: WebAssembly.Memory;
   coreCount: number;
   /** Of each figure. */
   seconds: number;
@@ -36,6 +36,8 @@ const WAIT_MS_MAX = 10_000;
 
 /** How fast one core, and all cores at once, read memory: the exclusive or of all its words, by a kernel. */
 export async function probeMemory(options: MemoryProbeOptions): Promise<MemoryProbe> {
+  // Pages that were never written may all be one page of zeros.
+  new Uint8Array(options.memory.buffer).fill(1, STATICS_BYTE_LENGTH);
   return {
     oneCoreBytesPerSecond: await readTogether({ ...options, coreCount: 1 }),
     allCoresBytesPerSecond: await readTogether(options),
@@ -44,13 +46,10 @@ export async function probeMemory(options: MemoryProbeOptions): Promise<MemoryPr
 
 /** Sum of what so many workers read in a second, all at once. */
 async function readTogether(
-  { byteLength, coreCount: workerCount, seconds }: MemoryProbeOptions,
+  { memory, coreCount: workerCount, seconds }: MemoryProbeOptions,
 ): Promise<number> {
-  const share = Math.max(128, Math.floor(byteLength / workerCount / 4096) * 4096);
-  const pages = Math.ceil((STATICS_BYTE_LENGTH + workerCount * share) / 65536);
-  const memory = new WebAssembly.Memory({ initial: pages, maximum: pages, shared: true });
-  // Pages that were never written may all be one page of zeros.
-  new Uint8Array(memory.buffer).fill(1, STATICS_BYTE_LENGTH);
+  const byteLength = memory.buffer.byteLength - STATICS_BYTE_LENGTH;
+  const share = Math.floor(byteLength / workerCount / 4096) * 4096;
   const style = { spins: 100, flashSpins: 100, waitMsMax: WAIT_MS_MAX };
   const control = Control.create({ laneCount: 1, readerCount: 0, flagCount: 0 }, style);
   const gate = new SharedArrayBuffer(8), rates = new SharedArrayBuffer(8 * workerCount);

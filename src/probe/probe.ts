@@ -4,24 +4,25 @@ import { loadKernelModule } from "../kernels.ts";
 import { coreCount } from "../runtime.ts";
 import { probeDisk, READ_SIZES, RIGS } from "./disk_probe.ts";
 import type { DiskProbeOptions } from "./disk_probe.ts";
-import { probeKernels } from "./kernel_probe.ts";
+import { kernelProbeByteLength, probeKernels } from "./kernel_probe.ts";
 import type { KernelProbeOptions } from "./kernel_probe.ts";
 import { probeMemory } from "./memory_probe.ts";
 import { placeOf } from "./probe_place.ts";
 import { PROBE_VERSION } from "./probe_result.ts";
 import type { Probe } from "./probe_result.ts";
+import { makeMemory } from "./reader_rig.ts";
 import { ScratchFile } from "./scratch_file.ts";
 
 /** How much is measured; tests take less. */
 export interface ProbeSizes {
   disk: Pick<DiskProbeOptions, "rigs" | "readSizes" | "sequentialBytes" | "seconds" | "rounds">;
   kernels: Pick<KernelProbeOptions, "cols" | "workingBytes" | "seconds">;
-  memory: { byteLength: number; seconds: number };
+  memory: { seconds: number };
   /** Of the file that is made where none is given. */
   scratchBytes: number;
 }
 
-/** Under 10 s in all, and 300 MB of memory. */
+/** Under 10 s in all. One memory of 132 MiB serves everything; 16 reader workers take as much again in Deno. */
 export const PROBE_SIZES: ProbeSizes = {
   disk: { rigs: RIGS, readSizes: READ_SIZES, sequentialBytes: 2 ** 20, seconds: 0.04, rounds: 2 },
   kernels: {
@@ -29,7 +30,7 @@ export const PROBE_SIZES: ProbeSizes = {
     workingBytes: [2 ** 21, 2 ** 24, 2 ** 27],
     seconds: 0.005,
   },
-  memory: { byteLength: 2 ** 28, seconds: 0.15 },
+  memory: { seconds: 0.15 },
   scratchBytes: 2 ** 28,
 };
 
@@ -57,16 +58,22 @@ export async function probe(path: string, options: ProbeOptions = {}): Promise<P
     onProgress?.({ done: Math.min(++done, total), total, phase });
   };
   const place = placeOf(path);
+  const shared = makeMemory(kernelProbeByteLength(sizes.kernels));
   const disk = await probeDisk({
     ...sizes.disk,
     path: file,
     fileBytes,
+    memory: shared,
     signal,
     onStep: stepOf("disk"),
   });
-  const memory = await probeMemory({ ...sizes.memory, coreCount: coreCount() });
+  const memory = await probeMemory({ ...sizes.memory, memory: shared, coreCount: coreCount() });
   stepOf("memory")();
-  const rows = await probeKernels({ ...sizes.kernels, onStep: stepOf("kernels") });
+  const rows = await probeKernels({
+    ...sizes.kernels,
+    memory: shared,
+    onStep: stepOf("kernels"),
+  });
   const missing: string[] = [];
   if (!canUseUring()) {
     missing.push("io_uring: it needs Linux, a kernel that allows it, and FFI (Deno: --allow-ffi)");

@@ -23,6 +23,8 @@ export interface RigOptions {
   depth: number;
   /** The largest read that will be asked for, in bytes. */
   readBytesMax: number;
+  /** Where reads go, of `rigByteLength` at least; default: a memory of its own. */
+  memory?: WebAssembly.Memory;
 }
 
 /** Reads to do. */
@@ -52,12 +54,18 @@ const SLOTS_AT = 65536;
 const WAITING = LATE_RING.capacity / 2;
 
 /** Reads in flight, and others waiting in rings, which must not run dry: this thread would be woken for each read. */
-function slotCountOf({ backend, readerCount, depth }: RigOptions): number {
-  return backend === "pread" ? 4 * depth : depth + readerCount * WAITING;
+function slotCountOf({ backend, readerCount, depth }: Omit<RigOptions, "memory">): number {
+  return depth + (backend === "pread" ? Math.min(3 * depth, WAITING) : readerCount * WAITING);
+}
+
+/** A shared memory of so many bytes. */
+export function makeMemory(byteLength: number): WebAssembly.Memory {
+  const pages = Math.ceil(byteLength / 65536);
+  return new WebAssembly.Memory({ initial: pages, maximum: pages, shared: true });
 }
 
 /** Memory that a rig takes, in bytes. */
-export function rigByteLength(options: RigOptions): number {
+export function rigByteLength(options: Omit<RigOptions, "memory">): number {
   return SLOTS_AT + slotCountOf(options) * options.readBytesMax;
 }
 
@@ -84,8 +92,7 @@ export class ReaderRig {
     const { readerCount, backend, blockByteLength } = options;
     this.#options = options;
     this.#slotCount = slotCountOf(options);
-    const pages = Math.ceil(rigByteLength(options) / 65536);
-    this.#arena = new WebAssembly.Memory({ initial: pages, maximum: pages, shared: true });
+    this.#arena = options.memory ?? makeMemory(rigByteLength(options));
     this.#bytes = new Uint8Array(this.#arena.buffer);
     const style = { spins: 100, flashSpins: 100, waitMsMax: 30_000 };
     const shape = { laneCount: 1, readerCount, flagCount: this.#slotCount };
@@ -124,7 +131,7 @@ export class ReaderRig {
       arena: this.#arena,
       disk: { path, direct },
       bounce: { address: SLOTS_AT, byteLength: readBytesMax },
-      registered: { address: SLOTS_AT, byteLength: this.#bytes.length - SLOTS_AT },
+      registered: { address: SLOTS_AT, byteLength: this.#slotCount * readBytesMax },
       timeOrigin: performance.timeOrigin,
     };
   }
