@@ -153,7 +153,9 @@ test("makePlan() keeps below the ceiling of the whole process", () => {
     for (const count of made.slotCounts) {
       assert.ok(count <= size.intermediateSize && count >= (wishes.mode === "dense" ? 0 : 8));
     }
-    assert.equal(made.isResident, slotTotal(made) === size.intermediateSize * size.numLayers);
+    // A short context may leave room for all neurons in pools that a full one shares.
+    const slotsFull = made.slotCountsFull.reduce((sum, count) => sum + count, 0);
+    assert.equal(made.isResident, slotsFull === size.intermediateSize * size.numLayers);
   }));
 });
 

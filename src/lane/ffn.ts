@@ -190,15 +190,15 @@ export class Ffn {
   #computeDown(positions: number): void {
     const { clock, trace, columns, options } = this.#seat;
     const { sizes, ffnQuantization, mode, flash } = options;
-    const { kernels, plan: { accumulator, strides } } = this.#arena;
+    const { kernels, scratch, plan: { accumulator, strides } } = this.#arena;
     const { addresses, activations } = this.#pass.plan, { count } = this.#pass;
     const downOffset = mode === "exact" ? 0 : flash.record.byteLength / 2;
-    const down = kernels.down[ffnQuantization], { from, to } = columns;
+    const down = kernels.down[ffnQuantization], { from, to } = columns, d = sizes.hiddenSize;
     const began = clock();
     for (let position = 0; position < positions; position++) {
       const a = activations + position * strides.activations;
       const sum = accumulator + position * strides.accumulator;
-      down(addresses, downOffset, a, count, sum, from, to, sizes.hiddenSize);
+      down(addresses, downOffset, a, count, sum, from, to, d, scratch.downScratch);
     }
     trace?.span("down", began, clock(), count);
   }
