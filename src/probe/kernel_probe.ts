@@ -140,6 +140,7 @@ function sparse(
   const step = Math.max(1, Math.floor(bundleCount / count));
   const addresses = new Uint32Array(memory.buffer, ADDRESSES, count);
   const accumulator = result, residual = result + accumulatorByteLength(dtype, cols);
+  const scratch = Math.ceil((residual + 4 * cols) / 64) * 64;
   /** Another bundle of each `step` neighbours. */
   const list = (round: number) => {
     for (let k = 0; k < count; k++) {
@@ -165,7 +166,7 @@ function sparse(
       kernels.up[dtype](ADDRESSES, 0, 0, 0, count, 0, prepared, 0, to, cols);
     }),
     workOf("down", () => {
-      kernels.down[dtype](ADDRESSES, half, ACTIVATIONS, count, accumulator, 0, cols, cols);
+      kernels.down[dtype](ADDRESSES, half, ACTIVATIONS, count, accumulator, 0, cols, cols, scratch);
       kernels.finishDown[dtype](accumulator, 0, residual, 0, cols, cols);
     }),
   ];
