@@ -103,6 +103,11 @@ export interface OpenOptions {
   drafts?: number;
   /** Rows of logits, and of observations, that may wait for who takes them. Default 8. */
   logitsRows?: number;
+  /**
+   * Pages of the KV cache take slots as the context grows. Default true with `memory`; with `ffnCache`, which says how many slots
+   * there are, false. Changes no result.
+   */
+  sharesPools?: boolean;
   /** For tests: arenas of at most so many bytes. */
   arenaBytes?: number;
   /** Rows for `Model.observe`: what calibration needs. */
@@ -248,6 +253,7 @@ export function settle(
       ),
       draftsMax,
       arenaBytesMax: options.arenaBytes,
+      sharesPools: options.sharesPools,
       observationRows: options.observations ? logitsRows : 0,
       audit: options.audit ?? false,
       runtimeBytes: runtimeBytes(workers, nowBytes),

@@ -55,6 +55,8 @@ export interface PlanWishes {
   runtimeBytes: number;
   /** Memory that is free, for when the user sets no bound. */
   freeBytes: number;
+  /** Whether pages of the KV cache may take slots; default: unless `ffnCache` says how many there are. */
+  sharesPools?: boolean;
   /** Bytes of an arena, at most; default (and most): 4 GiB. */
   arenaBytesMax?: number;
 }
@@ -190,7 +192,8 @@ function planWith(
   const isDenseStream = wishes.mode === "dense" && !isResident;
   const isStreaming = isDenseStream || (!isResident && promptChunk > EARLY_POSITIONS);
   const pages = pagesOf(header, wishes);
-  const isPoolShared = !isResident && wishes.mode !== "dense" && wishes.ffnCache === undefined;
+  const isPoolShared = !isResident && wishes.mode !== "dense" &&
+    (wishes.sharesPools ?? wishes.ffnCache === undefined);
   const shape: CommonShape = {
     ffnQuantization,
     vocabSize: config.vocabSize,
