@@ -196,7 +196,7 @@ export interface ArenaPlan {
   strides: RowStrides;
   /** f32[positions][hiddenSize] */
   residual: number;
-  /** f32[up to EARLY_POSITIONS][hiddenSize], two: the input of layer l lies in number l % 2, for the early look. */
+  /** f32[up to EARLY_POSITIONS][hiddenSize], two: what the early look at layer l sees, in number l % 2. */
   layerInput: number[];
   /** f32[positions][hiddenSize] */
   query: number;

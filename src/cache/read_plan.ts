@@ -27,6 +27,8 @@ export interface ReadPlanOptions {
 export interface InlineReader {
   /** Begins the reads of all tickets that find a place; waits for none. */
   submit(): void;
+  /** Begins what finds a place, and lands what is done; waits for nothing. */
+  poll(): void;
   /** Begins what finds a place, and lands some reads, waiting for them; false if none is in flight. */
   pump(): boolean;
   /** Does all tickets, and waits until the last read has landed. */
@@ -136,6 +138,11 @@ export class ReadPlan {
   /** With a reader in this thread: keeps it busy while something else is waited for. False if it has nothing to do. */
   pump(): boolean {
     return this.#inline?.pump() ?? false;
+  }
+
+  /** With a reader in this thread: keeps it busy in the middle of something else. */
+  poll(): void {
+    this.#inline?.poll();
   }
 
   /** With a reader in this thread: waits until all reads have landed, and says true. Workers read by themselves: false. */

@@ -87,6 +87,14 @@ export class UringReader implements Reader {
     while (this.turn());
   }
 
+  /** Begins what finds a place and lands what is done; waits for nothing. */
+  poll(): void {
+    this.#queue();
+    this.#ring.submit();
+    this.#ring.wait(0);
+    if (this.#reap() > 0) this.#waitedMs = 0;
+  }
+
   /** The same, waiting for few reads only, as the caller waits for something else, too. */
   pump(): boolean {
     return this.turn(PUMPED);

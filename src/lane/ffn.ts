@@ -37,6 +37,8 @@ export class Ffn {
     const { positions } = step;
     this.#norm(layer, positions);
     if (step.wantsObservation) this.#observer?.seeFfnInput(this.#arena, layer, step);
+    // Before the mask, with which the predictor hears that it is there.
+    this.#seat.showInput(this.#arena, layer + 1, positions);
     this.#lateLook.look(layer, positions);
     do {
       this.#takePass(layer);
@@ -203,7 +205,7 @@ export class Ffn {
     trace?.span("down", began, clock(), count);
   }
 
-  /** residual += sum of the columns + bias; it is the next layer's input, and the early look's. */
+  /** residual += sum of the columns + bias. */
   #addSum(layer: number, positions: number): void {
     const { columns, options } = this.#seat, { from, to } = columns;
     const { sizes, weights, ffnQuantization } = options, { downBias } = weights.layers[layer];
@@ -213,7 +215,6 @@ export class Ffn {
       const sum = accumulator + position * strides.accumulator;
       finish(sum, downBias, residual + position * strides.hidden, from, to, sizes.hiddenSize);
     }
-    this.#seat.showInput(this.#arena, layer + 1, positions);
     this.#seat.meet("the end of a layer");
   }
 }

@@ -59,7 +59,9 @@ export class Lane {
     writeStep(this.seat.control, step);
     this.#stepStarted.advance();
     for (let i = 0; i < step.positions; i++) this.#embed(tokens[i], step.position + i, i);
-    this.#showInput(0, step.positions);
+    const { kernels, plan } = this.seat.arenas[0];
+    const shown = Math.min(step.positions, EARLY_POSITIONS);
+    kernels.copy(plan.layerInput[0], plan.residual, shown * plan.strides.hidden);
     this.#run(step);
   }
 
@@ -104,16 +106,8 @@ export class Lane {
     if (this.seat.index === 0) {
       const length = positions * this.seat.options.sizes.hiddenSize;
       this.#residuals[index].set(this.#residuals[index - 1].subarray(0, length));
-      this.#showInput(index, positions);
     }
     this.seat.meet("the next arena");
-  }
-
-  /** The residual stream is the input of an arena's first layer, which the early look reads. */
-  #showInput(index: number, positions: number): void {
-    const { kernels, plan } = this.seat.arenas[index];
-    const shown = Math.min(positions, EARLY_POSITIONS);
-    kernels.copy(plan.layerInput[plan.range.from & 1], plan.residual, shown * plan.strides.hidden);
   }
 
   /** residual = embedding of the token + embedding of the position; `row`: its place in the step. */

@@ -10,7 +10,7 @@ import type { Sequence } from "../pipeline/sequence.ts";
 import type { PredictorSeat } from "./predictor_seat.ts";
 
 /**
- * Predicts a layer's neurons from the layer's input, with the late look's matrices and thresholds of its own, while the
+ * Predicts a layer's neurons from the residual stream before the FFN of the layer before (the first layer's from its input), with the late look's matrices and thresholds of its own, while the
  * lanes are at attention; and starts reads of what is not there. It decides nothing: a wrong guess costs a read.
  */
 export class EarlyLook {
@@ -80,6 +80,9 @@ export class EarlyLook {
     const input = plan.layerInput[layer & 1] + position * plan.strides.hidden;
     const { normed, mask } = scratch;
     kernels.layerNorm(input, ffnNorm.weight, ffnNorm.bias, normed, d, layerNormEpsilon);
+    // The disk goes on with what it has.
+    this.#seat.readPlan.poll();
     look(kernels, predictor!, scratch, { d, n, input: normed, isEarly: true, mask });
+    this.#seat.readPlan.poll();
   }
 }

@@ -96,17 +96,18 @@ export class PredictorLoop {
     if (!this.#seat.options.flash.isResident) this.#endStep(position);
   }
 
+  /**
+   * Hands the list of a layer over. While its reads are under way, the next layer is looked at early: with the stream as it was
+   * before this layer's FFN, which changes it little, so that the disk does not rest until the next layer begins.
+   */
   #serveLayer(step: number, positions: number, layers: number, slots: LayerSlots): void {
     const { options, clock, statistics, trace } = this.#seat, { layer } = slots;
     // The count of layers is also the number of the layer's list.
     const count = (layers + layer + 1) | 0;
-    const began = clock();
-    if (layer !== 0) this.#layerReady.waitFor(count, `the input of layer ${layer}`);
-    const early = clock();
-    this.#audit?.complete();
-    if (positions <= EARLY_POSITIONS) this.#earlyLook?.look(step, slots, positions);
+    if (layer === 0) this.#lookEarly(step, positions, slots);
     const waiting = clock();
-    if (options.mode !== "dense") this.#awaitMask(count, layer);
+    if (options.mode !== "dense") this.#await(this.#maskReady, count, layer);
+    else this.#await(this.#layerReady, count, layer);
     const late = clock();
     if (positions === 1) this.#earlyLook?.judge();
     this.#audit?.sample(slots);
@@ -116,20 +117,28 @@ export class PredictorLoop {
     // What the predictor reads by itself is not its own work.
     const done = clock() - this.#passBuilder.readMs;
     this.#audit?.read();
-    statistics[PREDICTOR.earlyMs] += waiting - early;
     statistics[PREDICTOR.lateMs] += done - late;
-    if (!trace) return;
-    if (layer !== 0) trace.span("wait: lanes' layer", began, early, layer);
-    trace.span("early look", early, waiting, layer);
-    trace.span("wait: lanes' scores", waiting, late, layer);
-    trace.span("plan late reads", late, done, neuronCount);
+    trace?.span("wait: lanes' scores", waiting, late, layer);
+    trace?.span("plan late reads", late, done, neuronCount);
+    if (layer + 1 < this.#layers.length) this.#lookEarly(step, positions, this.#layers[layer + 1]);
+    else this.#seat.readPlan.settle();
   }
 
-  /** Waits for the late look's answer; early reads go on meanwhile. */
-  #awaitMask(count: number, layer: number): void {
-    while (!this.#maskReady.hasReached(count)) {
+  #lookEarly(step: number, positions: number, slots: LayerSlots): void {
+    if (!this.#earlyLook || positions > EARLY_POSITIONS) return;
+    const { clock, statistics, trace } = this.#seat;
+    const began = clock();
+    this.#earlyLook.look(step, slots, positions);
+    const ended = clock();
+    statistics[PREDICTOR.earlyMs] += ended - began;
+    trace?.span("early look", began, ended, slots.layer);
+  }
+
+  /** Waits for lanes; reads go on meanwhile. */
+  #await(sequence: Sequence, count: number, layer: number): void {
+    while (!sequence.hasReached(count)) {
       if (this.#seat.readPlan.pump()) continue;
-      this.#maskReady.waitFor(count, `the late look at layer ${layer}`);
+      sequence.waitFor(count, `the lanes at layer ${layer}`);
     }
   }
 

@@ -40,6 +40,8 @@ export class SimulatedReader implements InlineReader {
   /** Nothing lands yet: what an early look began may not be evicted before the late look. */
   submit(): void {}
 
+  poll(): void {}
+
   pump(): boolean {
     return false;
   }
