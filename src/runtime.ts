@@ -1,4 +1,5 @@
 import os from "node:os";
+import { join } from "node:path";
 import process from "node:process";
 
 /**
@@ -19,21 +20,27 @@ export function runtimeName(): string {
   return `${{ deno: "Deno", bun: "Bun", node: "Node" }[RUNTIME]} ${VERSIONS[RUNTIME]}`;
 }
 
-/** MiB that a worker costs, and that the main thread will still grow by when it generates: measured with 1, 8 and 16 readers. */
+/**
+ * MiB that a worker costs, and that the process will still grow by when it generates: so that the peaks of 2 to 18 workers, over
+ * hundreds of tokens, stay below by some MiB (docs/decisions.md, "A ceiling that holds").
+ */
 const MEMORY_MIB = {
-  deno: { worker: 15, growth: 24 },
-  bun: { worker: 5, growth: 20 },
-  node: { worker: 22, growth: 8 },
+  deno: { worker: 12, growth: 56 },
+  bun: { worker: 5, growth: 36 },
+  node: { worker: 18, growth: 56 },
 };
 
+/** What a process has when it plans differs by so much from start to start. */
+export const START_JITTER_BYTES = 16 * 2 ** 20;
+
 /** Bytes that the process will have beside the arena when it runs `workerCount` workers: what it has now, and what comes. */
-export function runtimeBytes(workerCount: number): number {
+export function runtimeBytes(workerCount: number, nowBytes = residentBytes()): number {
   const { worker, growth } = MEMORY_MIB[RUNTIME];
-  return residentBytes() + (growth + workerCount * worker) * (1 << 20);
+  return nowBytes + (growth + workerCount * worker) * (1 << 20);
 }
 
 /** Memory of the process now, in bytes. */
-function residentBytes(): number {
+export function residentBytes(): number {
   return process.memoryUsage().rss;
 }
 
@@ -57,4 +64,28 @@ export function coreCount(): number {
 /** Memory that is free now, in bytes. */
 export function freeBytes(): number {
   return os.freemem();
+}
+
+/** Model of the processor; null where nobody may ask without being asked for a permission. */
+export function processorName(): string | null {
+  if (RUNTIME === "deno" && !isGranted({ name: "sys", kind: "cpus" })) return null;
+  return os.cpus()[0]?.model.trim() || null;
+}
+
+/** Our folder in the user's cache folder; null where the environment names none, or may not be asked. */
+export function cacheFolder(): string | null {
+  const cache = environment("XDG_CACHE_HOME");
+  if (cache) return join(cache, "flashpipe");
+  const home = environment("HOME");
+  return home ? join(home, ".cache", "flashpipe") : null;
+}
+
+function environment(variable: string): string | undefined {
+  if (RUNTIME === "deno" && !isGranted({ name: "env", variable })) return undefined;
+  return process.env[variable];
+}
+
+/** Whether Deno allows something already: a question at the terminal would be a surprise. */
+function isGranted(permission: Deno.PermissionDescriptor): boolean {
+  return Deno.permissions.querySync(permission).state === "granted";
 }

@@ -5,11 +5,14 @@
 import assert from "node:assert/strict";
 import { readdirSync, readFileSync } from "node:fs";
 import { after, test } from "node:test";
+import { benchPlan } from "../bench/plan.ts";
 import { benchPredictors } from "../bench/predictors.ts";
 import { benchReaders } from "../bench/readers.ts";
 import { benchTokens } from "../bench/tokens.ts";
 import { READER_BACKENDS } from "../src/flash/reader_options.ts";
 import { canUseUring } from "../src/flash/uring_reader.ts";
+import { keepProbe } from "../src/probe/kept_probe.ts";
+import { handMadeProbe } from "./hand_made_probe.ts";
 import { PackedModels } from "./packed_models.ts";
 
 const models = new PackedModels();
@@ -56,6 +59,27 @@ for (const name of readdirSync(new URL("../bench/", import.meta.url))) {
     await assert.rejects(async () => await main(["--no-such-option"]), RangeError);
   });
 }
+
+test("benchPlan() puts what is foreseen beside what is measured", async () => {
+  const modelPath = await models.flashOf("tales", "q8");
+  keepProbe(handMadeProbe(modelPath), modelPath);
+  const rows = await benchPlan({
+    modelPath,
+    budgets: [{ ffnCache: 0.2 }, { ffnCache: 1 }],
+    options: { lanes: 1, backend: "pread" },
+    prompt: "Once upon a time",
+    tokens: 6,
+    warmup: 4,
+    repeat: 1,
+    probes: false,
+    temperature: 0,
+  });
+  assert.deepEqual(rows.map(({ measured }) => measured.cost.tokens), [5, 5]);
+  const [some, all] = rows;
+  assert.ok(some.measured.readsPerToken > 0 && some.foreseen.readsPerToken > 0);
+  assert.deepEqual([all.measured.readsPerToken, all.foreseen.readsPerToken], [0, 0]);
+  assert.ok(rows.every(({ foreseen, measured }) => foreseen.ms > 0 && measured.ms > 0));
+});
 
 test("benchTokens() runs options in turn, which change no token", async () => {
   const modelPath = await models.flashOf("tales", "q8");

@@ -128,6 +128,14 @@ for (const mode of MODES) {
   });
 }
 
+test("makePlan() names a memory that does in the next process, too, and refuses no more than it must", () => {
+  const required = requiredBytes(SMALL, {}), runtimeJitterBytes = 16 * MIB;
+  assert.equal(requiredBytes(SMALL, { runtimeJitterBytes }), required + runtimeJitterBytes);
+  const larger = { runtimeJitterBytes, runtimeBytes: WISHES.runtimeBytes + runtimeJitterBytes };
+  plan(SMALL, { ...larger, memoryBytes: required + runtimeJitterBytes });
+  plan(SMALL, { runtimeJitterBytes, memoryBytes: required });
+});
+
 const wished = fc.record({
   mode: fc.constantFrom(...MODES),
   block: fc.constantFrom(512, 4096),
@@ -153,9 +161,9 @@ test("makePlan() keeps below the ceiling of the whole process", () => {
     for (const count of made.slotCounts) {
       assert.ok(count <= size.intermediateSize && count >= (wishes.mode === "dense" ? 0 : 8));
     }
-    // Beside a full context: while it is short, its pages' room may hold the last few neurons.
-    const fullTotal = made.slotCountsFull.reduce((sum, count) => sum + count, 0);
-    assert.equal(made.isResident, fullTotal === size.intermediateSize * size.numLayers);
+    // A short context may leave room for all neurons in pools that a full one shares.
+    const slotsFull = made.slotCountsFull.reduce((sum, count) => sum + count, 0);
+    assert.equal(made.isResident, slotsFull === size.intermediateSize * size.numLayers);
   }));
 });
 

@@ -11,6 +11,7 @@ const BENCHES: Record<string, string> = {
   bounds: "How near does each part come to what bounds it?",
   speculation: "Do drafts pay?",
   tokens: "How many tokens per second, and where does the time of one go?",
+  plan: "Does the plan foresee what a run costs?",
   predictors: "What do a predictor's bytes buy in recall, reads and perplexity?",
   questions: "What do the ten questions of docs/questions.md come to?",
   statistics: "Does a synthetic model run as it was planted?",

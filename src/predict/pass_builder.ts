@@ -45,7 +45,8 @@ export class PassBuilder {
   }
 
   /**
-   * Publishes the neurons of `mask` as list number `list`; returns how many there are.
+   * Publishes the neurons of `mask` as list number `list`; returns how many there are. A reader in this thread has begun the last
+   * reads then, and must be kept going.
    *
    * @param neuronsMax of a pass; default: as many as its arrays hold
    */
@@ -72,8 +73,9 @@ export class PassBuilder {
       if (this.#at < this.#listCount) slots.cache.endPass();
       // Lanes get their list before readers are woken.
       readPlan.ring();
+      if (this.#at === this.#listCount) break;
       readPlan.settle();
-    } while (this.#at < this.#listCount);
+    } while (true);
     return this.#listCount;
   }
 

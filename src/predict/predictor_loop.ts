@@ -97,20 +97,22 @@ export class PredictorLoop {
     if (!this.#seat.options.flash.isResident) this.#endStep(position);
   }
 
+  /**
+   * Hands the list of a layer over. While its reads are under way, the next layer is looked at early: with the stream as it was
+   * before this layer's FFN, which changes it little, so that the disk does not rest until the next layer begins.
+   */
   #serveLayer(step: number, positions: number, layers: number, slots: LayerSlots): void {
     const { options, clock, statistics, trace, readPlan } = this.#seat, { layer } = slots;
-    const passBuilder = this.#passBuilder, earlyLook = this.#earlyLook;
+    const passBuilder = this.#passBuilder;
     // The count of layers is also the number of the layer's list.
     const count = (layers + layer + 1) | 0;
-    const began = clock();
-    if (layer !== 0) this.#layerReady.waitFor(count, `the input of layer ${layer}`);
-    const early = clock();
-    this.#audit?.complete();
-    const lookedMs = earlyLook?.lookMs ?? 0, submittedMs = readPlan.submitMs;
-    if (positions <= EARLY_POSITIONS) earlyLook?.look(step, slots, positions);
+    if (layer === 0) this.#lookEarly(step, positions, slots);
     const waiting = clock();
-    if (options.mode !== "dense") this.#maskReady.waitFor(count, `the late look at layer ${layer}`);
-    const late = clock(), idleMs = readPlan.settleMs + passBuilder.waitMs;
+    if (options.mode !== "dense") this.#await(this.#maskReady, count, layer);
+    else this.#await(this.#layerReady, count, layer);
+    const late = clock();
+    if (positions === 1) this.#earlyLook?.judge();
+    const submittedMs = readPlan.submitMs, idleMs = readPlan.settleMs + passBuilder.waitMs;
     this.#audit?.sample(slots);
     const mask = this.#maskOf(slots, positions);
     const neuronsMax = positions === 1 ? options.passNeuronsMax : options.batchPassNeuronsMax;
@@ -118,18 +120,33 @@ export class PredictorLoop {
     // What the predictor reads by itself is not its own work.
     const done = clock() - (readPlan.settleMs + passBuilder.waitMs - idleMs);
     this.#audit?.read();
-    const earlyMs = waiting - early, lateMs = done - late;
-    const lookMs = (earlyLook?.lookMs ?? 0) - lookedMs, submitMs = readPlan.submitMs - submittedMs;
-    statistics[PREDICTOR.earlyMs] += earlyMs;
+    const lateMs = done - late, submitMs = readPlan.submitMs - submittedMs;
     statistics[PREDICTOR.lateMs] += lateMs;
-    statistics[PREDICTOR.lookMs] += lookMs;
-    statistics[PREDICTOR.submitMs] += submitMs;
-    statistics[PREDICTOR.manageMs] += earlyMs + lateMs - lookMs - submitMs;
-    if (!trace) return;
-    if (layer !== 0) trace.span("wait: lanes' layer", began, early, layer);
-    trace.span("early look", early, waiting, layer);
-    trace.span("wait: lanes' scores", waiting, late, layer);
-    trace.span("plan late reads", late, done, neuronCount);
+    statistics[PREDICTOR.manageMs] += lateMs - submitMs;
+    trace?.span("wait: lanes' scores", waiting, late, layer);
+    trace?.span("plan late reads", late, done, neuronCount);
+    if (layer + 1 < this.#layers.length) this.#lookEarly(step, positions, this.#layers[layer + 1]);
+    else readPlan.settle();
+  }
+
+  #lookEarly(step: number, positions: number, slots: LayerSlots): void {
+    if (!this.#earlyLook || positions > EARLY_POSITIONS) return;
+    const { clock, statistics, trace, readPlan } = this.#seat, earlyLook = this.#earlyLook;
+    const began = clock(), elsewhereMs = earlyLook.lookMs + readPlan.submitMs;
+    earlyLook.look(step, slots, positions);
+    const ended = clock(), earlyMs = ended - began;
+    statistics[PREDICTOR.earlyMs] += earlyMs;
+    statistics[PREDICTOR.manageMs] += earlyMs -
+      (earlyLook.lookMs + readPlan.submitMs - elsewhereMs);
+    trace?.span("early look", began, ended, slots.layer);
+  }
+
+  /** Waits for lanes; reads go on meanwhile. */
+  #await(sequence: Sequence, count: number, layer: number): void {
+    while (!sequence.hasReached(count)) {
+      if (this.#seat.readPlan.pump()) continue;
+      sequence.waitFor(count, `the lanes at layer ${layer}`);
+    }
   }
 
   /** The neurons that any position of the step names in a layer. */
@@ -148,10 +165,12 @@ export class PredictorLoop {
 
   /** The token is over: neurons that left the window free their slots. */
   #endStep(step: number): void {
-    const { passes, statistics, clock } = this.#seat;
+    const { passes, statistics, clock, readPlan } = this.#seat;
     const began = clock(), { done } = passes;
     for (const { cache } of this.#layers) cache.endStep(step, done);
     statistics[PREDICTOR.manageMs] += clock() - began;
+    statistics[PREDICTOR.lookMs] = this.#earlyLook?.lookMs ?? 0;
+    statistics[PREDICTOR.submitMs] = readPlan.submitMs;
     statistics[PREDICTOR.cpuMs] = threadCpuMs();
   }
 }

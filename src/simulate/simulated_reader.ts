@@ -40,6 +40,12 @@ export class SimulatedReader implements InlineReader {
   /** Nothing lands yet: what an early look began may not be evicted before the late look. */
   submit(): void {}
 
+  poll(): void {}
+
+  pump(): boolean {
+    return false;
+  }
+
   drain(): void {
     for (const ring of this.#rings) {
       for (let at; (at = ring.peek()) >= 0; ring.release()) this.#land(at);
