@@ -101,9 +101,11 @@ const ARENA_BYTES_MAX = MEMORY_PAGES_MAX * 65536;
 /** A layer must have so many slots at least: a group of misses and the one after it. */
 const SLOTS_MIN = 8;
 
-/** One read of the dense stream. Long enough for sequential speed, short enough to overlap. */
+/** One read of a stream of bundles. Long enough for sequential speed, short enough to overlap. */
 const STAGING_CHUNK_BYTES = 256 * 1024;
 const STAGING_CHUNKS = 8;
+/** A prompt's stream, whose reads are grouped to passes, has shorter ones in small layers, and so takes half a layer at most. */
+const CHUNKS_OF_LAYER_MIN = 16;
 
 /** A merged read is at most this long. */
 export const BOUNCE_BYTES = 64 * 1024;
@@ -181,7 +183,10 @@ function planWith(
   const record = recordOf(ffnQuantization, hiddenSize, isExact);
   const strideBytes = header.layers[0].bundles.bundleByteLength;
   const isResident = slotTotal >= n * numLayers;
-  const neuronsPerChunk = Math.min(n, Math.max(1, Math.floor(STAGING_CHUNK_BYTES / strideBytes)));
+  const neuronsPerRead = Math.max(1, Math.floor(STAGING_CHUNK_BYTES / strideBytes));
+  const neuronsPerChunk = wishes.mode === "dense"
+    ? Math.min(n, neuronsPerRead)
+    : Math.min(Math.ceil(n / CHUNKS_OF_LAYER_MIN), neuronsPerRead);
   const chunk = { strideBytes, offset: 0, byteLength: neuronsPerChunk * strideBytes };
   const auditSample = wishes.audit ? planSample(n, strideBytes) : null;
   const slotBytes = slotByteLength({ strideBytes, ...record }, disk.blockByteLength);

@@ -33,6 +33,8 @@ export interface InlineReader {
   pump(): boolean;
   /** Does all tickets, and waits until the last read has landed. */
   drain(): void;
+  /** Waits until some of the reads in flight have landed, and begins others. False if none is in flight. */
+  turn(): boolean;
 }
 
 /**
@@ -149,6 +151,18 @@ export class ReadPlan {
   settle(): boolean {
     this.#inline?.drain();
     return this.#inline !== undefined;
+  }
+
+  /** Tickets handed out that have not landed. */
+  get underWay(): number {
+    return (this.ticketCount - this.#landed.value) | 0;
+  }
+
+  /** Waits until another ticket than the `landed` that were seen has landed; there must be some under way. */
+  awaitLanding(): void {
+    const landed = this.#landed.value;
+    if (this.#inline?.turn() || this.underWay === 0) return;
+    this.#landed.waitFor((landed + 1) | 0, "a read of a stream to land");
   }
 
   #push(): void {
