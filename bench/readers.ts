@@ -21,8 +21,10 @@ import { parseBenchArgs } from "./bench_args.ts";
 import { median } from "./median.ts";
 
 export interface ReadersBench {
-  /** Bytes of the file that is read. */
+  /** Bytes of the file that is read: of its beginning, if there is more. */
   fileBytes: number;
+  /** A file that is there already; default: one is made, and removed in the end. */
+  file?: string;
   seconds: number;
   repeat: number;
   /** Reads in flight, of the readers and of fio: so many `pread` workers, or so many reads of one io_uring. */
@@ -64,10 +66,10 @@ export interface ReadersResult {
   checksum: number;
 }
 
-/** Runs the bench; makes its file and removes it. */
+/** Runs the bench; makes its file and removes it, unless there is one. */
 export async function benchReaders(options: ReadersBench): Promise<ReadersResult> {
-  const file = path.join(options.folder, `readers-${process.pid}.bin`);
-  makeFile(file, options.fileBytes);
+  const file = options.file ?? path.join(options.folder, `readers-${process.pid}.bin`);
+  if (options.file === undefined) makeFile(file, options.fileBytes);
   try {
     const disk = examineDisk(file);
     const rows: ReadersRow[] = [];
@@ -96,7 +98,7 @@ export async function benchReaders(options: ReadersBench): Promise<ReadersResult
       checksum,
     };
   } finally {
-    fs.rmSync(file, { force: true });
+    if (options.file === undefined) fs.rmSync(file, { force: true });
   }
 }
 
@@ -170,6 +172,7 @@ function runFio({ file, readBytes, depth, seconds, fileBytes }: RunOptions): num
       `--size=${fileBytes}`,
       "--rw=randread",
       `--bs=${readBytes}`,
+      "--readonly",
       "--direct=1",
       "--ioengine=libaio",
       `--iodepth=${depth}`,

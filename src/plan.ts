@@ -144,19 +144,26 @@ export function makePlan(header: FlashHeader, disk: DiskFacts, wishes: PlanWishe
 }
 
 /**
- * The plan with as many slots beside a full context as are wanted and fit; layers are aligned, so bytes are not quite a
- * multiple.
+ * The plan with as many slots beside a full context as are wanted and fit. Bytes are not quite a multiple of the slots: layers are
+ * aligned, and where fewer slots need one arena less, its scratch goes to slots too.
  */
 function largestPlan(
   planOf: (slotTotal: number) => Plan,
   { least, wanted, arenaCeiling }: { least: number; wanted: number; arenaCeiling: number },
 ): Plan {
-  let slotTotal = wanted;
-  for (;;) {
-    const plan = planOf(slotTotal);
-    const overBytes = arenaBytes(plan.arenas) - arenaCeiling;
-    if (overBytes <= 0 || slotTotal === least) return plan;
-    slotTotal = Math.max(least, slotTotal - Math.ceil(overBytes / plan.shape.slotByteLength));
+  let plan = planOf(wanted), fits = least, tooMany = wanted;
+  const spareOf = (plan: Plan) => {
+    return Math.floor((arenaCeiling - arenaBytes(plan.arenas)) / plan.shape.slotByteLength);
+  };
+  if (spareOf(plan) >= 0 || wanted === least) return plan;
+  for (let slotTotal = wanted + spareOf(plan);;) {
+    slotTotal = Math.min(tooMany - 1, Math.max(fits, slotTotal));
+    plan = planOf(slotTotal);
+    const spare = spareOf(plan);
+    if (spare >= 0) fits = slotTotal;
+    else tooMany = slotTotal;
+    if (spare === 0 || tooMany - fits <= 1) return spare >= 0 ? plan : planOf(fits);
+    slotTotal += spare;
   }
 }
 

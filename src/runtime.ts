@@ -44,6 +44,12 @@ export function resourceUse(): { peakBytes: number; diskBytes: number } {
   return { peakBytes: maxRSS * 1024, diskBytes: fsRead * 512 };
 }
 
+/** CPU time of this thread, in ms; 0 where the runtime does not tell. */
+export function threadCpuMs(): number {
+  const { user, system } = process.threadCpuUsage?.() ?? { user: 0, system: 0 };
+  return (user + system) / 1000;
+}
+
 /** Processors that the process may use. */
 export function coreCount(): number {
   return os.availableParallelism();

@@ -48,6 +48,13 @@ export interface Cost {
   hidden: number;
   /** Time of the predictor worker: early looks, and making lists. */
   predictorMsPerToken: { early: number; late: number };
+  /**
+   * Work of all threads, waits left out: lanes; the predictor's early look, its keeping of cache, slots and read plan, and its
+   * handing over of reads (where it reads by itself, most of what reading costs).
+   */
+  workMsPerToken: { lanes: number; look: number; management: number; submit: number };
+  /** CPU time of the lanes and of the predictor with the reads that it does itself, polls included; 0 where the runtime does not tell. */
+  cpuMsPerToken: { lanes: number; predictor: number };
 }
 
 /** What became of the neurons of one layer that were listed: counts, over all tokens. */
@@ -155,6 +162,7 @@ function costOf(control: Control, from: Snapshot, to: Snapshot): Cost {
     return total;
   };
   const lane = (index: number) => difference(0, index);
+  const lanes = (index: number) => sum(0, laneCount, index);
   const predictor = (index: number) => difference(laneCount, index);
   const readers = (index: number) => sum(laneCount + 1, readerCount, index);
   const tokens = lane(LANE.steps);
@@ -163,8 +171,7 @@ function costOf(control: Control, from: Snapshot, to: Snapshot): Cost {
   const share = (part: number, whole: number) => whole > 0 ? part / whole : 0;
   const flash = lane(LANE.waitFlashMs), waitPredictor = lane(LANE.waitPredictorMs);
   const compute = lane(LANE.stepMs) - flash - waitPredictor - lane(LANE.waitLanesMs);
-  const active = sum(0, laneCount, LANE.active);
-  const computed = sum(0, laneCount, LANE.computed);
+  const active = lanes(LANE.active), computed = lanes(LANE.computed);
   const layers = layersOf(control, from, to);
   const count = (name: keyof LayerCounts) => layers.reduce((sum, layer) => sum + layer[name], 0);
   const late = count("lateMisses"), early = count("earlyStarted");
@@ -187,12 +194,25 @@ function costOf(control: Control, from: Snapshot, to: Snapshot): Cost {
     neuronsPerToken: per(computed),
     missesPerToken: per(early + late),
     activeShare: share(active, computed),
-    hitRate: share(sum(0, laneCount, LANE.activeHits), active),
+    hitRate: share(lanes(LANE.activeHits), active),
     earlyRate: share(early, early + late),
     hidden: flashMs > 0 ? Math.max(0, 1 - flash / flashMs) : 1,
     predictorMsPerToken: {
       early: per(predictor(PREDICTOR.earlyMs)),
       late: per(predictor(PREDICTOR.lateMs)),
+    },
+    workMsPerToken: {
+      lanes: per(
+        lanes(LANE.stepMs) - lanes(LANE.waitFlashMs) - lanes(LANE.waitPredictorMs) -
+          lanes(LANE.waitLanesMs),
+      ),
+      look: per(predictor(PREDICTOR.lookMs)),
+      management: per(predictor(PREDICTOR.manageMs)),
+      submit: per(predictor(PREDICTOR.submitMs)),
+    },
+    cpuMsPerToken: {
+      lanes: per(lanes(LANE.cpuMs)),
+      predictor: per(predictor(PREDICTOR.cpuMs)),
     },
   };
 }

@@ -159,6 +159,17 @@ test("makePlan() keeps below the ceiling of the whole process", () => {
   }));
 });
 
+test("makePlan() leaves no room for another slot, though fewer slots may need an arena less", () => {
+  for (let memoryBytes = 3 * GIB; memoryBytes <= 12 * GIB; memoryBytes += 0.25 * GIB) {
+    const made = plan(LARGE, { memoryBytes });
+    const spareBytes = memoryBytes - made.bytes.total;
+    // Pools are whole blocks of 4 KiB, arenas whole pages.
+    const pages = 32 * 4096 + made.arenas.length * 65536;
+    const most = made.shape.slotByteLength + pages;
+    assert.ok(made.isResident || spareBytes <= most, `${memoryBytes}: ${spareBytes}`);
+  }
+});
+
 test("makePlan() gives more slots for more memory, until all neurons have theirs", () => {
   const required = requiredBytes(SMALL, {});
   let before = 0;

@@ -13,6 +13,7 @@ import {
 import type { Control } from "../pipeline/control.ts";
 import type { Ring } from "../pipeline/ring.ts";
 import type { Sequence } from "../pipeline/sequence.ts";
+import type { Clock } from "../pipeline/trace.ts";
 
 /** What the read plan may do. */
 export interface ReadPlanOptions {
@@ -45,6 +46,7 @@ export interface InlineReader {
 export class ReadPlan {
   readonly #words: Int32Array;
   readonly #inline?: InlineReader;
+  readonly #clock: Clock;
   readonly #options: ReadPlanOptions;
   readonly #lateRings: Ring[];
   readonly #earlyRings: Ring[];
@@ -54,6 +56,10 @@ export class ReadPlan {
   readonly #landed: Sequence;
   /** Tickets ever handed out: what `landed` will be when all have landed. */
   ticketCount = 0;
+  /** Time in which tickets were handed over: readers woken, or reads begun in this thread. */
+  submitMs = 0;
+  /** Time in which this thread read, or waited for a reader. */
+  settleMs = 0;
   /** Tickets ever given to each reader. */
   readonly #issued: Int32Array;
   readonly #rung: Uint8Array;
@@ -68,8 +74,14 @@ export class ReadPlan {
   #slotAddress = 0;
 
   /** @param inline the only reader, if it is not a worker of its own */
-  constructor(control: Control, options: ReadPlanOptions, inline?: InlineReader) {
+  constructor(
+    control: Control,
+    options: ReadPlanOptions,
+    inline?: InlineReader,
+    clock: Clock = () => performance.now(),
+  ) {
     const { layout, shape } = control;
+    this.#clock = clock;
     this.#words = control.words;
     this.#inline = inline;
     this.#options = options;
@@ -129,7 +141,13 @@ export class ReadPlan {
 
   /** Wakes the readers that got something. Takes some microseconds a sleeper, so lanes get their list first. */
   ring(): void {
-    if (this.#inline) return this.#inline.submit();
+    const began = this.#clock();
+    if (this.#inline) this.#inline.submit();
+    else this.#ringBells();
+    this.submitMs += this.#clock() - began;
+  }
+
+  #ringBells(): void {
     for (let reader = 0; reader < this.#rung.length; reader++) {
       if (this.#rung[reader] === 0) continue;
       this.#rung[reader] = 0;
@@ -149,8 +167,11 @@ export class ReadPlan {
 
   /** With a reader in this thread: waits until all reads have landed, and says true. Workers read by themselves: false. */
   settle(): boolean {
-    this.#inline?.drain();
-    return this.#inline !== undefined;
+    if (this.#inline === undefined) return false;
+    const began = this.#clock();
+    this.#inline.drain();
+    this.settleMs += this.#clock() - began;
+    return true;
   }
 
   /** Tickets handed out that have not landed. */
@@ -193,7 +214,9 @@ export class ReadPlan {
       if (best >= 0) return best;
       if (this.settle()) continue;
       this.ring();
+      const began = this.#clock();
       this.#landed.waitFor((landed + 1) | 0, "a reader to have room for a ticket");
+      this.settleMs += this.#clock() - began;
     }
   }
 

@@ -5,6 +5,7 @@ import type { PipelineOptions } from "../pipeline/options.ts";
 import { PassReader } from "../pipeline/pass_ring.ts";
 import type { Sequence } from "../pipeline/sequence.ts";
 import { LANE } from "../pipeline/statistics.ts";
+import { threadCpuMs } from "../runtime.ts";
 import { countLayer, emptyStep, readStep, writeStep } from "../pipeline/step.ts";
 import type { Step } from "../pipeline/step.ts";
 import { Attention } from "./attention.ts";
@@ -98,6 +99,7 @@ export class Lane {
     const ended = clock();
     statistics[LANE.steps] += step.positions;
     statistics[LANE.stepMs] += ended - began;
+    statistics[LANE.cpuMs] = threadCpuMs();
     statistics[LANE.atMs] = ended;
   }
 

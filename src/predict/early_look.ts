@@ -26,6 +26,8 @@ export class EarlyLook {
   /** Of each layer. */
   readonly #sureness: (EarlyScores | undefined)[];
   readonly #landed: Sequence;
+  /** Time of the arithmetic. */
+  lookMs = 0;
 
   constructor(seat: PredictorSeat) {
     const { kernels, arenas, sizes, weights } = seat.options;
@@ -50,20 +52,29 @@ export class EarlyLook {
   /** @param positions of the step, at most `EARLY_POSITIONS` */
   look(step: number, slots: LayerSlots, positions: number): void {
     if (!this.#seat.options.weights.layers[slots.layer].predictor) return;
-    const mask = this.#masks[slots.arena];
-    this.#lookAt(slots, 0);
-    if (positions === 1) {
-      const { limit } = this.#quota, sureness = this.#sureness[slots.layer];
-      this.#quota.issue(this.#reads.start(mask, slots, step, { limit, sureness }));
+    const began = this.#seat.clock();
+    const named = this.#lookAll(slots, positions);
+    this.lookMs += this.#seat.clock() - began;
+    if (positions > 1) {
+      this.#reads.start(named, slots, step);
       return;
     }
+    const { limit } = this.#quota, sureness = this.#sureness[slots.layer];
+    this.#quota.issue(this.#reads.start(named, slots, step, { limit, sureness }));
+  }
+
+  /** What any of the positions names. */
+  #lookAll(slots: LayerSlots, positions: number): Uint32Array {
+    const mask = this.#masks[slots.arena];
+    this.#lookAt(slots, 0);
+    if (positions === 1) return mask;
     const union = this.#union;
     union.set(mask);
     for (let position = 1; position < positions; position++) {
       this.#lookAt(slots, position);
       for (let word = 0; word < union.length; word++) union[word] |= mask[word];
     }
-    this.#reads.start(union, slots, step);
+    return union;
   }
 
   /** The late look is there. */

@@ -24,8 +24,8 @@ export class PassBuilder {
   /** The list at hand, in neuron order, and how much of it has gone out. */
   readonly #list: Int32Array;
   #listCount = 0;
-  /** Time of the last list in which this thread waited for its own reads. */
-  readMs = 0;
+  /** Time in which it waited for lanes or slots. */
+  waitMs = 0;
   #at = 0;
   /** Misses of the pass at hand: their places in it, and their landing flags. */
   readonly #misses: Int32Array;
@@ -58,14 +58,15 @@ export class PassBuilder {
     neuronsMax = this.#seat.options.passNeuronsMax,
   ): number {
     const { passes, readPlan, statistics, clock } = this.#seat;
-    this.readMs = 0;
     this.#listCount = bitsOf(mask, this.#list);
     this.#at = 0;
     this.#eviction.list = list;
     slots.statistics[LAYER.listed] += this.#listCount;
     this.#want(slots.cache, step, list);
     do {
+      const began = clock();
       passes.awaitArrays();
+      this.waitMs += clock() - began;
       this.#audit?.countPasses(passes.done);
       this.#publishPass(slots, step, neuronsMax);
       statistics[PREDICTOR.passes]++;
@@ -73,8 +74,7 @@ export class PassBuilder {
       // Lanes get their list before readers are woken.
       readPlan.ring();
       if (this.#at === this.#listCount) break;
-      const began = clock();
-      if (readPlan.settle()) this.readMs += clock() - began;
+      readPlan.settle();
     } while (true);
     return this.#listCount;
   }
@@ -144,11 +144,13 @@ export class PassBuilder {
       eviction.desperate = isFirst && eviction.passesDone === passBefore;
       const slot = cache.admit(neuron, step, eviction);
       if (slot >= 0 || !isFirst) return slot;
-      const began = clock();
       if (readPlan.settle() && eviction.desperate) continue;
+      const began = clock();
       if (eviction.desperate) this.#landed.waitFor((landed + 1) | 0, "a slot's read to land");
       else passes.awaitDone(passBefore);
-      trace?.span("wait: slots", began, clock());
+      const ended = clock();
+      this.waitMs += ended - began;
+      trace?.span("wait: slots", began, ended);
     }
   }
 }

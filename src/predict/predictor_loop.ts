@@ -6,6 +6,7 @@ import type { PipelineOptions } from "../pipeline/options.ts";
 import type { Sequence } from "../pipeline/sequence.ts";
 import { PREDICTOR } from "../pipeline/statistics.ts";
 import { emptyStep, readStep } from "../pipeline/step.ts";
+import { threadCpuMs } from "../runtime.ts";
 import { DenseStream } from "./dense_stream.ts";
 import { EarlyLook } from "./early_look.ts";
 import { PassBuilder } from "./pass_builder.ts";
@@ -101,36 +102,46 @@ export class PredictorLoop {
    * before this layer's FFN, which changes it little, so that the disk does not rest until the next layer begins.
    */
   #serveLayer(step: number, positions: number, layers: number, slots: LayerSlots): void {
-    const { options, clock, statistics, trace } = this.#seat, { layer } = slots;
+    const { options, clock, statistics, trace, readPlan } = this.#seat, { layer } = slots;
+    const passBuilder = this.#passBuilder;
     // The count of layers is also the number of the layer's list.
     const count = (layers + layer + 1) | 0;
     if (layer === 0) this.#lookEarly(step, positions, slots);
     const waiting = clock();
     if (options.mode !== "dense") this.#await(this.#maskReady, count, layer);
     else this.#await(this.#layerReady, count, layer);
-    const late = clock();
     if (positions === 1) this.#earlyLook?.judge();
+    const late = clock(), idleMs = readPlan.settleMs + passBuilder.waitMs;
+    const submittedMs = readPlan.submitMs;
     this.#audit?.sample(slots);
     const mask = this.#maskOf(slots, positions);
     const neuronsMax = positions === 1 ? options.passNeuronsMax : options.batchPassNeuronsMax;
-    const neuronCount = this.#passBuilder.publish(mask, slots, step, count, neuronsMax);
+    const neuronCount = passBuilder.publish(mask, slots, step, count, neuronsMax);
     // What the predictor reads by itself is not its own work.
-    const done = clock() - this.#passBuilder.readMs;
+    const done = clock() - (readPlan.settleMs + passBuilder.waitMs - idleMs);
     this.#audit?.read();
-    statistics[PREDICTOR.lateMs] += done - late;
+    const lateMs = done - late, submitMs = readPlan.submitMs - submittedMs;
+    statistics[PREDICTOR.lateMs] += lateMs;
+    statistics[PREDICTOR.submitMs] += submitMs;
+    statistics[PREDICTOR.manageMs] += lateMs - submitMs;
     trace?.span("wait: lanes' scores", waiting, late, layer);
     trace?.span("plan late reads", late, done, neuronCount);
     if (layer + 1 < this.#layers.length) this.#lookEarly(step, positions, this.#layers[layer + 1]);
-    else this.#seat.readPlan.settle();
+    else readPlan.settle();
   }
 
   #lookEarly(step: number, positions: number, slots: LayerSlots): void {
-    if (!this.#earlyLook || positions > EARLY_POSITIONS) return;
-    const { clock, statistics, trace } = this.#seat;
-    const began = clock();
-    this.#earlyLook.look(step, slots, positions);
-    const ended = clock();
-    statistics[PREDICTOR.earlyMs] += ended - began;
+    const earlyLook = this.#earlyLook;
+    if (!earlyLook || positions > EARLY_POSITIONS) return;
+    const { clock, statistics, trace, readPlan } = this.#seat;
+    const began = clock(), lookedMs = earlyLook.lookMs, submittedMs = readPlan.submitMs;
+    earlyLook.look(step, slots, positions);
+    const ended = clock(), earlyMs = ended - began;
+    const lookMs = earlyLook.lookMs - lookedMs, submitMs = readPlan.submitMs - submittedMs;
+    statistics[PREDICTOR.earlyMs] += earlyMs;
+    statistics[PREDICTOR.lookMs] += lookMs;
+    statistics[PREDICTOR.submitMs] += submitMs;
+    statistics[PREDICTOR.manageMs] += earlyMs - lookMs - submitMs;
     trace?.span("early look", began, ended, slots.layer);
   }
 
@@ -158,7 +169,10 @@ export class PredictorLoop {
 
   /** The token is over: neurons that left the window free their slots. */
   #endStep(step: number): void {
-    const { done } = this.#seat.passes;
+    const { passes, statistics, clock } = this.#seat;
+    const began = clock(), { done } = passes;
     for (const { cache } of this.#layers) cache.endStep(step, done);
+    statistics[PREDICTOR.manageMs] += clock() - began;
+    statistics[PREDICTOR.cpuMs] = threadCpuMs();
   }
 }
