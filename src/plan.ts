@@ -55,6 +55,8 @@ export interface PlanWishes {
   runtimeBytes: number;
   /** Memory that is free, for when the user sets no bound. */
   freeBytes: number;
+  /** `dense` reads what is resident anew for each token, too: see `OpenOptions.naive`. */
+  naive?: boolean;
   /** Bytes of an arena, at most; default (and most): 4 GiB. */
   arenaBytesMax?: number;
 }
@@ -76,6 +78,8 @@ export interface Plan {
   draftsMax: number;
   /** All neurons have their slots: nothing is read while running. */
   isResident: boolean;
+  /** Layers whose neurons have their slots, whatever the context: they are loaded at once and never read again. */
+  residentLayers: boolean[];
   neuronsPerChunk: number;
   /** What the audit looks at, if it is on. */
   auditSample: AuditSample | null;
@@ -103,6 +107,9 @@ const SLOTS_MIN = 8;
 const STAGING_CHUNK_BYTES = 256 * 1024;
 const STAGING_CHUNKS = 8;
 
+/** Staging chunks beside those, for what `naive` reads to no purpose. */
+export const REREAD_CHUNKS = 8;
+
 /** A merged read is at most this long. */
 export const BOUNCE_BYTES = 64 * 1024;
 
@@ -129,30 +136,33 @@ export function makePlan(header: FlashHeader, disk: DiskFacts, wishes: PlanWishe
   const ceiling = memoryBytes ?? Math.max(smallest.bytes.total, FREE_SHARE * freeBytes);
   const arenaCeiling = ceiling - runtimeBytes;
   const wanted = ffnCache === undefined ? n * numLayers : Math.round(ffnCache * n * numLayers);
-  if (isDense) {
-    // The stream of `dense` needs no slots, unless everything fits.
-    const resident = wanted >= n * numLayers ? planOf(n * numLayers) : smallest;
-    return arenaBytes(resident.arenas) <= arenaCeiling ? resident : smallest;
-  }
+  // `dense` comes to each neuron once a token, so what it keeps is whole layers, and streams the others.
+  if (isDense) return largestPlan(planOf, { least: 0, wanted, arenaCeiling, unit: n });
   // A cache that was asked for as a share has no floor but one slot a layer.
   const least = ffnCache === undefined ? slotsMin : Math.min(slotsMin, numLayers);
-  return largestPlan(planOf, { least, wanted: Math.max(least, wanted), arenaCeiling });
+  return largestPlan(planOf, { least, wanted: Math.max(least, wanted), arenaCeiling, unit: 1 });
 }
 
 /**
- * The plan with as many slots beside a full context as are wanted and fit; layers are aligned, so bytes are not quite a
- * multiple.
+ * The plan with as many slots beside a full context as are wanted and fit, in units of `unit`; layers are aligned, so bytes are
+ * not quite a multiple.
  */
 function largestPlan(
   planOf: (slotTotal: number) => Plan,
-  { least, wanted, arenaCeiling }: { least: number; wanted: number; arenaCeiling: number },
+  { least, wanted, arenaCeiling, unit }: {
+    least: number;
+    wanted: number;
+    arenaCeiling: number;
+    unit: number;
+  },
 ): Plan {
-  let slotTotal = wanted;
+  const slotsOf = (wish: number) => Math.max(least, Math.floor(wish / unit) * unit);
+  let slotTotal = slotsOf(wanted);
   for (;;) {
     const plan = planOf(slotTotal);
     const overBytes = arenaBytes(plan.arenas) - arenaCeiling;
     if (overBytes <= 0 || slotTotal === least) return plan;
-    slotTotal = Math.max(least, slotTotal - Math.ceil(overBytes / plan.shape.slotByteLength));
+    slotTotal = slotsOf(slotTotal - Math.ceil(overBytes / plan.shape.slotByteLength));
   }
 }
 
@@ -187,10 +197,11 @@ function planWith(
   const promptChunk = wishes.audit ? 1 : wishes.promptChunk;
   const draftsMax = wishes.audit ? 0 : wishes.draftsMax;
   const positionsMax = Math.max(promptChunk, 1 + draftsMax);
-  const isDenseStream = wishes.mode === "dense" && !isResident;
+  const isDense = wishes.mode === "dense", isDenseStream = isDense && !isResident;
   const isStreaming = isDenseStream || (!isResident && promptChunk > EARLY_POSITIONS);
   const pages = pagesOf(header, wishes);
-  const isPoolShared = !isResident && wishes.mode !== "dense" && wishes.ffnCache === undefined;
+  const isPoolShared = !isResident && !isDense && wishes.ffnCache === undefined;
+  const batchPassNeuronsMax = Math.max(neuronsPerChunk, Math.min(n, BATCH_PASS_NEURONS));
   const shape: CommonShape = {
     ffnQuantization,
     vocabSize: config.vocabSize,
@@ -203,14 +214,15 @@ function planWith(
     laneCount: wishes.laneCount,
     readerCount: wishes.readerCount,
     slotByteLength: slotBytes,
-    stagingChunkCount: isStreaming ? STAGING_CHUNKS : 0,
+    stagingChunkCount: isStreaming ? STAGING_CHUNKS + (wishes.naive ? REREAD_CHUNKS : 0) : 0,
     // Neurons in another order are read one by one, each to a place of whole blocks.
     stagingChunkByteLength: isScattered(header)
       ? neuronsPerChunk *
         slotByteLength({ ...chunk, byteLength: strideBytes }, disk.blockByteLength)
       : slotByteLength(chunk, 4096),
-    passNeuronsMax: isDenseStream ? neuronsPerChunk : n,
-    batchPassNeuronsMax: Math.max(neuronsPerChunk, Math.min(n, BATCH_PASS_NEURONS)),
+    // `dense` need not know of how many positions a step is whose passes it prepares.
+    passNeuronsMax: isDenseStream ? batchPassNeuronsMax : n,
+    batchPassNeuronsMax,
     rankMax: rankMaxOf(header.predictors),
     bounceByteLength: wishes.depth * BOUNCE_BYTES,
     hasResidentUp: isExact,
@@ -218,11 +230,12 @@ function planWith(
     observationRows: wishes.observationRows,
     audit: auditSample ? auditShape(auditSample, strideBytes) : undefined,
   };
-  const pools = dividePools(header, { slotTotal, slotBytes, pages, isPoolShared });
+  const pools = dividePools(header, { slotTotal, slotBytes, pages, isPoolShared, isDense });
   const poolByteLengths = pools.map(({ byteLength }) => byteLength);
   const arenas = planArenas(header, shape, poolByteLengths, wishes.arenaBytesMax);
   const slotCounts = pools.map(({ slots }) => slots);
   const slotCountsFull = pools.map(({ slotsFull }) => slotsFull);
+  const residentLayers = slotCountsFull.map((slots) => slots === n);
   const predictors = predictorBytes(header);
   const weights = header.tensors.reduce((sum, { byteLength }) => sum + byteLength, 0);
   const residentUp = isExact ? numLayers * matrixByteLength(ffnQuantization, n, hiddenSize) : 0;
@@ -243,6 +256,7 @@ function planWith(
     promptChunk,
     draftsMax,
     isResident,
+    residentLayers,
     neuronsPerChunk,
     auditSample,
     blockByteLength: disk.blockByteLength,
@@ -320,17 +334,19 @@ interface Pool {
  */
 function dividePools(
   header: FlashHeader,
-  { slotTotal, slotBytes, pages, isPoolShared }: {
+  { slotTotal, slotBytes, pages, isPoolShared, isDense }: {
     slotTotal: number;
     slotBytes: number;
     pages: PageShape;
     isPoolShared: boolean;
+    isDense: boolean;
   },
 ): Pool[] {
   const { predictors, config } = header, { numLayers, intermediateSize: count } = config;
   const pageBytes = pages.count * pages.byteLength;
-  const divide = (slotTotal: number, leastSlots: number) =>
-    divideAmongLayers({
+  const divide = (slotTotal: number, leastSlots: number) => {
+    if (isDense) return wholeLayers(slotTotal / count, numLayers).map((is) => is ? count : 0);
+    return divideAmongLayers({
       numLayers,
       count,
       slotTotal,
@@ -338,6 +354,7 @@ function dividePools(
       curves: predictors?.missCurves ?? [],
       predictedShares: predictors?.layers.map((layer) => layer.predictedShare) ?? [],
     });
+  };
   // Pools are read to in whole blocks.
   const poolOf = (bytes: number) => alignUp(bytes, 4096);
   const lent = Math.ceil(pageBytes / slotBytes), own = Math.floor(slotTotal / numLayers);
@@ -356,6 +373,12 @@ function dividePools(
     slots,
     slotsFull: slots - lent,
   }));
+}
+
+/** Which layers `dense` keeps: so many of them, spread evenly, so that reads for the others go on while one is computed. */
+function wholeLayers(kept: number, numLayers: number): boolean[] {
+  const before = (layer: number) => Math.floor(kept * layer / numLayers);
+  return Array.from({ length: numLayers }, (_, layer) => before(layer + 1) > before(layer));
 }
 
 function predictorBytes(header: FlashHeader): number {

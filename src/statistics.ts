@@ -48,6 +48,10 @@ export interface Cost {
   hidden: number;
   /** Time of the predictor worker: early looks, and making lists. */
   predictorMsPerToken: { early: number; late: number };
+  /** Managing memory: looking slots up, choosing who leaves, planning reads (part of the predictor's time), and copying to slots. */
+  managementMsPerToken: { plan: number; copy: number };
+  /** Time with a read in flight. */
+  flashMsPerToken: number;
 }
 
 /** What became of the neurons of one layer that were listed: counts, over all tokens. */
@@ -194,5 +198,10 @@ function costOf(control: Control, from: Snapshot, to: Snapshot): Cost {
       early: per(predictor(PREDICTOR.earlyMs)),
       late: per(predictor(PREDICTOR.lateMs)),
     },
+    managementMsPerToken: {
+      plan: per(predictor(PREDICTOR.lateMs) + predictor(PREDICTOR.earlyPlanMs)),
+      copy: per(readers(READER.copyMs)),
+    },
+    flashMsPerToken: per(flashMs),
   };
 }

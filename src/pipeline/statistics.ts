@@ -35,6 +35,8 @@ export const PREDICTOR = {
   /** Time in which the predictor worked, not waiting. */
   earlyMs: 3,
   lateMs: 4,
+  /** Part of `earlyMs` in which slots were looked up and reads planned, not scores computed. */
+  earlyPlanMs: 5,
 } as const;
 
 /**
@@ -58,4 +60,6 @@ export const READER = {
   busyMs: 2,
   /** Time in which at least one read was in flight, counted by the reader that ended it. */
   flashMs: 3,
+  /** Time in which it copied what merged reads brought to slots. */
+  copyMs: 4,
 } as const;

@@ -8,10 +8,11 @@ import type { PredictorSeat } from "./predictor_seat.ts";
 const PLACES_MAX = 2 ** 26;
 
 /**
- * Layers read whole: chunks of neighbouring bundles go to the staging buffers of the layer's arena. One chunk is one read and
+ * Layers that are not resident read whole: chunks of neighbouring bundles go to the staging buffers of the layer's arena. One chunk is one read and
  * one pass; who runs the stream says which chunk is read and published when.
  *
- *   chunk c: bundles from c % chunksPerLayer * neuronsPerChunk on, of layer c / chunksPerLayer % numLayers,
+ *   chunk c: bundles from c % chunksPerLayer * neuronsPerChunk on,
+ *            of the layer number c / chunksPerLayer % count among the `count` layers that are not resident,
  *            in staging buffer c % chunkCount, behind landing flag staging.flag + c % chunkCount
  *
  * Where neurons lie in another order on flash, a chunk has the neurons that lie there, if the order of additions is free (q8, q4).
@@ -29,8 +30,11 @@ export class BundleStream {
   readonly #isScattered: boolean;
   /** Where neurons lie in another order: the neuron at each position, of each layer. */
   readonly #neuronAt: (Int32Array | undefined)[];
-  /** Of each staging buffer: how many tickets will have landed when its chunk has. */
+  /** Indices of the layers that are read. */
+  readonly #layers: number[];
+  /** Of each staging buffer: how many tickets will have landed when its chunk has, and the pass that its chunk is. */
   readonly #tickets: Int32Array;
+  readonly #passes: Int32Array;
   /** Reads of a scattered chunk, in the order of the file: position and neuron in one number. */
   readonly #scattered: Float64Array;
   /** What is read next: reused, so that a read allocates nothing. */
@@ -48,17 +52,19 @@ export class BundleStream {
     this.#neuronAt = flash.layers.map(({ positionOf }) =>
       positionOf && new NeuronOrder(positionOf).positionOf
     );
+    this.#layers = flash.layers.flatMap(({ isResident }, layer) => isResident ? [] : [layer]);
     this.#tickets = new Int32Array(chunkCount);
+    this.#passes = new Int32Array(chunkCount);
     this.#scattered = new Float64Array(neuronsPerChunk);
   }
 
   /** Chunks of a step. */
   get chunksPerStep(): number {
-    return this.chunksPerLayer * this.#seat.options.sizes.numLayers;
+    return this.chunksPerLayer * this.#layers.length;
   }
 
   layerOf(chunk: number): number {
-    return Math.floor(chunk / this.chunksPerLayer) % this.#seat.options.sizes.numLayers;
+    return this.#layers[Math.floor(chunk / this.chunksPerLayer) % this.#layers.length];
   }
 
   /** Begins the read of a chunk; its staging buffer must be free. */
@@ -95,7 +101,13 @@ export class BundleStream {
     ofLayer[LAYER.lateMisses] += count;
     statistics[PREDICTOR.passes]++;
     const tickets = this.#tickets[chunk % this.bufferCount];
+    this.#passes[chunk % this.bufferCount] = passes.number;
     passes.publish({ count, hitCount: 0, isLast, tickets });
+  }
+
+  /** Whether lanes are done with a chunk that was published, so that its staging buffer is free. */
+  isDone(chunk: number): boolean {
+    return ((this.#seat.passes.done - this.#passes[chunk % this.bufferCount]) | 0) >= 0;
   }
 
   /** Neurons of a chunk: the last of a layer may be shorter. */

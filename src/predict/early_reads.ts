@@ -4,23 +4,26 @@ import { PREDICTOR } from "../pipeline/statistics.ts";
 import { bitsOf } from "./mask.ts";
 import type { PredictorSeat } from "./predictor_seat.ts";
 
+type EarlySeat = Pick<PredictorSeat, "readPlan" | "passes" | "statistics" | "clock">;
+
 /** Starts the reads of what an early look names and is not there, as many as find room. */
 export class EarlyReads {
-  readonly #seat: Pick<PredictorSeat, "readPlan" | "passes" | "statistics">;
+  readonly #seat: EarlySeat;
   /** Neurons named, then those of them that are missing. */
   readonly #list: Int32Array;
   readonly #eviction = { passesDone: 0, list: NO_LIST, desperate: false };
 
-  constructor(
-    seat: Pick<PredictorSeat, "readPlan" | "passes" | "statistics">,
-    neuronCount: number,
-  ) {
+  constructor(seat: EarlySeat, neuronCount: number) {
     this.#seat = seat;
     this.#list = new Int32Array(neuronCount);
   }
 
   start(mask: Uint32Array, slots: LayerSlots, step: number): void {
-    this.#startReads(step, slots, this.#keepMissing(mask, step, slots));
+    const { readPlan, statistics, clock } = this.#seat, began = clock();
+    const missCount = this.#keepMissing(mask, step, slots);
+    this.#planReads(step, slots, missCount);
+    statistics[PREDICTOR.earlyPlanMs] += clock() - began;
+    if (missCount > 0) readPlan.ring();
   }
 
   /** Leaves the named neurons that have no slot in the list; returns how many. */
@@ -37,11 +40,12 @@ export class EarlyReads {
   }
 
   /** Reads as many of them as find room, in rings and slots; the others wait for the late look. */
-  #startReads(step: number, slots: LayerSlots, missCount: number): void {
+  #planReads(step: number, slots: LayerSlots, missCount: number): void {
     if (missCount === 0) return;
     const { readPlan, passes, statistics } = this.#seat;
     const { cache } = slots, list = this.#list, eviction = this.#eviction;
-    const taken = Math.min(missCount, readPlan.earlyRoom, cache.limit >> 1);
+    const room = Math.floor(readPlan.earlyRoom / slots.ticketsPerRead);
+    const taken = Math.min(missCount, room, cache.limit >> 1);
     let issued = 0;
     eviction.passesDone = passes.done;
     readPlan.begin("early", slots.arena);
@@ -52,7 +56,6 @@ export class EarlyReads {
       issued++;
     }
     slots.finishReads();
-    readPlan.ring();
     statistics[PREDICTOR.earlyIssued] += issued;
     statistics[PREDICTOR.earlyDropped] += missCount - issued;
   }

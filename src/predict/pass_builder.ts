@@ -24,8 +24,8 @@ export class PassBuilder {
   /** The list at hand, in neuron order, and how much of it has gone out. */
   readonly #list: Int32Array;
   #listCount = 0;
-  /** Time of the last list in which this thread waited for its own reads. */
-  readMs = 0;
+  /** Time of the last list in which this thread did not work on it: handing reads over, its own reads, waiting for lanes. */
+  awayMs = 0;
   #at = 0;
   /** Misses of the pass at hand: their places in it, and their landing flags. */
   readonly #misses: Int32Array;
@@ -57,22 +57,25 @@ export class PassBuilder {
     neuronsMax = this.#seat.options.passNeuronsMax,
   ): number {
     const { passes, readPlan, statistics, clock } = this.#seat;
-    this.readMs = 0;
+    this.awayMs = 0;
     this.#listCount = bitsOf(mask, this.#list);
     this.#at = 0;
     this.#eviction.list = list;
     slots.statistics[LAYER.listed] += this.#listCount;
     this.#want(slots.cache, step, list);
     do {
+      const awaited = clock();
       passes.awaitArrays();
+      this.awayMs += clock() - awaited;
       this.#audit?.countPasses(passes.done);
       this.#publishPass(slots, step, neuronsMax);
       statistics[PREDICTOR.passes]++;
       if (this.#at < this.#listCount) slots.cache.endPass();
       // Lanes get their list before readers are woken.
-      readPlan.ring();
       const began = clock();
-      if (readPlan.settle()) this.readMs += clock() - began;
+      readPlan.ring();
+      readPlan.settle();
+      this.awayMs += clock() - began;
     } while (this.#at < this.#listCount);
     return this.#listCount;
   }
@@ -143,10 +146,14 @@ export class PassBuilder {
       const slot = cache.admit(neuron, step, eviction);
       if (slot >= 0 || !isFirst) return slot;
       const began = clock();
-      if (readPlan.settle() && eviction.desperate) continue;
+      const isOver = readPlan.settle() && eviction.desperate;
+      if (isOver) this.awayMs += clock() - began;
+      if (isOver) continue;
       if (eviction.desperate) this.#landed.waitFor((landed + 1) | 0, "a slot's read to land");
       else passes.awaitDone(passBefore);
-      trace?.span("wait: slots", began, clock());
+      const ended = clock();
+      this.awayMs += ended - began;
+      trace?.span("wait: slots", began, ended);
     }
   }
 }

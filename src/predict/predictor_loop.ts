@@ -73,7 +73,7 @@ export class PredictorLoop {
     const { control, options: { mode, flash } } = this.#seat,
       { numLayers } = this.#seat.options.sizes;
     if (mode === "dense") {
-      if (!flash.isResident) new DenseStream(this.#seat).run();
+      if (!flash.isResident) new DenseStream(this.#seat, this.#layers).run();
       this.#union.fill(0xffffffff);
     }
     // Layers are counted through all steps; positions too, as the cache's time.
@@ -104,7 +104,9 @@ export class PredictorLoop {
     if (layer !== 0) this.#layerReady.waitFor(count, `the input of layer ${layer}`);
     const early = clock();
     this.#audit?.complete();
-    if (positions <= EARLY_POSITIONS) this.#earlyLook?.look(step, slots, positions);
+    if (positions <= EARLY_POSITIONS && !slots.isResident) {
+      this.#earlyLook?.look(step, slots, positions);
+    }
     const waiting = clock();
     if (options.mode !== "dense") this.#maskReady.waitFor(count, `the late look at layer ${layer}`);
     const late = clock();
@@ -112,8 +114,8 @@ export class PredictorLoop {
     const mask = this.#maskOf(slots, positions);
     const neuronsMax = positions === 1 ? options.passNeuronsMax : options.batchPassNeuronsMax;
     const neuronCount = this.#passBuilder.publish(mask, slots, step, count, neuronsMax);
-    // What the predictor reads by itself is not its own work.
-    const done = clock() - this.#passBuilder.readMs;
+    // What the predictor reads by itself, and waits for, is not its own work.
+    const done = clock() - this.#passBuilder.awayMs;
     this.#audit?.read();
     statistics[PREDICTOR.earlyMs] += waiting - early;
     statistics[PREDICTOR.lateMs] += done - late;
@@ -140,7 +142,10 @@ export class PredictorLoop {
 
   /** The token is over: neurons that left the window free their slots. */
   #endStep(step: number): void {
-    const { done } = this.#seat.passes;
-    for (const { cache } of this.#layers) cache.endStep(step, done);
+    const { passes, options: { policy } } = this.#seat;
+    // A window of no step empties all slots now, those that lanes are about to finish, too.
+    if (policy.window === 0) passes.awaitDone((passes.number - 1) | 0);
+    const { done } = passes;
+    for (const { cache, isResident } of this.#layers) if (!isResident) cache.endStep(step, done);
   }
 }

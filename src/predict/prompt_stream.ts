@@ -1,42 +1,49 @@
 import type { LayerSlots } from "../cache/layer_slots.ts";
 import { BundleStream } from "./bundle_stream.ts";
 import type { PredictorSeat } from "./predictor_seat.ts";
+import { ResidentPasses } from "./resident_passes.ts";
 import { WarmLayer } from "./warm_layer.ts";
 
 /**
  * A step of many positions: together they name most neurons of a layer, so each layer is read whole, in the order of the
  * file, while the one before is computed; lanes skip what a position did not name. What the last positions used most stays: it is
- * copied from the staging buffers to the layer's slots, so that the tokens that follow find a warm cache.
+ * copied from the staging buffers to the layer's slots, so that the tokens that follow find a warm cache. Layers that are resident are not
+ * read.
  */
 export class PromptStream {
   readonly #seat: PredictorSeat;
   readonly #stream: BundleStream;
+  readonly #resident: ResidentPasses;
   readonly #layers: LayerSlots[];
   readonly #warm: WarmLayer;
 
   constructor(seat: PredictorSeat, layers: LayerSlots[]) {
     this.#seat = seat;
     this.#stream = new BundleStream(seat);
+    this.#resident = new ResidentPasses(seat);
     this.#layers = layers;
     this.#warm = new WarmLayer(seat);
   }
 
   /** Runs a step of `positions`, the first of which is number `step` of all. */
   run(step: number, positions: number): void {
-    const { passes, readPlan } = this.#seat, stream = this.#stream;
-    const total = stream.chunksPerStep, firstPass = passes.number;
-    let issued = 0, kept = 0;
+    const { passes, readPlan } = this.#seat, stream = this.#stream, resident = this.#resident;
+    const total = stream.chunksPerStep;
+    let issued = 0, published = 0, kept = 0;
     const keepDone = () => {
-      const done = (passes.done - firstPass) | 0;
-      for (; kept <= done; kept++) this.#keep(kept, step, positions);
+      for (; kept < published && stream.isDone(kept); kept++) this.#keep(kept, step, positions);
     };
-    for (let chunk = 0; chunk < total; chunk++) {
-      passes.awaitArrays();
-      keepDone();
-      while (issued < total && issued < kept + stream.bufferCount) stream.read(issued++);
-      readPlan.ring();
-      stream.publish(chunk);
-      readPlan.settle();
+    for (const slots of this.#layers) {
+      const count = slots.isResident ? resident.passesPerLayer : stream.chunksPerLayer;
+      for (let index = 0; index < count; index++) {
+        passes.awaitArrays();
+        keepDone();
+        while (issued < total && issued < kept + stream.bufferCount) stream.read(issued++);
+        readPlan.ring();
+        if (slots.isResident) resident.publish(slots, index);
+        else stream.publish(published++);
+        readPlan.settle();
+      }
     }
     passes.awaitDone((passes.number - 1) | 0);
     keepDone();
