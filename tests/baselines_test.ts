@@ -15,10 +15,13 @@ import { addPredictors } from "./tiny_flash.ts";
 const models = new PackedModels();
 after(() => models[Symbol.dispose]());
 
-/** What 8 tokens cost, after a prompt; and what the plan was. */
-async function run(path: string, options: OpenOptions) {
+/** A stream reads ahead, here by all of a few tokens: among so many that counts little. */
+const MANY = 100;
+
+/** What tokens cost, after a prompt; and what the plan was. */
+async function run(path: string, options: OpenOptions, maxTokens = 12) {
   await using model = await open(path, { lanes: 1, readers: 2, drafts: 0, ...options });
-  const ids = await idsOf(model, PROMPT);
+  const ids = await idsOf(model, PROMPT, { maxTokens });
   return { ids, plan: model.plan, header: model.header, ...model.stats() };
 }
 
@@ -34,15 +37,15 @@ const calibrated = predicted();
 test("dense reads the layers that are not in memory, whole, and no others", async () => {
   const path = await calibrated;
   const [none, half] = [
-    await run(path, { ffn: "dense", ffnCache: 0 }),
-    await run(path, { ffn: "dense", ffnCache: "50%" }),
+    await run(path, { ffn: "dense", ffnCache: 0 }, MANY),
+    await run(path, { ffn: "dense", ffnCache: "50%" }, MANY),
   ];
   const ffn = ffnByteLength(none.header);
-  // Reads are whole blocks, and go ahead of the token by what the staging buffers hold: all of so small a layer.
-  assert.ok(none.decode.bytesPerToken >= 0.6 * ffn, `${none.decode.bytesPerToken} of ${ffn}`);
+  const read = none.decode.bytesPerToken;
+  assert.ok(read > 0.9 * ffn && read < 1.1 * ffn, `${read} of ${ffn}`);
   assert.deepEqual(half.plan.residentLayers, [false, true]);
   const ratio = half.decode.bytesPerToken / none.decode.bytesPerToken;
-  assert.ok(ratio > 0.4 && ratio < 0.6, `${ratio}`);
+  assert.ok(ratio > 0.45 && ratio < 0.55, `${ratio}`);
   assert.deepEqual(half.layers.map(({ listed, hits }) => hits === listed), [false, true]);
   assert.deepEqual(half.ids, none.ids);
   assert.equal(none.plan.bytes.predictors, 0, "dense predicts nothing");
@@ -51,8 +54,8 @@ test("dense reads the layers that are not in memory, whole, and no others", asyn
 test("naive reads what is resident for every token, too", async () => {
   const path = await calibrated;
   const [plain, naive] = [
-    await run(path, { ffn: "dense", ffnCache: 0 }),
-    await run(path, { ffn: "dense", naive: true }),
+    await run(path, { ffn: "dense", ffnCache: 0 }, MANY),
+    await run(path, { ffn: "dense", naive: true }, MANY),
   ];
   const all = ffnByteLength(naive.header) + naive.plan.bytes.weights;
   const { bytesPerToken } = naive.decode;

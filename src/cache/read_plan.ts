@@ -49,6 +49,8 @@ export class ReadPlan {
   readonly #landed: Sequence;
   /** Tickets ever handed out: what `landed` will be when all have landed. */
   ticketCount = 0;
+  /** Time in all that it waited for a reader to have room for a ticket, in ms. */
+  waitedMs = 0;
   /** Tickets ever given to each reader. */
   readonly #issued: Int32Array;
   readonly #rung: Uint8Array;
@@ -191,9 +193,12 @@ export class ReadPlan {
         }
       }
       if (best >= 0) return best;
-      if (this.settle()) continue;
-      this.ring();
-      this.#landed.waitFor((landed + 1) | 0, "a reader to have room for a ticket");
+      const began = performance.now();
+      if (!this.settle()) {
+        this.ring();
+        this.#landed.waitFor((landed + 1) | 0, "a reader to have room for a ticket");
+      }
+      this.waitedMs += performance.now() - began;
     }
   }
 

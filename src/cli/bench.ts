@@ -7,6 +7,8 @@ const BENCHES: Record<string, string> = {
   positions: "What does another position cost?",
   readers: "How near do the flash readers come to what the disk can do?",
   tokens: "How many tokens per second, and where does the time of one go?",
+  ladder: "What does each technique buy? The paper's table, measured.",
+  runtimes: "What does the same work cost under Deno, Bun and Node?",
   predictors: "What do a predictor's bytes buy in recall, reads and perplexity?",
   questions: "What do the ten questions of docs/questions.md come to?",
   statistics: "Does a synthetic model run as it was planted?",

@@ -57,6 +57,7 @@ export class PassBuilder {
     neuronsMax = this.#seat.options.passNeuronsMax,
   ): number {
     const { passes, readPlan, statistics, clock } = this.#seat;
+    const waitedBefore = readPlan.waitedMs;
     this.awayMs = 0;
     this.#listCount = bitsOf(mask, this.#list);
     this.#at = 0;
@@ -77,6 +78,7 @@ export class PassBuilder {
       readPlan.settle();
       this.awayMs += clock() - began;
     } while (this.#at < this.#listCount);
+    this.awayMs += readPlan.waitedMs - waitedBefore;
     return this.#listCount;
   }
 
@@ -146,11 +148,9 @@ export class PassBuilder {
       const slot = cache.admit(neuron, step, eviction);
       if (slot >= 0 || !isFirst) return slot;
       const began = clock();
-      const isOver = readPlan.settle() && eviction.desperate;
-      if (isOver) this.awayMs += clock() - began;
-      if (isOver) continue;
-      if (eviction.desperate) this.#landed.waitFor((landed + 1) | 0, "a slot's read to land");
-      else passes.awaitDone(passBefore);
+      const hasRead = readPlan.settle();
+      if (!eviction.desperate) passes.awaitDone(passBefore);
+      else if (!hasRead) this.#landed.waitFor((landed + 1) | 0, "a slot's read to land");
       const ended = clock();
       this.awayMs += ended - began;
       trace?.span("wait: slots", began, ended);
