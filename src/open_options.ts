@@ -22,11 +22,11 @@ import { coreCount, freeBytes, runtimeBytes } from "./runtime.ts";
 export interface OpenOptions {
   /** Ceiling of the whole process's memory. Default: a part of what is free. */
   memory?: string | number;
-  /** Share of the FFN's neurons that may lie in memory; the other way to set the cache. */
+  /** Share of the FFN's neurons that may lie in memory (in `dense`: of its layers); the other way to set the cache. */
   ffnCache?: string | number;
   /**
    * `predicted`: compute the neurons that the predictor names; `exact`: the true active set, with the up projection in memory;
-   * `dense`: all neurons, streamed. Default: `predicted` if the file has predictors, else `exact`.
+   * `dense`: all neurons, those of layers that do not fit in memory streamed. Default: `predicted` if the file has predictors, else `exact`.
    */
   ffn?: FfnMode;
   /**
