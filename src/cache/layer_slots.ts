@@ -29,6 +29,8 @@ export class LayerSlots {
   /** Index of the arena that its slots lie in. */
   readonly arena: number;
   readonly cache: NeuronCache;
+  /** All of the layer's neurons lie in their slots from the start. */
+  readonly isResident: boolean;
   /** Landing flag of slot 0, counted from the first flag. */
   readonly flag: number;
   /** Where slot 0 lies in the arena. */
@@ -36,6 +38,8 @@ export class LayerSlots {
   /** The layer's numbers; see `LAYER`. */
   readonly statistics: Float64Array;
   readonly #readPlan: ReadPlan;
+  /** 2 if records are read in halves. */
+  readonly ticketsPerRead: number;
   /** All of its arena. */
   readonly #bytes: Uint8Array;
   readonly #slotByteLength: number;
@@ -61,16 +65,19 @@ export class LayerSlots {
     make: PolicyFactory = (shape) => makePolicy(options.policy, shape),
   ) {
     const { flash, sizes } = options, neuronCount = sizes.intermediateSize;
-    const { arena, slots, byteOffset, slotCount, flag, positionOf } = flash.layers[layer];
+    const { arena, slots, byteOffset, slotCount, isResident, flag, positionOf } =
+      flash.layers[layer];
     const range = { count: slotCount, flagWord: control.layout.flags + flag };
     const policy = make({ slotCount, neuronCount });
     this.layer = layer;
     this.arena = arena;
     this.cache = new NeuronCache(neuronCount, range, policy, control.words);
-    if (flash.isResident) this.cache.fillCompletely();
+    this.isResident = isResident;
+    if (isResident) this.cache.fillCompletely();
     this.flag = flag;
     this.statistics = control.layerStatistics(layer);
     this.#readPlan = readPlan;
+    this.ticketsPerRead = flash.unbundled ? 2 : 1;
     this.#bytes = new Uint8Array(options.arenas[arena].memory.buffer);
     this.address = slots;
     this.#slotByteLength = flash.slotByteLength;
@@ -105,7 +112,9 @@ export class LayerSlots {
   #readPosition(position: number, slot: number): void {
     this.#record.byteOffset = this.#byteOffset + position * this.#strideBytes;
     const address = this.address + slot * this.#slotByteLength;
-    this.#readPlan.add(this.#record, address, this.flag + slot);
+    if (this.ticketsPerRead === 2) {
+      this.#readPlan.addHalves(this.#record, address, this.flag + slot);
+    } else this.#readPlan.add(this.#record, address, this.flag + slot);
   }
 
   /** Copies the neuron's record from `address` of the arena to its slot. */

@@ -74,7 +74,7 @@ export class PredictorLoop {
     const { control, options: { mode, flash } } = this.#seat,
       { numLayers } = this.#seat.options.sizes;
     if (mode === "dense") {
-      if (!flash.isResident) new DenseStream(this.#seat).run();
+      if (!flash.isResident) new DenseStream(this.#seat, this.#layers).run();
       this.#union.fill(0xffffffff);
     }
     // Layers are counted through all steps; positions too, as the cache's time.
@@ -132,7 +132,7 @@ export class PredictorLoop {
 
   #lookEarly(step: number, positions: number, slots: LayerSlots): void {
     const earlyLook = this.#earlyLook;
-    if (!earlyLook || positions > EARLY_POSITIONS) return;
+    if (!earlyLook || positions > EARLY_POSITIONS || slots.isResident) return;
     const { clock, statistics, trace, readPlan } = this.#seat;
     const began = clock(), lookedMs = earlyLook.lookMs, submittedMs = readPlan.submitMs;
     earlyLook.look(step, slots, positions);
@@ -169,9 +169,11 @@ export class PredictorLoop {
 
   /** The token is over: neurons that left the window free their slots. */
   #endStep(step: number): void {
-    const { passes, statistics, clock } = this.#seat;
+    const { passes, statistics, clock, options: { policy } } = this.#seat;
+    // A window of no step empties all slots now, those that lanes are about to finish, too.
+    if (policy.window === 0) passes.awaitDone((passes.number - 1) | 0);
     const began = clock(), { done } = passes;
-    for (const { cache } of this.#layers) cache.endStep(step, done);
+    for (const { cache, isResident } of this.#layers) if (!isResident) cache.endStep(step, done);
     statistics[PREDICTOR.manageMs] += clock() - began;
     statistics[PREDICTOR.cpuMs] = threadCpuMs();
   }

@@ -24,7 +24,8 @@ interface Stretch {
 /**
  * A step of many positions: together they name most neurons of a layer, so each layer is read whole, in the order of the
  * file, as far ahead of the lanes as there are buffers; lanes skip what a position did not name. What the last positions used most
- * stays: it is copied from the staging buffers to the layer's slots, so that the tokens that follow find a warm cache.
+ * stays: it is copied from the staging buffers to the layer's slots, so that the tokens that follow find a warm cache. Layers that are
+ * resident are read with the others, which is seldom: where some are and some are not, memory is ample.
  *
  *   chunk  0 ...          kept ...           published ...     issued ...         total
  *          copied, free   lanes are with it  being read        waits for buffers
@@ -55,9 +56,7 @@ export class PromptStream {
     this.#warm = new WarmLayer(seat);
     const { arenas } = seat.options;
     this.#own = arenas.map((_, arena) => stagingBuffers(seat.options, arena));
-    this.#pools = arenas.map((_, arena) =>
-      new LentPools(seat, layers.filter((slots) => slots.arena === arena))
-    );
+    this.#pools = arenas.map((_, arena) => new LentPools(seat, lendersOf(layers, arena)));
   }
 
   /** Runs a step of `positions`, the first of which is number `step` of all. */
@@ -114,6 +113,8 @@ export class PromptStream {
   #keep(chunk: number): void {
     const stream = this.#stream, place = chunk % stream.chunksPerLayer;
     const slots = this.#layers[stream.layerOf(chunk)], warm = this.#warm;
+    // A resident layer has all of its neurons.
+    if (slots.isResident) return;
     if (place === 0) warm.choose(slots, this.#step, this.#positions);
     const count = stream.countOf(chunk);
     for (let i = 0; i < count; i++) {
@@ -155,4 +156,10 @@ export class PromptStream {
     const count = Math.min(most, Math.ceil(this.#stretchOf(from).buffers.length / 3));
     return Math.min(from + count, (Math.floor(from / chunksPerLayer) + 1) * chunksPerLayer);
   }
+}
+
+/** The layers of an arena, if all may lend: a resident one would have to be loaded again. */
+function lendersOf(layers: LayerSlots[], arena: number): LayerSlots[] {
+  const its = layers.filter((slots) => slots.arena === arena);
+  return its.some(({ isResident }) => isResident) ? [] : its;
 }
