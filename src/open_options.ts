@@ -21,7 +21,7 @@ import { chooseReading } from "./probe/choose_reading.ts";
 import type { Reading } from "./probe/choose_reading.ts";
 import type { Probe } from "./probe/probe_result.ts";
 import { recallShifts } from "./predict/recall_shift.ts";
-import { coreCount, freeBytes, runtimeBytes } from "./runtime.ts";
+import { coreCount, freeBytes, runtimeBytes, START_JITTER_BYTES } from "./runtime.ts";
 
 /** How to open a model. All are optional; sizes may be written as `"3.5GiB"`, shares as `"20%"`. */
 export interface OpenOptions {
@@ -244,7 +244,9 @@ export function settle(
   const logitsRows = integer("logitsRows", options.logitsRows ?? LOGITS_ROWS, LOGITS_ROWS_MAX);
   const draftsWanted = integer("drafts", options.drafts ?? DRAFTS_MAX, DRAFTS_MAX, 0);
   const draftsMax = Math.min(draftsWanted, contextLength - 1);
-  const workers = laneCount + readerCount + 1;
+  // See `connect`: a single io_uring reader has no worker of its own.
+  const hasReaders = backend !== "io_uring" || readerCount > 1 || mode === "dense";
+  const workers = laneCount + 1 + (hasReaders ? readerCount : 0);
   return {
     options,
     policy: choosePolicy(options),
@@ -274,6 +276,7 @@ export function settle(
       observationRows: options.observations ? logitsRows : 0,
       audit: options.audit ?? false,
       runtimeBytes: runtimeBytes(workers, nowBytes),
+      runtimeJitterBytes: START_JITTER_BYTES,
       freeBytes: freeBytes(),
     },
   };

@@ -53,6 +53,8 @@ export interface PlanWishes {
   audit: boolean;
   /** Memory of runtime and workers, in bytes. */
   runtimeBytes: number;
+  /** By how much that may be more in the next process, for which a refusal names the smallest memory. Default 0. */
+  runtimeJitterBytes?: number;
   /** Memory that is free, for when the user sets no bound. */
   freeBytes: number;
   /** Whether pages of the KV cache may take slots; default: unless `ffnCache` says how many there are. */
@@ -135,7 +137,7 @@ export function makePlan(header: FlashHeader, disk: DiskFacts, wishes: PlanWishe
   const smallest = planOf(slotsMin);
   const { memoryBytes, runtimeBytes, freeBytes, ffnCache } = wishes;
   if (memoryBytes !== undefined && memoryBytes < smallest.bytes.total) {
-    throw budgetError(memoryBytes, smallest.bytes.total);
+    throw budgetError(memoryBytes, smallest.bytes.total + (wishes.runtimeJitterBytes ?? 0));
   }
   const ceiling = memoryBytes ?? Math.max(smallest.bytes.total, FREE_SHARE * freeBytes);
   const arenaCeiling = ceiling - runtimeBytes;

@@ -20,12 +20,18 @@ export function runtimeName(): string {
   return `${{ deno: "Deno", bun: "Bun", node: "Node" }[RUNTIME]} ${VERSIONS[RUNTIME]}`;
 }
 
-/** MiB that a worker costs, and that the main thread will still grow by when it generates: measured with 1, 8 and 16 readers. */
+/**
+ * MiB that a worker costs, and that the process will still grow by when it generates: so that the peaks of 2 to 18 workers, over
+ * hundreds of tokens, stay below by some MiB (docs/decisions.md, "A ceiling that holds").
+ */
 const MEMORY_MIB = {
-  deno: { worker: 15, growth: 24 },
-  bun: { worker: 5, growth: 20 },
-  node: { worker: 22, growth: 8 },
+  deno: { worker: 12, growth: 56 },
+  bun: { worker: 5, growth: 36 },
+  node: { worker: 18, growth: 56 },
 };
+
+/** What a process has when it plans differs by so much from start to start. */
+export const START_JITTER_BYTES = 16 * 2 ** 20;
 
 /** Bytes that the process will have beside the arena when it runs `workerCount` workers: what it has now, and what comes. */
 export function runtimeBytes(workerCount: number, nowBytes = residentBytes()): number {

@@ -128,6 +128,14 @@ for (const mode of MODES) {
   });
 }
 
+test("makePlan() names a memory that does in the next process, too, and refuses no more than it must", () => {
+  const required = requiredBytes(SMALL, {}), runtimeJitterBytes = 16 * MIB;
+  assert.equal(requiredBytes(SMALL, { runtimeJitterBytes }), required + runtimeJitterBytes);
+  const larger = { runtimeJitterBytes, runtimeBytes: WISHES.runtimeBytes + runtimeJitterBytes };
+  plan(SMALL, { ...larger, memoryBytes: required + runtimeJitterBytes });
+  plan(SMALL, { runtimeJitterBytes, memoryBytes: required });
+});
+
 const wished = fc.record({
   mode: fc.constantFrom(...MODES),
   block: fc.constantFrom(512, 4096),

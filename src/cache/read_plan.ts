@@ -57,9 +57,9 @@ export class ReadPlan {
   readonly #landed: Sequence;
   /** Tickets ever handed out: what `landed` will be when all have landed. */
   ticketCount = 0;
-  /** Time in which tickets were handed over: readers woken, or reads begun in this thread. */
+  /** Time in which tickets were handed over: readers woken, or reads of this thread begun and landed without waiting. */
   submitMs = 0;
-  /** Time in which this thread read, or waited for a reader. */
+  /** Time in which this thread read, or waited for a reader, and did nothing else. */
   settleMs = 0;
   /** Tickets ever given to each reader. */
   readonly #issued: Int32Array;
@@ -184,12 +184,19 @@ export class ReadPlan {
 
   /** With a reader in this thread: keeps it busy while something else is waited for. False if it has nothing to do. */
   pump(): boolean {
-    return this.#inline?.pump() ?? false;
+    if (this.#inline === undefined) return false;
+    const began = this.#clock();
+    const isReading = this.#inline.pump();
+    this.settleMs += this.#clock() - began;
+    return isReading;
   }
 
   /** With a reader in this thread: keeps it busy in the middle of something else. */
   poll(): void {
-    this.#inline?.poll();
+    if (this.#inline === undefined) return;
+    const began = this.#clock();
+    this.#inline.poll();
+    this.submitMs += this.#clock() - began;
   }
 
   /** With a reader in this thread: waits until all reads have landed, and says true. Workers read by themselves: false. */

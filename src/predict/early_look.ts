@@ -22,12 +22,12 @@ export class EarlyLook {
   /** What any position of a step names. */
   readonly #union: Uint32Array;
   readonly #reads: EarlyReads;
+  /** Time of the arithmetic. */
+  lookMs = 0;
   readonly #quota = new EarlyQuota();
   /** Of each layer. */
   readonly #sureness: (EarlyScores | undefined)[];
   readonly #landed: Sequence;
-  /** Time of the arithmetic. */
-  lookMs = 0;
 
   constructor(seat: PredictorSeat) {
     const { kernels, arenas, sizes, weights } = seat.options;
@@ -52,29 +52,20 @@ export class EarlyLook {
   /** @param positions of the step, at most `EARLY_POSITIONS` */
   look(step: number, slots: LayerSlots, positions: number): void {
     if (!this.#seat.options.weights.layers[slots.layer].predictor) return;
-    const began = this.#seat.clock();
-    const named = this.#lookAll(slots, positions);
-    this.lookMs += this.#seat.clock() - began;
-    if (positions > 1) {
-      this.#reads.start(named, slots, step);
-      return;
-    }
-    const { limit } = this.#quota, sureness = this.#sureness[slots.layer];
-    this.#quota.issue(this.#reads.start(named, slots, step, { limit, sureness }));
-  }
-
-  /** What any of the positions names. */
-  #lookAll(slots: LayerSlots, positions: number): Uint32Array {
     const mask = this.#masks[slots.arena];
     this.#lookAt(slots, 0);
-    if (positions === 1) return mask;
+    if (positions === 1) {
+      const { limit } = this.#quota, sureness = this.#sureness[slots.layer];
+      this.#quota.issue(this.#reads.start(mask, slots, step, { limit, sureness }));
+      return;
+    }
     const union = this.#union;
     union.set(mask);
     for (let position = 1; position < positions; position++) {
       this.#lookAt(slots, position);
       for (let word = 0; word < union.length; word++) union[word] |= mask[word];
     }
-    return union;
+    this.#reads.start(union, slots, step);
   }
 
   /** The late look is there. */
@@ -89,11 +80,13 @@ export class EarlyLook {
     const { hiddenSize: d, intermediateSize: n, layerNormEpsilon } = sizes;
     const { plan } = arenas[arena], kernels = this.#kernels[arena], scratch = plan.predictor;
     const input = plan.layerInput[layer & 1] + position * plan.strides.hidden;
-    const { normed, mask } = scratch;
+    const { normed, mask } = scratch, { readPlan, clock } = this.#seat;
+    const began = clock() - readPlan.submitMs;
     kernels.layerNorm(input, ffnNorm.weight, ffnNorm.bias, normed, d, layerNormEpsilon);
     // The disk goes on with what it has.
-    this.#seat.readPlan.poll();
+    readPlan.poll();
     look(kernels, predictor!, scratch, { d, n, input: normed, isEarly: true, mask });
-    this.#seat.readPlan.poll();
+    readPlan.poll();
+    this.lookMs += clock() - readPlan.submitMs - began;
   }
 }

@@ -122,7 +122,6 @@ export class PredictorLoop {
     this.#audit?.read();
     const lateMs = done - late, submitMs = readPlan.submitMs - submittedMs;
     statistics[PREDICTOR.lateMs] += lateMs;
-    statistics[PREDICTOR.submitMs] += submitMs;
     statistics[PREDICTOR.manageMs] += lateMs - submitMs;
     trace?.span("wait: lanes' scores", waiting, late, layer);
     trace?.span("plan late reads", late, done, neuronCount);
@@ -131,17 +130,14 @@ export class PredictorLoop {
   }
 
   #lookEarly(step: number, positions: number, slots: LayerSlots): void {
-    const earlyLook = this.#earlyLook;
-    if (!earlyLook || positions > EARLY_POSITIONS || slots.isResident) return;
-    const { clock, statistics, trace, readPlan } = this.#seat;
-    const began = clock(), lookedMs = earlyLook.lookMs, submittedMs = readPlan.submitMs;
+    if (!this.#earlyLook || positions > EARLY_POSITIONS || slots.isResident) return;
+    const { clock, statistics, trace, readPlan } = this.#seat, earlyLook = this.#earlyLook;
+    const began = clock(), elsewhereMs = earlyLook.lookMs + readPlan.submitMs;
     earlyLook.look(step, slots, positions);
     const ended = clock(), earlyMs = ended - began;
-    const lookMs = earlyLook.lookMs - lookedMs, submitMs = readPlan.submitMs - submittedMs;
     statistics[PREDICTOR.earlyMs] += earlyMs;
-    statistics[PREDICTOR.lookMs] += lookMs;
-    statistics[PREDICTOR.submitMs] += submitMs;
-    statistics[PREDICTOR.manageMs] += earlyMs - lookMs - submitMs;
+    statistics[PREDICTOR.manageMs] += earlyMs -
+      (earlyLook.lookMs + readPlan.submitMs - elsewhereMs);
     trace?.span("early look", began, ended, slots.layer);
   }
 
@@ -169,12 +165,14 @@ export class PredictorLoop {
 
   /** The token is over: neurons that left the window free their slots. */
   #endStep(step: number): void {
-    const { passes, statistics, clock, options: { policy } } = this.#seat;
+    const { passes, statistics, clock, readPlan, options: { policy } } = this.#seat;
     // A window of no step empties all slots now, those that lanes are about to finish, too.
     if (policy.window === 0) passes.awaitDone((passes.number - 1) | 0);
     const began = clock(), { done } = passes;
     for (const { cache, isResident } of this.#layers) if (!isResident) cache.endStep(step, done);
     statistics[PREDICTOR.manageMs] += clock() - began;
+    statistics[PREDICTOR.lookMs] = this.#earlyLook?.lookMs ?? 0;
+    statistics[PREDICTOR.submitMs] = readPlan.submitMs;
     statistics[PREDICTOR.cpuMs] = threadCpuMs();
   }
 }
