@@ -253,7 +253,7 @@ export function renderLadder(results: readonly LadderResult[], title: string): s
       row.ioMs,
       row.managementMs,
       row.split.compute,
-      row.split.flash,
+      row.split.flash + row.split.predictor,
       row.totalMs,
       row.tokensPerSecond,
       row.tokensPerSecond / results[0].tokensPerSecond,
@@ -276,7 +276,8 @@ function notesOn(
     `${prompt}; reads by ${backends}.`,
     "DRAM: what is kept from token to token. Of naive that is the KV cache: its weights lie in memory, for lanes to compute from, but",
     "are read anew for each token. Peak: of the process. I/O: time with a read in flight. Memory: looking slots up, choosing who leaves,",
-    "planning reads, copying to slots. Compute, wait: lane 0 computing, and waiting for reads. They overlap: the total is the wall clock.",
+    "planning reads, copying to slots. Compute, wait: lane 0 computing, and waiting for reads or for the list of what to compute. They",
+    "overlap: the total is the wall clock, of which the rest is sampling and handing over.",
     "Up to windowing up row and down column are reads of their own, and none is merged with another.",
   ];
   if (ordered === undefined) {
