@@ -22,7 +22,7 @@ export type LoadProgress = (progress: { doneBytes: number; totalBytes: number })
 
 /**
  * Fills the arenas with what must be resident: weights and predictors (checksums compared), the up projections for `exact`, and
- * all bundles if everything fits. Reads past the cache of the system, like the readers.
+ * the bundles of layers that stay in memory. Reads past the cache of the system, like the readers.
  */
 export async function loadArenas(
   memories: WebAssembly.Memory[],
@@ -39,15 +39,16 @@ export async function loadArenas(
   const places = new Places(plan);
   const bytes = memories.map(({ buffer }) => new Uint8Array(buffer));
   const loader = new Loader(bytes, path, disk.direct);
-  const bundleBytes = header.layers.reduce((sum, { bundles }) => {
-    return sum + bundles.count * bundles.bundleByteLength;
+  const { residentLayers, shape: { hasResidentUp } } = plan;
+  const bundleBytes = header.layers.reduce((sum, { bundles }, layer) => {
+    const passes = (hasResidentUp ? 1 : 0) + (residentLayers[layer] ? 1 : 0);
+    return sum + passes * bundles.count * bundles.bundleByteLength;
   }, 0);
-  const passes = (plan.shape.hasResidentUp ? 1 : 0) + (plan.isResident ? 1 : 0);
   const sections = plan.arenas.flatMap((arena, index) =>
     arena.sections.map((section) => ({ ...section, arena: index }))
   );
   const sectionBytes = sections.reduce((sum, { byteLength }) => sum + byteLength, 0);
-  const totalBytes = sectionBytes + passes * bundleBytes;
+  const totalBytes = sectionBytes + bundleBytes;
   let doneBytes = 0;
   const step = async (byteLength: number) => {
     signal?.throwIfAborted();
@@ -61,8 +62,8 @@ export async function loadArenas(
     verifyTensors(bytes, path, header, places);
     if (recallShifts) shiftBiases(bytes, header, places, recallShifts);
     for (let layer = 0; layer < header.layers.length; layer++) {
-      if (plan.shape.hasResidentUp) await loader.loadUp(header, plan, layer, step);
-      if (plan.isResident) await loader.loadBundles(header, plan, layer, step);
+      if (hasResidentUp) await loader.loadUp(header, plan, layer, step);
+      if (residentLayers[layer]) await loader.loadBundles(header, plan, layer, step);
     }
   } finally {
     loader.close();

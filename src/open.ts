@@ -18,9 +18,9 @@ import type { OpenOptions, Settings, SettleWith } from "./open_options.ts";
 import { Control } from "./pipeline/control.ts";
 import { Crew } from "./pipeline/crew.ts";
 import type { CrewMember } from "./pipeline/crew.ts";
-import type { LayerFlash, ModelSizes, PipelineOptions } from "./pipeline/options.ts";
+import type { LayerFlash, ModelSizes, PipelineOptions, RereadPiece } from "./pipeline/options.ts";
 import { createTraceBuffer } from "./pipeline/trace.ts";
-import { BOUNCE_BYTES, makePlan } from "./plan.ts";
+import { BOUNCE_BYTES, makePlan, REREAD_CHUNKS } from "./plan.ts";
 import type { Plan } from "./plan.ts";
 import { findProbe } from "./probe/kept_probe.ts";
 import { coreCount } from "./runtime.ts";
@@ -55,7 +55,7 @@ const AUDIT_SEED = 1;
 export async function open(path: string, options: OpenOptions = {}): Promise<Model> {
   const prepared = prepare(path, options);
   options.onPlan?.(prepared);
-  const { header, damaged, disk, settings, plan } = prepared;
+  const { header: stored, used: header, damaged, disk, settings, plan } = prepared;
   const memories = plan.arenas.map((arena) => createArena(arena, plan.shape.pages));
   const { onProgress, signal } = options;
   const { recallShifts } = settings;
@@ -65,7 +65,7 @@ export async function open(path: string, options: OpenOptions = {}): Promise<Mod
   await crew.start(pipeline.members);
   try {
     signal?.throwIfAborted();
-    return new Model({ path, header, damaged, plan, disk, memories, crew, ...pipeline });
+    return new Model({ path, header: stored, damaged, plan, disk, memories, crew, ...pipeline });
   } catch (error) {
     // A tokenizer that cannot be used, or a signal: no worker stays behind.
     await crew.close();
@@ -87,6 +87,8 @@ function createArena({ byteLength, layers }: ArenaPlan, pages: PageShape): WebAs
 /** What is decided before anything is loaded: how to read, what will lie where. `plan` prints it, `open` does it. */
 export interface Prepared {
   header: FlashHeader;
+  /** The header without what this mode has no use for. */
+  used: FlashHeader;
   damaged: string | null;
   disk: DiskFacts;
   settings: Settings;
@@ -103,7 +105,9 @@ export function prepare(path: string, options: OpenOptions, known?: SettleWith):
   const disk = examineDisk(path);
   known ??= { probe: (options.probe ?? true) ? findProbe(path).probe : null };
   const settings = settle(header, path, options, known);
-  return { header, damaged, disk, settings, plan: makePlan(header, disk, settings.wishes) };
+  // `dense` predicts nothing: predictors would take memory from layers that could stay.
+  const used = settings.wishes.mode === "dense" ? { ...header, predictors: null } : header;
+  return { header, used, damaged, disk, settings, plan: makePlan(used, disk, settings.wishes) };
 }
 
 function readHeaderOf(path: string): Pick<FlashFile, "header" | "damaged"> {
@@ -131,6 +135,7 @@ function connect(
   const flagsPerChunk = isScattered(header) ? plan.neuronsPerChunk : 1;
   const stagingFlag = slotTotal;
   const auditFlag = stagingFlag + shape.stagingChunkCount * flagsPerChunk;
+  const rereads = options.naive ? rereadsOf(plan) : [];
   const flagCount = auditFlag + (plan.auditSample ? 1 : 0);
   const share = Control.create(
     {
@@ -139,6 +144,7 @@ function connect(
       layerCount: slotCounts.length,
       tickets: ticketCapacity(header.config.intermediateSize, readerCount),
       flagCount,
+      hasHalves: options.unbundled,
     },
     style,
   );
@@ -152,7 +158,8 @@ function connect(
     traces.push({ name, buffer });
     return buffer;
   };
-  if (plan.isResident) raiseFlags(control, slotTotal);
+  const layers = layersOf(header, plan);
+  for (const layer of layers) if (layer.isResident) raiseFlags(control, layer);
   const common: PipelineOptions = {
     control: share,
     arenas: memories.map((memory, index) => ({ memory, plan: plan.arenas[index] })),
@@ -169,7 +176,7 @@ function connect(
     draftsMax: plan.draftsMax,
     weights: locateWeights(header, plan),
     flash: {
-      layers: layersOf(header, plan),
+      layers,
       strideBytes: header.layers[0].bundles.bundleByteLength,
       record: plan.record,
       slotByteLength: shape.slotByteLength,
@@ -179,8 +186,11 @@ function connect(
         mergedBytesMax: BOUNCE_BYTES,
       },
       isResident: plan.isResident,
+      // What `exact` reads is the down column alone.
+      unbundled: (options.unbundled ?? false) && plan.mode !== "exact",
+      rereads,
       staging: {
-        chunkCount: shape.stagingChunkCount,
+        chunkCount: shape.stagingChunkCount - (rereads.length > 0 ? REREAD_CHUNKS : 0),
         chunkByteLength: shape.stagingChunkByteLength,
         placeByteLength: shape.stagingChunkByteLength / plan.neuronsPerChunk,
         neuronsPerChunk: plan.neuronsPerChunk,
@@ -255,9 +265,30 @@ function connect(
   };
 }
 
-/** All neurons are there from the start. */
-function raiseFlags(control: Control, flagCount: number): void {
-  control.words.fill(1, control.layout.flags, control.layout.flags + flagCount);
+/** All neurons of the layer are there from the start. */
+function raiseFlags({ words, layout }: Control, { flag, slotCount }: LayerFlash): void {
+  words.fill(1, layout.flags + flag, layout.flags + flag + slotCount);
+}
+
+/** All that is resident, cut into pieces that fit into a staging chunk, an equal share of them before each layer. */
+function rereadsOf({ arenas, shape, blockByteLength }: Plan): RereadPiece[] {
+  const { numLayers } = shape;
+  // A piece may begin within a block, and takes whole blocks.
+  const most = Math.floor(shape.stagingChunkByteLength / blockByteLength) * blockByteLength;
+  const pieces = arenas.flatMap(({ sections }) =>
+    sections.flatMap(({ byteOffset, byteLength }) => {
+      const begin = Math.floor(byteOffset / blockByteLength) * blockByteLength;
+      const length = byteOffset + byteLength - begin;
+      return Array.from({ length: Math.ceil(length / most) }, (_, index) => ({
+        byteOffset: begin + index * most,
+        byteLength: Math.min(most, length - index * most),
+      }));
+    })
+  );
+  return pieces.map((piece, index) => ({
+    ...piece,
+    layer: Math.floor(index * numLayers / pieces.length),
+  }));
 }
 
 function sizesOf({ config }: FlashHeader): ModelSizes {
@@ -283,7 +314,7 @@ function layersOf(header: FlashHeader, plan: Plan): LayerFlash[] {
     const at = flag;
     flag += slotCount;
     const positionOf = bundles.order === null ? undefined : NeuronOrder.of(bundles).share();
-    const { byteOffset } = bundles, { slots } = layerPlan;
-    return { arena, slots, byteOffset, slotCount, flag: at, positionOf };
+    const { byteOffset } = bundles, { slots } = layerPlan, isResident = plan.residentLayers[layer];
+    return { arena, slots, byteOffset, slotCount, isResident, flag: at, positionOf };
   });
 }

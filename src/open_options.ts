@@ -27,11 +27,11 @@ import { coreCount, freeBytes, runtimeBytes, START_JITTER_BYTES } from "./runtim
 export interface OpenOptions {
   /** Ceiling of the whole process's memory. Default: a part of what is free. */
   memory?: string | number;
-  /** Share of the FFN's neurons that may lie in memory; the other way to set the cache. */
+  /** Share of the FFN's neurons that may lie in memory (in `dense`: of its layers); the other way to set the cache. */
   ffnCache?: string | number;
   /**
    * `predicted`: compute the neurons that the predictor names; `exact`: the true active set, with the up projection in memory;
-   * `dense`: all neurons, streamed. Default: `predicted` if the file has predictors, else `exact`.
+   * `dense`: all neurons, those of layers that do not fit in memory streamed. Default: `predicted` if the file has predictors, else `exact`.
    */
   ffn?: FfnMode;
   /**
@@ -45,7 +45,10 @@ export interface OpenOptions {
    * calibrated for unless told, and within the curve that calibration wrote. Part of the mode: logits depend on it.
    */
   recall?: string | number;
-  /** Tokens whose neurons stay in the cache, with the policies `window` (which needs not be named then) and `pinned`. */
+  /**
+   * Tokens whose neurons stay in the cache, with the policies `window` (which needs not be named then) and `pinned`; 0: none, so
+   * that each token reads all that it needs.
+   */
   window?: number;
   /** Flash readers. Default: as a kept probe says, else 8 with `pread`, where each has one read in flight, and 1 with `io_uring`. */
   readers?: number;
@@ -74,6 +77,16 @@ export interface OpenOptions {
   gapBytes?: number;
   /** Use the kept probe of the disk (`flashpipe probe`), if there is one. Default true; changes no result. */
   probe?: boolean;
+  /**
+   * For `bench ladder`: up row and down column of a neuron are two reads, neither merged with others, as if they lay apart on flash.
+   * Changes no result.
+   */
+  unbundled?: boolean;
+  /**
+   * For `bench ladder`, with `dense`: keep nothing, so that each token reads all weights. What is resident is loaded all the same, for
+   * lanes to compute from, but read anew to scratch. Changes no result.
+   */
+  naive?: boolean;
   /** For tests: make the disk slow, short or faulty. */
   simulation?: DiskSimulation;
   /** Stops opening. */
@@ -207,6 +220,9 @@ export function settle(
   if (options.recall !== undefined && mode !== "predicted") {
     throw new RangeError(`Cannot set a recall in ${mode}: it is of \`predicted\` alone`);
   }
+  if (options.naive && mode !== "dense") {
+    throw new RangeError(`Cannot be naive in ${mode}: it is of \`dense\` alone`);
+  }
   const recall = options.recall === undefined ? undefined : parseShare(options.recall);
   const integer = (name: string, value: number, most: number, least = 1) => {
     if (Number.isInteger(value) && value >= least && value <= most) return value;
@@ -219,7 +235,7 @@ export function settle(
   const readerCount = integer("readers", reading.readerCount, READERS_MAX);
   const contextMax = config.maxPositionEmbeddings;
   const contextLength = integer("context", options.context ?? contextMax, contextMax);
-  if (options.window !== undefined) integer("window", options.window, 1e6);
+  if (options.window !== undefined) integer("window", options.window, 1e6, 0);
   if (options.waitMsMax !== undefined) integer("waitMsMax", options.waitMsMax, INT32_MAX);
   for (const name of ["spins", "flashSpins", "gapBytes"] as const) {
     const value = options[name];
@@ -241,7 +257,8 @@ export function settle(
     wishes: {
       mode,
       memoryBytes: options.memory === undefined ? undefined : parseByteSize(options.memory),
-      ffnCache: options.ffnCache === undefined ? undefined : parseShare(options.ffnCache),
+      ffnCache: ffnCacheOf(options),
+      naive: options.naive,
       contextLength,
       kv: chooseKv(header, options),
       laneCount,
@@ -263,6 +280,12 @@ export function settle(
       freeBytes: freeBytes(),
     },
   };
+}
+
+function ffnCacheOf({ ffnCache, naive }: OpenOptions): number | undefined {
+  if (!naive) return ffnCache === undefined ? undefined : parseShare(ffnCache);
+  if (ffnCache === undefined || parseShare(ffnCache) === 0) return 0;
+  throw new RangeError(`Cannot cache ${ffnCache} of the FFN and be naive: naive keeps nothing`);
 }
 
 function chooseKv({ quantization }: FlashHeader, { kv }: OpenOptions): KvQuantization {

@@ -59,6 +59,8 @@ export interface PlanWishes {
   freeBytes: number;
   /** Whether pages of the KV cache may take slots; default: unless `ffnCache` says how many there are. */
   sharesPools?: boolean;
+  /** `dense` reads what is resident anew for each token, too: see `OpenOptions.naive`. */
+  naive?: boolean;
   /** Bytes of an arena, at most; default (and most): 4 GiB. */
   arenaBytesMax?: number;
 }
@@ -80,6 +82,8 @@ export interface Plan {
   draftsMax: number;
   /** All neurons have their slots: nothing is read while running. */
   isResident: boolean;
+  /** Layers whose neurons have their slots, whatever the context: they are loaded at once and never read again. */
+  residentLayers: boolean[];
   neuronsPerChunk: number;
   /** What the audit looks at, if it is on. */
   auditSample: AuditSample | null;
@@ -103,9 +107,14 @@ const ARENA_BYTES_MAX = MEMORY_PAGES_MAX * 65536;
 /** A layer must have so many slots at least: a group of misses and the one after it. */
 const SLOTS_MIN = 8;
 
-/** One read of the dense stream. Long enough for sequential speed, short enough to overlap. */
+/** One read of a stream of bundles. Long enough for sequential speed, short enough to overlap. */
 const STAGING_CHUNK_BYTES = 256 * 1024;
 const STAGING_CHUNKS = 8;
+/** A prompt's stream, whose reads are grouped to passes, has shorter ones in small layers, and so takes half a layer at most. */
+const CHUNKS_OF_LAYER_MIN = 16;
+
+/** Staging chunks beside those, for what `naive` reads to no purpose. */
+export const REREAD_CHUNKS = 8;
 
 /** A merged read is at most this long. */
 export const BOUNCE_BYTES = 64 * 1024;
@@ -133,36 +142,41 @@ export function makePlan(header: FlashHeader, disk: DiskFacts, wishes: PlanWishe
   const ceiling = memoryBytes ?? Math.max(smallest.bytes.total, FREE_SHARE * freeBytes);
   const arenaCeiling = ceiling - runtimeBytes;
   const wanted = ffnCache === undefined ? n * numLayers : Math.round(ffnCache * n * numLayers);
-  if (isDense) {
-    // The stream of `dense` needs no slots, unless everything fits.
-    const resident = wanted >= n * numLayers ? planOf(n * numLayers) : smallest;
-    return arenaBytes(resident.arenas) <= arenaCeiling ? resident : smallest;
-  }
+  // `dense` comes to each neuron once a token, so what it keeps is whole layers, and streams the others.
+  if (isDense) return largestPlan(planOf, { least: 0, wanted, arenaCeiling, unit: n });
   // A cache that was asked for as a share has no floor but one slot a layer.
   const least = ffnCache === undefined ? slotsMin : Math.min(slotsMin, numLayers);
-  return largestPlan(planOf, { least, wanted: Math.max(least, wanted), arenaCeiling });
+  return largestPlan(planOf, { least, wanted: Math.max(least, wanted), arenaCeiling, unit: 1 });
 }
 
 /**
- * The plan with as many slots beside a full context as are wanted and fit. Bytes are not quite a multiple of the slots: layers are
- * aligned, and where fewer slots need one arena less, its scratch goes to slots too.
+ * The plan with as many slots beside a full context as are wanted and fit, in units of `unit`. Bytes are not quite a multiple of the
+ * slots: layers are aligned, and where fewer slots need one arena less, its scratch goes to slots too.
  */
 function largestPlan(
   planOf: (slotTotal: number) => Plan,
-  { least, wanted, arenaCeiling }: { least: number; wanted: number; arenaCeiling: number },
+  { least, wanted, arenaCeiling, unit }: {
+    least: number;
+    wanted: number;
+    arenaCeiling: number;
+    unit: number;
+  },
 ): Plan {
-  let plan = planOf(wanted), fits = least, tooMany = wanted;
+  const whole = (slots: number) => Math.floor(slots / unit) * unit;
+  let plan = planOf(Math.max(least, whole(wanted))), fits = least, tooMany: number;
   const spareOf = (plan: Plan) => {
     return Math.floor((arenaCeiling - arenaBytes(plan.arenas)) / plan.shape.slotByteLength);
   };
-  if (spareOf(plan) >= 0 || wanted === least) return plan;
-  for (let slotTotal = wanted + spareOf(plan);;) {
-    slotTotal = Math.min(tooMany - 1, Math.max(fits, slotTotal));
+  if (spareOf(plan) >= 0 || whole(wanted) <= least) return plan;
+  tooMany = whole(wanted);
+  for (let slotTotal = tooMany + spareOf(plan);;) {
+    slotTotal = Math.min(tooMany - unit, Math.max(fits, whole(slotTotal)));
     plan = planOf(slotTotal);
     const spare = spareOf(plan);
     if (spare >= 0) fits = slotTotal;
     else tooMany = slotTotal;
-    if (spare === 0 || tooMany - fits <= 1) return spare >= 0 ? plan : planOf(fits);
+    const isNear = spare >= 0 && spare < unit;
+    if (isNear || tooMany - fits <= unit) return spare >= 0 ? plan : planOf(fits);
     slotTotal += spare;
   }
 }
@@ -190,7 +204,10 @@ function planWith(
   const record = recordOf(ffnQuantization, hiddenSize, isExact);
   const strideBytes = header.layers[0].bundles.bundleByteLength;
   const isResident = slotTotal >= n * numLayers;
-  const neuronsPerChunk = Math.min(n, Math.max(1, Math.floor(STAGING_CHUNK_BYTES / strideBytes)));
+  const neuronsPerRead = Math.max(1, Math.floor(STAGING_CHUNK_BYTES / strideBytes));
+  const neuronsPerChunk = wishes.mode === "dense"
+    ? Math.min(n, neuronsPerRead)
+    : Math.min(Math.ceil(n / CHUNKS_OF_LAYER_MIN), neuronsPerRead);
   const chunk = { strideBytes, offset: 0, byteLength: neuronsPerChunk * strideBytes };
   const auditSample = wishes.audit ? planSample(n, strideBytes) : null;
   const slotBytes = slotByteLength({ strideBytes, ...record }, disk.blockByteLength);
@@ -198,11 +215,12 @@ function planWith(
   const promptChunk = wishes.audit ? 1 : wishes.promptChunk;
   const draftsMax = wishes.audit ? 0 : wishes.draftsMax;
   const positionsMax = Math.max(promptChunk, 1 + draftsMax);
-  const isDenseStream = wishes.mode === "dense" && !isResident;
+  const isDense = wishes.mode === "dense", isDenseStream = isDense && !isResident;
   const isStreaming = isDenseStream || (!isResident && promptChunk > EARLY_POSITIONS);
   const pages = pagesOf(header, wishes);
-  const isPoolShared = !isResident && wishes.mode !== "dense" &&
+  const isPoolShared = !isResident && !isDense &&
     (wishes.sharesPools ?? wishes.ffnCache === undefined);
+  const batchPassNeuronsMax = Math.max(neuronsPerChunk, Math.min(n, BATCH_PASS_NEURONS));
   const shape: CommonShape = {
     ffnQuantization,
     vocabSize: config.vocabSize,
@@ -215,14 +233,15 @@ function planWith(
     laneCount: wishes.laneCount,
     readerCount: wishes.readerCount,
     slotByteLength: slotBytes,
-    stagingChunkCount: isStreaming ? STAGING_CHUNKS : 0,
+    stagingChunkCount: isStreaming ? STAGING_CHUNKS + (wishes.naive ? REREAD_CHUNKS : 0) : 0,
     // Neurons in another order are read one by one, each to a place of whole blocks.
     stagingChunkByteLength: isScattered(header)
       ? neuronsPerChunk *
         slotByteLength({ ...chunk, byteLength: strideBytes }, disk.blockByteLength)
       : slotByteLength(chunk, 4096),
-    passNeuronsMax: isDenseStream ? neuronsPerChunk : n,
-    batchPassNeuronsMax: Math.max(neuronsPerChunk, Math.min(n, BATCH_PASS_NEURONS)),
+    // `dense` need not know of how many positions a step is whose passes it prepares.
+    passNeuronsMax: isDenseStream ? batchPassNeuronsMax : n,
+    batchPassNeuronsMax,
     rankMax: rankMaxOf(header.predictors),
     bounceByteLength: wishes.depth * BOUNCE_BYTES,
     hasResidentUp: isExact,
@@ -230,11 +249,12 @@ function planWith(
     observationRows: wishes.observationRows,
     audit: auditSample ? auditShape(auditSample, strideBytes) : undefined,
   };
-  const pools = dividePools(header, { slotTotal, slotBytes, pages, isPoolShared });
+  const pools = dividePools(header, { slotTotal, slotBytes, pages, isPoolShared, isDense });
   const poolByteLengths = pools.map(({ byteLength }) => byteLength);
   const arenas = planArenas(header, shape, poolByteLengths, wishes.arenaBytesMax);
   const slotCounts = pools.map(({ slots }) => slots);
   const slotCountsFull = pools.map(({ slotsFull }) => slotsFull);
+  const residentLayers = slotCountsFull.map((slots) => slots === n);
   const predictors = predictorBytes(header);
   const weights = header.tensors.reduce((sum, { byteLength }) => sum + byteLength, 0);
   const residentUp = isExact ? numLayers * matrixByteLength(ffnQuantization, n, hiddenSize) : 0;
@@ -255,6 +275,7 @@ function planWith(
     promptChunk,
     draftsMax,
     isResident,
+    residentLayers,
     neuronsPerChunk,
     auditSample,
     blockByteLength: disk.blockByteLength,
@@ -332,17 +353,19 @@ interface Pool {
  */
 function dividePools(
   header: FlashHeader,
-  { slotTotal, slotBytes, pages, isPoolShared }: {
+  { slotTotal, slotBytes, pages, isPoolShared, isDense }: {
     slotTotal: number;
     slotBytes: number;
     pages: PageShape;
     isPoolShared: boolean;
+    isDense: boolean;
   },
 ): Pool[] {
   const { predictors, config } = header, { numLayers, intermediateSize: count } = config;
   const pageBytes = pages.count * pages.byteLength;
-  const divide = (slotTotal: number, leastSlots: number) =>
-    divideAmongLayers({
+  const divide = (slotTotal: number, leastSlots: number) => {
+    if (isDense) return wholeLayers(slotTotal / count, numLayers).map((is) => is ? count : 0);
+    return divideAmongLayers({
       numLayers,
       count,
       slotTotal,
@@ -350,6 +373,7 @@ function dividePools(
       curves: predictors?.missCurves ?? [],
       predictedShares: predictors?.layers.map((layer) => layer.predictedShare) ?? [],
     });
+  };
   // Pools are read to in whole blocks.
   const poolOf = (bytes: number) => alignUp(bytes, 4096);
   const lent = Math.ceil(pageBytes / slotBytes), own = Math.floor(slotTotal / numLayers);
@@ -368,6 +392,12 @@ function dividePools(
     slots,
     slotsFull: slots - lent,
   }));
+}
+
+/** Which layers `dense` keeps: so many of them, spread evenly, so that reads for the others go on while one is computed. */
+function wholeLayers(kept: number, numLayers: number): boolean[] {
+  const before = (layer: number) => Math.floor(kept * layer / numLayers);
+  return Array.from({ length: numLayers }, (_, layer) => before(layer + 1) > before(layer));
 }
 
 function predictorBytes(header: FlashHeader): number {

@@ -55,6 +55,10 @@ export interface Cost {
   workMsPerToken: { lanes: number; look: number; management: number; submit: number };
   /** CPU time of the lanes and of the predictor with the reads that it does itself, polls included; 0 where the runtime does not tell. */
   cpuMsPerToken: { lanes: number; predictor: number };
+  /** Copying records to slots: of reads that were merged, by all readers. */
+  copyMsPerToken: number;
+  /** Time with a read in flight. */
+  flashMsPerToken: number;
 }
 
 /** What became of the neurons of one layer that were listed: counts, over all tokens. */
@@ -214,5 +218,7 @@ function costOf(control: Control, from: Snapshot, to: Snapshot): Cost {
       lanes: per(lanes(LANE.cpuMs)),
       predictor: per(predictor(PREDICTOR.cpuMs)),
     },
+    copyMsPerToken: per(readers(READER.copyMs)),
+    flashMsPerToken: per(flashMs),
   };
 }

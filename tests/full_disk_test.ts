@@ -24,7 +24,16 @@ const TIMEOUT = { timeout: 60_000 };
 const TALES = fileURLToPath(new URL("../models/tales", import.meta.url));
 /** A device that has room for nothing. */
 const FULL = "/dev/full";
-const skip = !existsSync(FULL) && `there is no ${FULL}`;
+const skip = whyNoFull();
+
+function whyNoFull(): string | false {
+  try {
+    return !existsSync(FULL) && `there is no ${FULL}`;
+  } catch (error) {
+    // Deno opens devices with all permissions only; Bun and Node run this.
+    return `${FULL} cannot be used: ${(error as Error).message}`;
+  }
+}
 
 const WRITERS: Record<string, (target: string) => string[]> = {
   synth: (target) => ["synth", target, "--shape", "opt-125m", "--quant", "q8"],

@@ -209,12 +209,37 @@ test("makePlan() divides slots by the misses that they save", () => {
   for (const count of slotCounts) assert.ok(count >= 8);
 });
 
-test("makePlan() streams dense through staging, unless all fits", () => {
-  const streamed = plan(SMALL, { mode: "dense", ffnCache: 0.5 });
+test("makePlan() streams dense through staging, but for whole layers that fit", () => {
+  const streamed = plan(SMALL, { mode: "dense", ffnCache: 0.1 });
   assert.equal(slotTotal(streamed), 0);
   assert.ok(!streamed.isResident && streamed.shape.stagingChunkCount > 0);
+  const half = plan(SMALL, { mode: "dense", ffnCache: 0.6 });
+  assert.deepEqual(half.slotCounts, [0, 1024, 0, 1024, 0, 1024]);
+  assert.deepEqual(half.residentLayers, [false, true, false, true, false, true]);
+  assert.ok(!half.isResident && half.shape.stagingChunkCount > 0);
   const resident = plan(SMALL, { mode: "dense" });
   assert.ok(resident.isResident && resident.shape.stagingChunkCount === 0);
+});
+
+test("makePlan() keeps as many whole layers of dense as memory holds", () => {
+  const required = requiredBytes(SMALL, { mode: "dense" }), layerBytes = 1024 * 1024;
+  for (let layers = 0; layers <= 6; layers++) {
+    const memoryBytes = required + layers * layerBytes + MIB / 2;
+    const made = plan(SMALL, { mode: "dense", memoryBytes });
+    const kept = made.residentLayers.filter((is) => is).length;
+    assert.ok(kept >= layers - 1 && kept <= layers + 3, `${kept} of ${layers}`);
+    assert.equal(slotTotal(made), kept * 1024);
+    assert.ok(made.bytes.total <= memoryBytes);
+  }
+});
+
+test("makePlan() knows layers that have a slot for each neuron, whatever the context", () => {
+  const flat = { slots: [8, 1024], missesPerToken: [1, 0.9] };
+  const steep = { slots: [8, 1024], missesPerToken: [100, 0] };
+  const header = headerOf(SMALL, [flat, steep, flat, flat, flat, flat]);
+  const made = makePlan(header, diskOf(512), { ...WISHES, ffnCache: 0.3 });
+  assert.deepEqual(made.residentLayers, [false, true, false, false, false, false]);
+  assert.ok(!made.isResident);
 });
 
 test("makePlan() reads the down column alone in exact, whose up rows stay in memory", () => {

@@ -57,6 +57,23 @@ const WAYS: [string, OpenOptions][] = [
   ["the policy frequency, a cache of 3 %", { policy: "frequency", ffnCache: "3%" }],
   ["window 1", { window: 1 }],
   ["window 5", { window: 5 }],
+  ["window 0: no cache, 2 lanes", { window: 0, lanes: 2 }],
+  ["up rows and down columns apart, 1 reader, no prefetch", {
+    unbundled: true,
+    readers: 1,
+    prefetch: false,
+  }],
+  ["up rows and down columns apart, several passes, 2 lanes, a slow, short disk", {
+    unbundled: true,
+    ffnCache: "5%",
+    lanes: 2,
+    simulation: { seed: 6, delayMsMax: 0.05, shortRate: 0.5 },
+  }],
+  ["nearly everything in memory, a prompt of 20 at a time", {
+    ffnCache: "97%",
+    promptChunk: 20,
+    logitsRows: 40,
+  }],
   ["a cache smaller than a layer's list", { ffnCache: 0.004 }],
   ["a cache of 3 %, 2 lanes", { ffnCache: "3%", lanes: 2 }],
   ["everything in memory", { ffnCache: "100%" }],
@@ -92,6 +109,19 @@ const WAYS: [string, OpenOptions][] = [
     logitsRows: 128,
     lanes: 2,
     simulation: { seed: 4, delayMsMax: 0.5, shortRate: 0.3 },
+  }],
+  ["a prompt in one piece, in slots that the last layer lends", {
+    promptChunk: 64,
+    logitsRows: 128,
+    ffnCache: "90%",
+  }],
+  ["the same, 2 lanes, a slow disk, one reader", {
+    promptChunk: 64,
+    logitsRows: 128,
+    ffnCache: "90%",
+    lanes: 2,
+    readers: 1,
+    simulation: { seed: 5, delayMsMax: 0.5 },
   }],
   ["several arenas", SMALL_ARENAS],
   ["several arenas, 2 lanes, a prompt of 30 at a time", {
@@ -147,8 +177,12 @@ test("Model.logits() in exact equals dense, bit for bit", async () => {
   const expected = await hashOf(calibrated.trained!, { ffn: "dense" });
   const ways: OpenOptions[] = [
     { ffn: "dense", ffnCache: "100%", lanes: 2 },
-    { ffn: "dense", lanes: 3, readers: 1 },
+    { ffn: "dense", ffnCache: 0, lanes: 3, readers: 1 },
     { ffn: "dense", promptChunk: 20, logitsRows: 40 },
+    { ffn: "dense", ffnCache: "70%", promptChunk: 20, logitsRows: 40, readers: 1 },
+    { ffn: "dense", ffnCache: "50%", ...SMALL_ARENAS, simulation: { seed: 2, shortRate: 0.5 } },
+    { ffn: "dense", naive: true, ffnCache: 0, lanes: 2, ...SMALL_ARENAS, promptChunk: 20 },
+    { ffn: "exact", unbundled: true, window: 0 },
     { ffn: "exact" },
     { ffn: "exact", promptChunk: 20, logitsRows: 40, ffnCache: "5%" },
     { ffn: "exact", promptChunk: 5, lanes: 2 },

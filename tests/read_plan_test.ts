@@ -61,6 +61,7 @@ test("ReadPlan reads a lone record's covering blocks straight into its slot", ()
     byteOffset: 3 * 512,
     byteLength: 1024,
     target: 0xf000_0000,
+    isHalf: false,
     parts: [{ offset: 0, byteLength: 1024, target: 0xf000_0000, flag: 100 }],
   }]);
 });
@@ -75,6 +76,7 @@ test("ReadPlan merges neighbours, up to the gap that is cheaper to read over", (
     byteOffset: 0,
     byteLength: 8 * 512,
     target: 0,
+    isHalf: false,
     parts: [
       { offset: 0, byteLength: 1024, target: 0xf000_0000, flag: 100 },
       { offset: 1024, byteLength: 1024, target: 0xf000_2000, flag: 101 },
@@ -94,6 +96,31 @@ test("ReadPlan puts a part's record at its offset within its block", () => {
     { offset: 188, byteLength: 500, target: 0xf000_0000 + 188, flag: 100 },
     { offset: 688, byteLength: 500, target: 0xf000_2000 + 176, flag: 101 },
   ]);
+});
+
+test("ReadPlan.addHalves() makes two tickets of a record, which nothing joins", () => {
+  const { control, plan } = makePlan({ readerCount: 1 });
+  plan.begin("late", 0);
+  plan.add({ byteOffset: 0, byteLength: 1024 }, 0xf000_0000, 100);
+  plan.addHalves({ byteOffset: 1024, byteLength: 1400 }, 0xf000_2000, 101);
+  plan.add({ byteOffset: 2560, byteLength: 512 }, 0xf000_4000, 102);
+  plan.finish();
+  const tickets = takeTickets(control, "late");
+  const plain = tickets.map(({ byteOffset, byteLength, target, isHalf, parts }) => [
+    byteOffset,
+    byteLength,
+    target - 0xf000_0000,
+    isHalf,
+    parts.map(({ flag }) => flag),
+  ]);
+  // The halves are bytes 1024 to 1723 and 1724 to 2423.
+  assert.deepEqual(plain, [
+    [0, 1024, 0, false, [100]],
+    [1024, 1024, 0x2000, true, [101]],
+    [1536, 1024, 0x2000 + 512, true, [101]],
+    [2560, 512, 0x4000, false, [102]],
+  ]);
+  assert.equal(plan.ticketCount, 4);
 });
 
 test("ReadPlan covers exactly what is wanted, once, in whole blocks, whatever the list", () => {

@@ -55,7 +55,8 @@ async function engineCounts(path: string, trace: NeuronTrace, options: OpenOptio
     bytes += prompt.bytesPerToken * ids.length;
   }
   const rounded = [listed, reads, bytes].map(Math.round);
-  return { slotCounts: model.plan.slotCounts, tokens: trace.tokenCount, counts: rounded };
+  const { slotCounts, residentLayers } = model.plan;
+  return { slotCounts, residentLayers, tokens: trace.tokenCount, counts: rounded };
 }
 
 const CHOICES: PolicyChoice[] = [
@@ -77,8 +78,8 @@ test("replay() counts what the engine counts, in exact", { timeout: 120_000 }, a
   for (const ffnCache of [0.7, 0.9]) {
     for (const policy of CHOICES) {
       const options = { ffn: "exact", ffnCache, ...openWith(policy) } as const;
-      const { slotCounts, counts } = await engineCounts(path, trace, options);
-      const result = replay(trace, { slotCounts, policy });
+      const { slotCounts, residentLayers, counts } = await engineCounts(path, trace, options);
+      const result = replay(trace, { slotCounts, residentLayers, policy });
       const where = `${policy.name} of ${ffnCache}`;
       assert.deepEqual([result.listed, result.reads, result.bytes], counts, where);
       assert.equal(result.passes, 120 * trace.header.numLayers, `${where}: each list in one pass`);
@@ -98,13 +99,13 @@ test("replay() counts what the engine counts, in predicted without an early look
   assert.ok(lists > 0 && lists < trace.header.intermediateSize, `${lists} neurons a list`);
   for (const policy of CHOICES) {
     const options = { ffnCache: 0.9, prefetch: false, ...openWith(policy) };
-    const { slotCounts, counts } = await engineCounts(path, trace, options);
-    const result = replay(trace, { slotCounts, policy });
+    const { slotCounts, residentLayers, counts } = await engineCounts(path, trace, options);
+    const result = replay(trace, { slotCounts, residentLayers, policy });
     assert.deepEqual([result.listed, result.reads, result.bytes], counts, policy.name);
   }
   // With an early look reads land in their own time: what is evicted and merged may differ a little.
-  const { slotCounts, counts } = await engineCounts(path, trace, { ffnCache: 0.9 });
-  const early = replay(trace, { slotCounts, policy: CHOICES[0], earlyLook: true });
+  const { slotCounts, residentLayers, counts } = await engineCounts(path, trace, { ffnCache: 0.9 });
+  const early = replay(trace, { slotCounts, residentLayers, policy: CHOICES[0], earlyLook: true });
   assert.equal(early.listed, counts[0]);
   assert.ok(Math.abs(early.reads - counts[1]) <= 0.1 * counts[1] + 5, `${early.reads}, ${counts}`);
 });

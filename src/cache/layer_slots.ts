@@ -29,14 +29,19 @@ export class LayerSlots {
   /** Index of the arena that its slots lie in. */
   readonly arena: number;
   readonly cache: NeuronCache;
+  /** All of the layer's neurons lie in their slots from the start. */
+  readonly isResident: boolean;
   /** Landing flag of slot 0, counted from the first flag. */
   readonly flag: number;
+  /** Where slot 0 lies in the arena. */
+  readonly address: number;
   /** The layer's numbers; see `LAYER`. */
   readonly statistics: Float64Array;
   readonly #readPlan: ReadPlan;
+  /** 2 if records are read in halves. */
+  readonly ticketsPerRead: number;
   /** All of its arena. */
   readonly #bytes: Uint8Array;
-  readonly #address: number;
   readonly #slotByteLength: number;
   /** The first record in the file, and from record to record. */
   readonly #byteOffset: number;
@@ -60,18 +65,21 @@ export class LayerSlots {
     make: PolicyFactory = (shape) => makePolicy(options.policy, shape),
   ) {
     const { flash, sizes } = options, neuronCount = sizes.intermediateSize;
-    const { arena, slots, byteOffset, slotCount, flag, positionOf } = flash.layers[layer];
+    const { arena, slots, byteOffset, slotCount, isResident, flag, positionOf } =
+      flash.layers[layer];
     const range = { count: slotCount, flagWord: control.layout.flags + flag };
     const policy = make({ slotCount, neuronCount });
     this.layer = layer;
     this.arena = arena;
     this.cache = new NeuronCache(neuronCount, range, policy, control.words);
-    if (flash.isResident) this.cache.fillCompletely();
+    this.isResident = isResident;
+    if (isResident) this.cache.fillCompletely();
     this.flag = flag;
     this.statistics = control.layerStatistics(layer);
     this.#readPlan = readPlan;
+    this.ticketsPerRead = flash.unbundled ? 2 : 1;
     this.#bytes = new Uint8Array(options.arenas[arena].memory.buffer);
-    this.#address = slots;
+    this.address = slots;
     this.#slotByteLength = flash.slotByteLength;
     this.#byteOffset = byteOffset + flash.record.offset;
     this.#strideBytes = flash.strideBytes;
@@ -103,8 +111,10 @@ export class LayerSlots {
 
   #readPosition(position: number, slot: number): void {
     this.#record.byteOffset = this.#byteOffset + position * this.#strideBytes;
-    const address = this.#address + slot * this.#slotByteLength;
-    this.#readPlan.add(this.#record, address, this.flag + slot);
+    const address = this.address + slot * this.#slotByteLength;
+    if (this.ticketsPerRead === 2) {
+      this.#readPlan.addHalves(this.#record, address, this.flag + slot);
+    } else this.#readPlan.add(this.#record, address, this.flag + slot);
   }
 
   /** Copies the neuron's record from `address` of the arena to its slot. */
@@ -137,7 +147,7 @@ export class LayerSlots {
   /** Address of the neuron's record in its slot. In a resident layer every neuron has the slot of its number. */
   addressOf(neuron: number, slot: number): number {
     const phase = (this.#byteOffset + this.#at(neuron) * this.#strideBytes) % this.#blockByteLength;
-    return this.#address + slot * this.#slotByteLength + phase;
+    return this.address + slot * this.#slotByteLength + phase;
   }
 
   #at(neuron: number): number {

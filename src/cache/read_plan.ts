@@ -3,6 +3,7 @@ import {
   TICKET_ARENA,
   TICKET_BYTE_LENGTH,
   TICKET_FLAG,
+  TICKET_IS_HALF,
   TICKET_OFFSET_HIGH,
   TICKET_OFFSET_LOW,
   TICKET_PART_COUNT,
@@ -34,6 +35,8 @@ export interface InlineReader {
   pump(): boolean;
   /** Does all tickets, and waits until the last read has landed. */
   drain(): void;
+  /** Waits until some of the reads in flight have landed, and begins others. False if none is in flight. */
+  turn(): boolean;
 }
 
 /**
@@ -67,7 +70,11 @@ export class ReadPlan {
   #begin = 0;
   #end = 0;
   #partCount = 0;
+  /** Another ticket has the other half. */
+  #isHalf = false;
   readonly #parts = new Float64Array(TICKET_PARTS_MAX * PART_WORDS);
+  /** What is added as a half: reused, so that a read allocates nothing. */
+  readonly #half = { byteOffset: 0, byteLength: 0 };
   /** Where a single record's covering blocks go. */
   #slotAddress = 0;
 
@@ -132,6 +139,28 @@ export class ReadPlan {
     this.#parts[part + 3] = flag;
   }
 
+  /**
+   * Adds a record whose halves are two reads, neither merged with others, as if they lay apart. The flag is raised when both have
+   * landed. A block that both need is read twice, to the same place.
+   */
+  addHalves(
+    { byteOffset, byteLength }: { byteOffset: number; byteLength: number },
+    slotAddress: number,
+    flag: number,
+  ): void {
+    const { blockByteLength } = this.#options, half = byteLength / 2, first = this.#half;
+    const begin = Math.floor(byteOffset / blockByteLength) * blockByteLength;
+    first.byteLength = half;
+    for (first.byteOffset = byteOffset; first.byteOffset < byteOffset + byteLength;) {
+      this.#push();
+      const from = Math.floor(first.byteOffset / blockByteLength) * blockByteLength;
+      this.add(first, slotAddress + from - begin, flag);
+      this.#isHalf = true;
+      this.#push();
+      first.byteOffset += half;
+    }
+  }
+
   /** Hands out what is left. Readers that sleep are not woken yet: see `ring`. */
   finish(): void {
     this.#push();
@@ -179,6 +208,18 @@ export class ReadPlan {
     return true;
   }
 
+  /** Tickets handed out that have not landed. */
+  get underWay(): number {
+    return (this.ticketCount - this.#landed.value) | 0;
+  }
+
+  /** Waits until another ticket than the `landed` that were seen has landed; there must be some under way. */
+  awaitLanding(): void {
+    const landed = this.#landed.value;
+    if (this.#inline?.turn() || this.underWay === 0) return;
+    this.#landed.waitFor((landed + 1) | 0, "a read of a stream to land");
+  }
+
   #push(): void {
     if (this.#partCount === 0) return;
     const rings = this.#isEarly ? this.#earlyRings : this.#lateRings;
@@ -190,6 +231,7 @@ export class ReadPlan {
     this.ticketCount = (this.ticketCount + 1) | 0;
     this.#rung[reader] = 1;
     this.#partCount = 0;
+    this.#isHalf = false;
   }
 
   /** The reader with the least in hand whose ring has room; waits for one if there is none. */
@@ -220,6 +262,7 @@ export class ReadPlan {
     words[at + TICKET_BYTE_LENGTH] = this.#end - this.#begin;
     words[at + TICKET_PART_COUNT] = count;
     words[at + TICKET_ARENA] = this.#arena;
+    words[at + TICKET_IS_HALF] = this.#isHalf ? 1 : 0;
     if (count === 1) {
       words[at + TICKET_TARGET] = this.#slotAddress;
       words[at + TICKET_FLAG] = parts[3];

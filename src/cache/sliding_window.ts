@@ -2,7 +2,7 @@ import type { CachePolicy, PolicyShape } from "./policy.ts";
 import { SlotLists } from "./slot_lists.ts";
 
 /**
- * The paper's sliding window (section 3.1.1): the neurons used in the last `window` steps stay, others leave. With
+ * The paper's sliding window (section 3.1.1): the neurons used in the last `window` steps stay, others leave. With 0 nothing stays; with
  * `window` Infinity it slides as far back as the slots reach: LRU. Slots form one row from the longest unused to the last used.
  */
 export class SlidingWindow implements CachePolicy {
@@ -10,11 +10,11 @@ export class SlidingWindow implements CachePolicy {
   readonly #row: SlotLists;
   readonly #lastUse: Int32Array;
 
-  /** @param window steps, at least 1; Infinity for as long as there is room. */
+  /** @param window steps; Infinity for as long as there is room, 0 for the step at hand alone. */
   constructor({ slotCount }: Pick<PolicyShape, "slotCount">, window: number) {
-    if (!(window >= 1)) {
+    if (!(window >= 0)) {
       throw new RangeError(
-        `Cannot create window as it must have at least 1 step: received ${window}`,
+        `Cannot create window as it must have 0 steps or more: received ${window}`,
       );
     }
     this.#window = window;

@@ -71,7 +71,7 @@ export function addRunOptions(command: Command): Command {
     .option(
       "--window <tokens>",
       "tokens whose neurons stay in the cache (means --policy window)",
-      wholeNumber({ min: 1, max: 1e6 }),
+      wholeNumber({ min: 0, max: 1e6 }),
     )
     .addOption(
       new Option("--backend <name>", "how readers ask the kernel (default: io_uring where allowed)")

@@ -109,8 +109,16 @@ export class ReaderSeat {
     statistics[READER.reads]++;
     statistics[READER.bytes] += ticket.byteLength;
     statistics[READER.busyMs] += nowMs - ticket.beganMs;
-    if (ticket.target === 0) this.#scatter(ticket, address);
-    else this.#land(ticket.flag);
+    if (ticket.target === 0) {
+      const began = this.clock();
+      this.#scatter(ticket, address);
+      statistics[READER.copyMs] += this.clock() - began;
+    } else if (!ticket.isHalf || this.#isSecondHalf(ticket.flag)) this.#land(ticket.flag);
+  }
+
+  /** Counts the halves of a record; both land every time, so that an even number has landed when the first one comes. */
+  #isSecondHalf(flag: number): boolean {
+    return (Atomics.add(this.#words, this.#control.layout.halves + flag, 1) & 1) === 1;
   }
 
   /** Tells everybody that `count` more tickets are finished. */

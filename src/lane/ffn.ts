@@ -6,8 +6,11 @@ import { LateLook } from "./late_look.ts";
 import type { Observer } from "./observer.ts";
 import type { LaneSeat } from "./lane_seat.ts";
 
-/** Entries of a pass that all positions compute before the next ones: their bundles fit into a core's L2 cache. */
-const GROUP = 64;
+/**
+ * Entries of a pass that all positions compute before the next ones. Of fewer a position has named too few for the kernel to be
+ * fast; with more, lanes begin later with what has landed.
+ */
+const GROUP = 256;
 
 /**
  * residual += down(ReLU(up(norm(residual)))) of the neurons that the late look names, which the predictor hands over in

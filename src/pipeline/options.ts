@@ -75,10 +75,19 @@ export interface LayerFlash {
   /** Byte offset of bundle 0 in the file. */
   byteOffset: number;
   slotCount: number;
+  /** All of its neurons lie in their slots from the start. */
+  isResident: boolean;
   /** Landing flag of slot 0, counted from the first flag. */
   flag: number;
   /** Where each neuron's bundle lies among those of the layer (shared); undefined: in the order of the neurons. */
   positionOf?: Int32Array;
+}
+
+/** A piece of what is resident, to be read before layer `layer` is computed. */
+export interface RereadPiece {
+  layer: number;
+  byteOffset: number;
+  byteLength: number;
 }
 
 /** All that lanes and the predictor are started with; the same for each, but for `thread`. */
@@ -110,8 +119,12 @@ export interface PipelineOptions {
     record: { offset: number; byteLength: number };
     slotByteLength: number;
     readPlan: ReadPlanOptions;
-    /** All neurons lie in their slots from the start. */
+    /** All layers are resident. */
     isResident: boolean;
+    /** Up row and down column are two reads; see `OpenOptions.unbundled`. */
+    unbundled: boolean;
+    /** What `dense` reads anew for each token, to no purpose; see `OpenOptions.naive`. */
+    rereads: RereadPiece[];
     staging: {
       chunkCount: number;
       chunkByteLength: number;

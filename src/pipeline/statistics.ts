@@ -66,4 +66,6 @@ export const READER = {
   busyMs: 2,
   /** Time in which at least one read was in flight, counted by the reader that ended it. */
   flashMs: 3,
+  /** Time in which it copied what merged reads brought to slots. */
+  copyMs: 4,
 } as const;

@@ -1,29 +1,64 @@
+import type { LayerSlots } from "../cache/layer_slots.ts";
 import { BundleStream } from "./bundle_stream.ts";
 import type { PredictorSeat } from "./predictor_seat.ts";
+import { Rereads } from "./rereads.ts";
+import { ResidentPasses } from "./resident_passes.ts";
+import { stagingBuffers } from "./staging.ts";
+import type { StagingBuffer } from "./staging.ts";
 
 /**
- * Dense from flash: what will be read is known, so chunks stream through the staging buffers as far ahead as these reach, past the
- * end of a step too.
+ * Dense from flash: what will be read is known, so chunks of the layers that are not resident stream through the staging buffers as
+ * far ahead as these reach, past the end of a step too.
  */
 export class DenseStream {
   readonly #seat: PredictorSeat;
+  readonly #layers: LayerSlots[];
   readonly #stream: BundleStream;
+  readonly #resident: ResidentPasses;
+  readonly #rereads?: Rereads;
+  /** Of each arena. */
+  readonly #buffers: StagingBuffer[][];
+  /** Chunks whose reads were begun, that were published, and that lanes are done with. */
+  #issued = 0;
+  #published = 0;
+  #freed = 0;
 
-  constructor(seat: PredictorSeat) {
+  constructor(seat: PredictorSeat, layers: LayerSlots[]) {
     this.#seat = seat;
-    this.#stream = new BundleStream(seat);
+    this.#layers = layers;
+    const streamed = layers.filter(({ isResident }) => !isResident).map(({ layer }) => layer);
+    this.#stream = new BundleStream(seat, streamed);
+    this.#resident = new ResidentPasses(seat);
+    if (seat.options.flash.rereads.length > 0) this.#rereads = new Rereads(seat);
+    this.#buffers = seat.options.arenas.map((_, arena) => stagingBuffers(seat.options, arena));
   }
 
   /** Runs until the pipeline stops (`PipelineStoppedError`). */
   run(): never {
-    const { passes, readPlan } = this.#seat, stream = this.#stream;
-    let issued = 0;
-    for (let chunk = 0;; chunk++) {
+    for (;;) for (const slots of this.#layers) this.#publishLayer(slots);
+  }
+
+  #publishLayer(slots: LayerSlots): void {
+    const { passes } = this.#seat, { isResident } = slots;
+    const count = isResident ? this.#resident.passesPerLayer : this.#stream.chunksPerLayer;
+    for (let index = 0; index < count; index++) {
       passes.awaitArraysIdle();
-      // A buffer is free again when the pass that lay in it is done.
-      while (((issued - passes.done) | 0) <= stream.bufferCount) stream.read(issued++);
-      readPlan.ring();
-      stream.publish(chunk);
+      this.#readAhead();
+      if (index === 0) this.#rereads?.await(slots.layer);
+      if (isResident) this.#resident.publish(slots, index);
+      else this.#stream.publish(this.#published, ++this.#published);
     }
+  }
+
+  /** Begins reads to the buffers that are free again, as the passes that lay in them are done. */
+  #readAhead(): void {
+    const { flash } = this.#seat.options, stream = this.#stream, { chunkCount } = flash.staging;
+    while (this.#freed < this.#published && stream.isDone(this.#freed)) this.#freed++;
+    for (; this.#issued < this.#freed + chunkCount; this.#issued++) {
+      const { arena } = flash.layers[stream.layerOf(this.#issued)];
+      stream.read(this.#issued, this.#buffers[arena][this.#issued % chunkCount]);
+    }
+    this.#rereads?.readAhead();
+    this.#seat.readPlan.ring();
   }
 }

@@ -13,18 +13,17 @@ export interface EarlyScores {
   bias: Float32Array;
 }
 
+type EarlySeat = Pick<PredictorSeat, "readPlan" | "passes" | "statistics">;
+
 /** Starts the reads of what an early look names and is not there, as many as find room: those it is surest of. */
 export class EarlyReads {
-  readonly #seat: Pick<PredictorSeat, "readPlan" | "passes" | "statistics">;
+  readonly #seat: EarlySeat;
   /** Neurons named, then those of them that are missing, then those that are read. */
   readonly #list: Int32Array;
   readonly #margins: Float32Array;
   readonly #eviction = { passesDone: 0, list: NO_LIST, desperate: false };
 
-  constructor(
-    seat: Pick<PredictorSeat, "readPlan" | "passes" | "statistics">,
-    neuronCount: number,
-  ) {
+  constructor(seat: EarlySeat, neuronCount: number) {
     this.#seat = seat;
     this.#list = new Int32Array(neuronCount);
     this.#margins = new Float32Array(neuronCount);
@@ -43,7 +42,11 @@ export class EarlyReads {
   ): number {
     const missCount = this.#keepMissing(mask, step, slots);
     if (missCount === 0) return 0;
-    const room = Math.min(this.#seat.readPlan.earlyRoom, slots.cache.limit >> 1, limit);
+    const room = Math.min(
+      Math.floor(this.#seat.readPlan.earlyRoom / slots.ticketsPerRead),
+      slots.cache.limit >> 1,
+      limit,
+    );
     const count = Math.min(missCount, room);
     if (sureness && count < missCount && count >= CHOSEN_MIN) {
       this.#keepSurest(missCount, count, sureness);

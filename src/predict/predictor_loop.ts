@@ -74,7 +74,7 @@ export class PredictorLoop {
     const { control, options: { mode, flash } } = this.#seat,
       { numLayers } = this.#seat.options.sizes;
     if (mode === "dense") {
-      if (!flash.isResident) new DenseStream(this.#seat).run();
+      if (!flash.isResident) new DenseStream(this.#seat, this.#layers).run();
       this.#union.fill(0xffffffff);
     }
     // Layers are counted through all steps; positions too, as the cache's time.
@@ -110,9 +110,9 @@ export class PredictorLoop {
     const waiting = clock();
     if (options.mode !== "dense") this.#await(this.#maskReady, count, layer);
     else this.#await(this.#layerReady, count, layer);
-    const late = clock();
     if (positions === 1) this.#earlyLook?.judge();
-    const submittedMs = readPlan.submitMs, idleMs = readPlan.settleMs + passBuilder.waitMs;
+    const late = clock(), idleMs = readPlan.settleMs + passBuilder.waitMs;
+    const submittedMs = readPlan.submitMs;
     this.#audit?.sample(slots);
     const mask = this.#maskOf(slots, positions);
     const neuronsMax = positions === 1 ? options.passNeuronsMax : options.batchPassNeuronsMax;
@@ -130,7 +130,7 @@ export class PredictorLoop {
   }
 
   #lookEarly(step: number, positions: number, slots: LayerSlots): void {
-    if (!this.#earlyLook || positions > EARLY_POSITIONS) return;
+    if (!this.#earlyLook || positions > EARLY_POSITIONS || slots.isResident) return;
     const { clock, statistics, trace, readPlan } = this.#seat, earlyLook = this.#earlyLook;
     const began = clock(), elsewhereMs = earlyLook.lookMs + readPlan.submitMs;
     earlyLook.look(step, slots, positions);
@@ -165,9 +165,11 @@ export class PredictorLoop {
 
   /** The token is over: neurons that left the window free their slots. */
   #endStep(step: number): void {
-    const { passes, statistics, clock, readPlan } = this.#seat;
+    const { passes, statistics, clock, readPlan, options: { policy } } = this.#seat;
+    // A window of no step empties all slots now, those that lanes are about to finish, too.
+    if (policy.window === 0) passes.awaitDone((passes.number - 1) | 0);
     const began = clock(), { done } = passes;
-    for (const { cache } of this.#layers) cache.endStep(step, done);
+    for (const { cache, isResident } of this.#layers) if (!isResident) cache.endStep(step, done);
     statistics[PREDICTOR.manageMs] += clock() - began;
     statistics[PREDICTOR.lookMs] = this.#earlyLook?.lookMs ?? 0;
     statistics[PREDICTOR.submitMs] = readPlan.submitMs;

@@ -21,6 +21,8 @@ import { SimulatedReader } from "./simulated_reader.ts";
 export interface ReplayOptions {
   /** Slots of each layer. */
   slotCounts: readonly number[];
+  /** Layers that are in memory from the start, as `Plan` has them. Default: none. */
+  residentLayers?: readonly boolean[];
   /** A policy by name, or one for each layer. */
   policy: PolicyChoice | ((layer: number, shape: PolicyShape) => CachePolicy);
   gapBytes?: number;
@@ -120,8 +122,8 @@ export function replay(trace: NeuronTrace, options: ReplayOptions): ReplayResult
       passBuilder.publish(mask, slots, token, list);
       readPlan.settle();
     }
-    for (const { cache } of layers) {
-      cache.endStep(token, passes.done);
+    for (const { cache, isResident } of layers) {
+      if (!isResident) cache.endStep(token, passes.done);
       residentNeurons += cache.residentCount;
     }
   }
@@ -167,7 +169,7 @@ function ordersOf({ header: { orders } }: NeuronTrace): NeuronOrder[] {
 
 function optionsOf(
   trace: NeuronTrace,
-  { slotCounts, policy, gapBytes, orders = ordersOf(trace) }: ReplayOptions,
+  { slotCounts, residentLayers, policy, gapBytes, orders = ordersOf(trace) }: ReplayOptions,
 ): SlotsOptions {
   const { strideBytes, blockByteLength, layerByteOffsets, intermediateSize } = trace.header;
   const record = recordOfTrace(trace);
@@ -179,7 +181,9 @@ function optionsOf(
     const order = orders[layer];
     const positionOf = order === undefined || order.isPlain ? undefined : order.positionOf;
     // An address that nobody reads from; not 0, which means a bounce buffer.
-    return { arena: 0, slots: blockByteLength, byteOffset, slotCount, flag: at, positionOf };
+    const isResident = residentLayers?.[layer] ?? false;
+    const slots = blockByteLength;
+    return { arena: 0, slots, byteOffset, slotCount, isResident, flag: at, positionOf };
   });
   return {
     policy: typeof policy === "function" ? { name: "lru", window: Infinity } : policy,
@@ -196,6 +200,8 @@ function optionsOf(
         mergedBytesMax: BOUNCE_BYTES,
       },
       isResident: false,
+      unbundled: false,
+      rereads: [],
       staging: {
         chunkCount: 0,
         chunkByteLength: 0,

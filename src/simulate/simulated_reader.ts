@@ -54,6 +54,11 @@ export class SimulatedReader implements InlineReader {
     for (const done of this.#passDone) done.advance((published - done.value) | 0);
   }
 
+  turn(): boolean {
+    this.drain();
+    return false;
+  }
+
   #land(at: number): void {
     const ticket = this.#ticket;
     readTicket(this.#words, at, ticket);
