@@ -14,8 +14,11 @@ import type { Cost } from "../src/statistics.ts";
 import { TokenChain } from "../src/synth/token_chain.ts";
 import { parseBenchArgs } from "./bench_args.ts";
 
-/** Which way a prompt of a synthetic model goes. */
-export const PROMPT_KINDS = ["chain", "repetitive", "jumping"] as const;
+/**
+ * Which way a prompt of a synthetic model goes: on along its chain; a stretch that the model will repeat; the same with every
+ * fourth token another one, so that drafts from it fail; or from place to place.
+ */
+export const PROMPT_KINDS = ["chain", "repetitive", "misleading", "jumping"] as const;
 export type PromptKind = (typeof PROMPT_KINDS)[number];
 
 export interface GenerateBench {
@@ -96,6 +99,7 @@ export function promptOf(
   }
   const chain = TokenChain.of(file.header);
   if (text === "repetitive") return chain.repetitive({ start, count });
+  if (text === "misleading") return chain.repetitive({ start, count, errorEvery: 4 });
   return text === "jumping"
     ? chain.jumping({ count, every: 16, seed: start })
     : chain.stretch({ start, count });
@@ -106,7 +110,7 @@ const HELP = `What does one cold generation cost, from opening to the last token
   generate MODEL.flash
   --prompt N       tokens of the prompt (default 64), along the chain of a synthetic model
   --tokens N       new tokens (default 64)
-  --text KIND      chain, repetitive or jumping (default chain)
+  --text KIND      chain, repetitive, misleading or jumping (default chain)
   --start N        place in the chain (default 0)
   --memory SIZE    ceiling of the process
   --lanes N        compute lanes

@@ -1,13 +1,14 @@
 /**
- * Do drafts pay? One prompt after which a synthetic model repeats itself, one that jumps: tokens a second with drafts
+ * Do drafts pay? A prompt after which a synthetic model repeats itself, one that misleads drafts, one that jumps: tokens a second with drafts
  * and without, two models open at once and asked in turn. Their ids must be equal.
  *
  *   deno run -A bench/speculation.ts MODEL.flash --memory 3.5GiB [--rounds 5]
  */
 import process from "node:process";
+import { parseByteSize } from "../src/byte_size.ts";
 import { open } from "../src/mod.ts";
 import type { Model, OpenOptions } from "../src/mod.ts";
-import { runtimeName } from "../src/runtime.ts";
+import { residentBytes, runtimeName } from "../src/runtime.ts";
 import { parseBenchArgs } from "./bench_args.ts";
 import { promptOf } from "./generate.ts";
 import type { PromptKind } from "./generate.ts";
@@ -37,11 +38,15 @@ export interface SpeculationResult {
 
 /** Throws `Error` if drafts change an id. */
 export async function benchSpeculation(bench: SpeculationBench): Promise<SpeculationResult[]> {
-  const { modelPath, options } = bench;
-  await using drafting = await open(modelPath, options);
-  await using plain = await open(modelPath, { ...options, drafts: 0 });
+  const { modelPath, options: { memory, ...options } } = bench, beforeBytes = residentBytes();
+  await using drafting = await open(modelPath, { ...options, memory });
+  // A ceiling is the process's: the second model gets as much as the first, which is part of the process now.
+  const ceiling = memory === undefined
+    ? undefined
+    : parseByteSize(memory) + residentBytes() - beforeBytes;
+  await using plain = await open(modelPath, { ...options, memory: ceiling, drafts: 0 });
   const results: SpeculationResult[] = [];
-  for (const text of ["repetitive", "jumping"] as const) {
+  for (const text of ["repetitive", "misleading", "jumping"] as const) {
     results.push(await compare({ drafting, plain }, text, bench));
   }
   return results;

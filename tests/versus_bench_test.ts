@@ -112,6 +112,9 @@ test("promptOf() follows a chain, or repeats what it had", async () => {
   const repetitive = promptOf(modelPath, { prompt: 20, text: "repetitive", start: 3 });
   assert.deepEqual(repetitive.slice(0, 16), chain.slice(0, 16));
   assert.deepEqual(repetitive.slice(18), chain.slice(0, 2));
+  const misleading = promptOf(modelPath, { prompt: 20, text: "misleading", start: 3 });
+  const differs = misleading.flatMap((id, at) => id === repetitive[at] ? [] : [at]);
+  assert.ok(differs.length > 0 && differs.every((at) => at % 4 === 0), `${differs}`);
   assert.equal(promptOf(modelPath, { prompt: 20, text: "jumping", start: 3 }).length, 20);
 });
 
@@ -124,7 +127,7 @@ test("benchSpeculation() has right drafts in repetitive text, and the same ids w
     tokens: 16,
     rounds: 2,
   });
-  assert.deepEqual(results.map(({ text }) => text), ["repetitive", "jumping"]);
+  assert.deepEqual(results.map(({ text }) => text), ["repetitive", "misleading", "jumping"]);
   const [{ drafted, accepted, ratio }] = results;
   assert.ok(accepted > 0 && accepted <= drafted && ratio > 0);
 });
