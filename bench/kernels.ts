@@ -189,6 +189,7 @@ function sparseEntry(
   const xp = VECTORS + 4 * hiddenSize;
   const accumulator = xp + Math.ceil(preparedByteLength(hiddenSize) / 64) * 64;
   const residual = accumulator + accumulatorByteLength(quantization, hiddenSize);
+  const downScratch = residual + 4 * hiddenSize;
   const activations = LISTS + 2 ** 21 + 2 ** 20;
   const downOffset = vectorByteLength(quantization, hiddenSize);
   const listCount = Math.floor(bundleCount / activeCount);
@@ -230,6 +231,7 @@ function sparseEntry(
           0,
           hiddenSize,
           hiddenSize,
+          downScratch,
         );
         kernels.finishDown[quantization](accumulator, 0, residual, 0, hiddenSize, hiddenSize);
       }

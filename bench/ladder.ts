@@ -131,7 +131,9 @@ function resultOf(row: LadderRow, runs: RunResult[]): LadderResult {
     ),
     readsPerToken: cost((cost) => cost.readsPerToken),
     ioMs: cost((cost) => cost.flashMsPerToken),
-    managementMs: cost(({ managementMsPerToken: { plan, copy } }) => plan + copy),
+    managementMs: cost(({ workMsPerToken, copyMsPerToken }) =>
+      workMsPerToken.management + copyMsPerToken
+    ),
     totalMs: cost(({ msPerToken }) => msPerToken.total),
     tokensPerSecond: cost((cost) => cost.tokensPerSecond),
     split: {

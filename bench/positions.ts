@@ -31,6 +31,7 @@ import {
 } from "../src/kv_page.ts";
 import {
   accumulatorByteLength,
+  downScratchByteLength,
   instantiateKernels,
   type Kernels,
   loadKernelModule,
@@ -266,6 +267,7 @@ function bundleEntries(
   kernels.prepare.q8(bench.floats(d), xp, d);
   const activations = bench.floats(count), offset = vectorByteLength("q8", d);
   const sums = bench.reserve(accumulatorByteLength("q8", d)), residual = bench.floats(d);
+  const scratch = bench.reserve(downScratchByteLength(d));
   kernels.zero(sums, accumulatorByteLength("q8", d));
   const up = (step: number) => {
     const list = addresses + 4 * count * step;
@@ -273,7 +275,7 @@ function bundleEntries(
   };
   const down = (step: number) => {
     const list = addresses + 4 * count * step;
-    kernels.down.q8(list, offset, activations, count, sums, 0, d, d);
+    kernels.down.q8(list, offset, activations, count, sums, 0, d, d, scratch);
     kernels.finishDown.q8(sums, 0, residual, 0, d, d);
   };
   // Steps of run follow those of fellow on the same bundles: see `measure`.

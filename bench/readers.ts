@@ -10,23 +10,21 @@ import os from "node:os";
 import path from "node:path";
 import process from "node:process";
 import { formatBytes, parseByteSize } from "../src/byte_size.ts";
-import { ReadPlan } from "../src/cache/read_plan.ts";
 import { examineDisk } from "../src/flash/bypass.ts";
-import type { ReaderBackend, ReaderOptions } from "../src/flash/reader_options.ts";
-import { ticketCapacity } from "../src/flash/ticket.ts";
-import { canUseUring, UringReader } from "../src/flash/uring_reader.ts";
-import { Control } from "../src/pipeline/control.ts";
-import type { ControlShare } from "../src/pipeline/control.ts";
-import { Crew } from "../src/pipeline/crew.ts";
-import { LandingBell } from "../src/pipeline/landing.ts";
-import { seededRandom } from "../src/random.ts";
+import type { ReaderBackend } from "../src/flash/reader_options.ts";
+import { canUseUring } from "../src/flash/uring_reader.ts";
+import { ReaderRig } from "../src/probe/reader_rig.ts";
+import type { ReadRate } from "../src/probe/reader_rig.ts";
+import { makeFile } from "../src/probe/scratch_file.ts";
 import { resourceUse, runtimeName } from "../src/runtime.ts";
 import { parseBenchArgs } from "./bench_args.ts";
 import { median } from "./median.ts";
 
 export interface ReadersBench {
-  /** Bytes of the file that is read. */
+  /** Bytes of the file that is read: of its beginning, if there is more. */
   fileBytes: number;
+  /** A file that is there already; default: one is made, and removed in the end. */
+  file?: string;
   seconds: number;
   repeat: number;
   /** Reads in flight, of the readers and of fio: so many `pread` workers, or so many reads of one io_uring. */
@@ -68,10 +66,10 @@ export interface ReadersResult {
   checksum: number;
 }
 
-/** Runs the bench; makes its file and removes it. */
+/** Runs the bench; makes its file and removes it, unless there is one. */
 export async function benchReaders(options: ReadersBench): Promise<ReadersResult> {
-  const file = path.join(options.folder, `readers-${process.pid}.bin`);
-  makeFile(file, options.fileBytes);
+  const file = options.file ?? path.join(options.folder, `readers-${process.pid}.bin`);
+  if (options.file === undefined) makeFile(file, options.fileBytes);
   try {
     const disk = examineDisk(file);
     const rows: ReadersRow[] = [];
@@ -79,7 +77,7 @@ export async function benchReaders(options: ReadersBench): Promise<ReadersResult
     const diskBefore = resourceUse().diskBytes;
     let checksum = 0, readTotal = 0;
     for (const readBytes of options.sizes) {
-      const runs = await runInTurn({ ...options, file, readBytes, direct: disk.direct, seed: 0 });
+      const runs = await runInTurn({ ...options, ...disk, file, readBytes, seed: 0 });
       for (const run of [...runs.readers.values()].flat()) {
         checksum = (checksum + run.checksum) >>> 0;
         readTotal += run.readCount * readBytes;
@@ -100,13 +98,13 @@ export async function benchReaders(options: ReadersBench): Promise<ReadersResult
       checksum,
     };
   } finally {
-    fs.rmSync(file, { force: true });
+    if (options.file === undefined) fs.rmSync(file, { force: true });
   }
 }
 
 interface Runs {
   fio: number[];
-  readers: Map<ReaderBackend, Run[]>;
+  readers: Map<ReaderBackend, ReadRate[]>;
 }
 
 /** Everybody once a round, each round beginning with another, as what a shared disk gives comes and goes. */
@@ -122,7 +120,7 @@ async function runInTurn(options: RunOptions): Promise<Runs> {
         if (rate !== null) runs.fio.push(rate);
       } else {
         const how = { ...options, seed: round };
-        runs.readers.get(who)!.push(who === "pread" ? await runPread(how) : runUring(how));
+        runs.readers.get(who)!.push(await runReaders(who, how));
       }
     }
   }
@@ -139,158 +137,30 @@ function rowOf(readBytes: number, depth: number, { fio, readers }: Runs): Reader
   return { readBytes, depth, fio: fio.length > 0 ? median(fio) : null, readers: rates };
 }
 
-/** A file of pseudo-random bytes, on the disk and out of the page cache as far as we can have it. */
-export function makeFile(file: string, byteLength: number): void {
-  const block = new Uint8Array(new WebAssembly.Memory({ initial: 16 }).buffer);
-  const random = seededRandom(1);
-  for (let i = 0; i < block.length; i++) block[i] = random() * 256;
-  const descriptor = openUncached(file);
-  for (let at = 0; at < byteLength; at += block.length) {
-    fs.writeSync(descriptor, block, 0, Math.min(block.length, byteLength - at));
-  }
-  fs.fsyncSync(descriptor);
-  fs.closeSync(descriptor);
-}
-
-/** Opens for writing past the page cache where that can be: else its growth could not be told from this file's. */
-export function openUncached(file: string): number {
-  const { O_WRONLY, O_CREAT, O_TRUNC, O_DIRECT = 0 } = fs.constants;
-  try {
-    return fs.openSync(file, O_WRONLY | O_CREAT | O_TRUNC | O_DIRECT, 0o600);
-  } catch {
-    return fs.openSync(file, "w");
-  }
-}
-
-interface Run {
-  bytesPerSecond: number;
-  cpuUsPerRead: number;
-  readCount: number;
-  checksum: number;
-}
-
 interface RunOptions extends ReadersBench {
   file: string;
   readBytes: number;
   direct: boolean;
+  blockByteLength: number;
   seed: number;
 }
 
-/** Where the slots begin in the arena. */
-const SLOTS_AT = 65536;
-
-/** Random reads of one size, as tickets to readers; what has landed is looked at and its slot used again. */
-class RandomReads {
-  readonly control: Control;
-  readonly arena: WebAssembly.Memory;
-  readonly #share: ControlShare;
-  readonly #options: RunOptions;
-  readonly #slotCount: number;
-  readonly #bytes: Uint8Array;
-  readonly #random: () => number;
-  issued = 0;
-  checksum = 0;
-
-  constructor(options: RunOptions, readerCount: number, slotCount: number) {
-    const pages = Math.ceil((slotCount * options.readBytes) / 65536) + 2;
-    this.arena = new WebAssembly.Memory({ initial: pages, maximum: pages, shared: true });
-    const style = { spins: 100, flashSpins: 100, waitMsMax: 30_000 };
-    const shape = { laneCount: 1, readerCount, flagCount: slotCount };
-    this.#share = Control.create(shape, style);
-    this.control = new Control(this.#share);
-    this.#options = options;
-    this.#slotCount = slotCount;
-    this.#bytes = new Uint8Array(this.arena.buffer);
-    this.#random = seededRandom(options.seed);
-  }
-
-  readerOptions(backend: ReaderBackend, readerIndex: number, depth: number): ReaderOptions {
-    const { file: path, direct, readBytes } = this.#options;
-    return {
-      readerIndex,
-      backend,
-      depth,
-      control: this.#share,
-      arenas: [this.arena],
-      disk: { path, direct },
-      bounce: { addresses: [SLOTS_AT], byteLength: readBytes },
-      registered: { arena: 0, address: SLOTS_AT, byteLength: this.#bytes.length - SLOTS_AT },
-      timeOrigin: performance.timeOrigin,
-    };
-  }
-
-  /** Adds reads until `target` have been issued, at most one for each slot, so that the clock is looked at now and then. */
-  issue(plan: ReadPlan, target: number): void {
-    const { readBytes, fileBytes } = this.#options, blocks = Math.floor(fileBytes / readBytes);
-    for (let room = this.#slotCount; room > 0 && this.issued < target; room--) {
-      const slot = this.issued++ % this.#slotCount, address = SLOTS_AT + slot * readBytes;
-      this.checksum = (this.checksum + this.#bytes[address]) >>> 0;
-      const byteOffset = Math.floor(this.#random() * blocks) * readBytes;
-      plan.add({ byteOffset, byteLength: readBytes }, address, slot);
-    }
-    plan.finish();
-  }
-}
-
-/** Nothing is merged: each block is a read. */
-const PLAIN_READS = { blockByteLength: 512, gapBytesMax: -1, mergedBytesMax: 0 };
-
-/** So many `pread` workers, each with one read in flight. */
-async function runPread(options: RunOptions): Promise<Run> {
-  const { depth } = options;
-  // Targets in flight, and others waiting in rings, which must not run dry: this thread would be woken for each read.
-  const slotCount = 4 * depth, reads = new RandomReads(options, depth, slotCount);
-  const crew = new Crew(reads.control);
-  await crew.start(Array.from({ length: depth }, (_, index) => ({
-    name: `reader ${index}`,
-    file: "reader" as const,
-    options: reads.readerOptions("pread", index, 1),
-  })));
-  const plan = new ReadPlan(reads.control, PLAIN_READS);
-  const bell = new LandingBell(reads.control, 0);
+/** So many `pread` workers, each with one read in flight; or one io_uring in this thread, as the predictor has it. */
+async function runReaders(backend: ReaderBackend, options: RunOptions): Promise<ReadRate> {
+  const { file: path, readBytes, depth, seconds, seed } = options;
+  const readerCount = backend === "pread" ? depth : 1;
+  const rig = await ReaderRig.start({
+    ...options,
+    path,
+    backend,
+    readerCount,
+    readBytesMax: readBytes,
+  });
   try {
-    return measure(options, reads, () => {
-      bell.waitFor((reads.issued - slotCount + depth) | 0, "reads to land");
-      reads.issue(plan, bell.landed + slotCount);
-      plan.ring();
-    }, () => bell.waitFor(reads.issued, "the last reads to land"));
+    return rig.measure({ readBytes, seconds, seed });
   } finally {
-    await crew.close();
+    await rig.close();
   }
-}
-
-/** One io_uring in this thread, as the predictor has it. */
-function runUring(options: RunOptions): Run {
-  // What waits in the ring, at most half of it, and what a turn adds must fit, or the plan would wait for an empty queue.
-  const { depth } = options, waiting = ticketCapacity(0, 1).late / 2, slotCount = depth + waiting;
-  const reads = new RandomReads(options, 1, slotCount);
-  const reader = new UringReader(reads.readerOptions("io_uring", 0, depth));
-  const plan = new ReadPlan(reads.control, PLAIN_READS, reader);
-  const bell = new LandingBell(reads.control, 0);
-  try {
-    return measure(options, reads, () => {
-      reads.issue(plan, Math.min(bell.landed + slotCount, reads.issued + waiting));
-      reader.turn();
-    }, () => reader.drain());
-  } finally {
-    reader.close();
-  }
-}
-
-/** Turns until the time is over, and waits for the rest. */
-function measure(options: RunOptions, reads: RandomReads, turn: () => void, end: () => void): Run {
-  const cpuBefore = process.cpuUsage(), began = performance.now();
-  const until = began + options.seconds * 1000;
-  while (performance.now() < until) turn();
-  end();
-  const elapsed = (performance.now() - began) / 1000;
-  const { user, system } = process.cpuUsage(cpuBefore);
-  return {
-    bytesPerSecond: reads.issued * options.readBytes / elapsed,
-    cpuUsPerRead: (user + system) / reads.issued,
-    readCount: reads.issued,
-    checksum: reads.checksum,
-  };
 }
 
 /** The same reads by fio; null where it is not installed. */
@@ -302,6 +172,7 @@ function runFio({ file, readBytes, depth, seconds, fileBytes }: RunOptions): num
       `--size=${fileBytes}`,
       "--rw=randread",
       `--bs=${readBytes}`,
+      "--readonly",
       "--direct=1",
       "--ioengine=libaio",
       `--iodepth=${depth}`,

@@ -4,6 +4,7 @@ import { matrixByteLength, TILE_ROWS, vectorByteLength } from "./format/layout.t
 import type { Quantization } from "./format/layout.ts";
 import {
   accumulatorByteLength,
+  downScratchByteLength,
   matmatScratchByteLength,
   preparedByteLength,
   STATICS_BYTE_LENGTH,
@@ -91,8 +92,8 @@ export interface ArenaShape extends CommonShape {
   sections: Section[];
 }
 
-/** Scratch that one lane (or the predictor) has for itself: for steps of one position. */
-export interface ScratchPlan {
+/** Inputs of a layer's FFN, of one position: each lane has its own, and so has the predictor. */
+export interface InputsPlan {
   /** f32[hiddenSize]: the normed residual stream. */
   normed: number;
   /** The same, prepared for a kernel. */
@@ -101,11 +102,17 @@ export interface ScratchPlan {
   lookPrepared: number;
   /** f32[rankMax] of the predictor's first product, prepared. */
   lowRankPrepared: number;
-  /** What attention needs on its way: `attentionByteLength`. */
-  attentionScratch: number;
 }
 
-/** The same for steps of several positions: all lanes share it, each fills rows of some positions. */
+/** Scratch that one lane has for itself. */
+export interface ScratchPlan extends InputsPlan {
+  /** What attention needs on its way: `attentionByteLength`. */
+  attentionScratch: number;
+  /** What sums of down columns need on their way: `downScratchByteLength`. */
+  downScratch: number;
+}
+
+/** Inputs of steps of several positions: all lanes share them, each fills rows of some positions. */
 export interface BatchPlan {
   /** f32[positions][hiddenSize], and the same prepared. */
   normed: number;
@@ -189,7 +196,7 @@ export interface ArenaPlan {
   strides: RowStrides;
   /** f32[positions][hiddenSize] */
   residual: number;
-  /** f32[up to EARLY_POSITIONS][hiddenSize], two: the input of layer l lies in number l % 2, for the early look. */
+  /** f32[up to EARLY_POSITIONS][hiddenSize], two: what the early look at layer l sees, in number l % 2. */
   layerInput: number[];
   /** f32[positions][hiddenSize] */
   query: number;
@@ -216,7 +223,7 @@ export interface ArenaPlan {
   observationStride: number;
   lanes: ScratchPlan[];
   batch: BatchPlan;
-  predictor: ScratchPlan & { lowRank: number; scores: number; mask: number };
+  predictor: InputsPlan & { lowRank: number; scores: number; mask: number };
   /** Of each reader. */
   bounce: number[];
   staging: number;
@@ -288,12 +295,16 @@ export function planArena(shape: ArenaShape): ArenaPlan {
   const strides = stridesOf(shape);
   const products = matmatScratchByteLength(Math.max(d, rankMax));
   const isBatched = positions > 1, batched = isBatched ? positions : 0;
-  const scratch = (): ScratchPlan => ({
+  const inputs = (): InputsPlan => ({
     normed: take(4 * d),
     prepared: take(preparedByteLength(d)),
     lookPrepared: take(preparedByteLength(d)),
     lowRankPrepared: take(preparedByteLength(Math.max(rankMax, 32))),
+  });
+  const scratch = (): ScratchPlan => ({
+    ...inputs(),
     attentionScratch: take(attentionByteLength(shape)),
+    downScratch: take(downScratchByteLength(d)),
   });
   const sections = shape.sections.map(({ byteOffset, byteLength }) => {
     const phase = byteOffset % SECTION_ALIGNMENT;
@@ -345,7 +356,7 @@ export function planArena(shape: ArenaShape): ArenaPlan {
       products: each(laneCount, () => take(isBatched ? products : 0)),
     },
     predictor: {
-      ...scratch(),
+      ...inputs(),
       lowRank: take(4 * Math.max(rankMax, 32)),
       scores: take(4 * paddedRows(n)),
       mask: take(Math.ceil(n / 32) * 4),

@@ -32,8 +32,13 @@ export function preparedByteLength(cols: number): number {
 /** Bytes of the accumulator of `down`; q8 and q4 keep exact sums, drawn in kernels/sparse/grid.ts. */
 export function accumulatorByteLength(quantization: Quantization, cols: number): number {
   if (quantization === "f32" || quantization === "f16") return 4 * cols;
-  const digits = 18 * 4 * cols, coefficients = 9 * cols / 8, desks = cols / 32 * 8528;
-  return digits + coefficients + desks;
+  const digits = 18 * 4 * cols, desks = cols / 32 * 80;
+  return digits + desks;
+}
+
+/** Bytes of scratch that `down` needs, whichever the dtype: neurons that wait, drawn in kernels/sparse/queues.ts. */
+export function downScratchByteLength(cols: number): number {
+  return 64 * 4 + 64 * 16 * 8 + 9 * cols / 8;
 }
 
 /** Bytes of scratch that `matmat` needs, whichever the dtype: sums, a panel's scales or weights, 32 packed positions. */
@@ -120,7 +125,8 @@ export interface Kernels {
    * `accumulator[c] += activations[k] * (column at addresses[k] + downOffset)[c]` for k = 0 .. count - 1 in this order
    * and columns [colFrom, colTo). Bundles whose activation is zero are not read. The accumulator
    * (`accumulatorByteLength`, in an order of its own) is zero before the first call and may take a list in several
-   * calls, all with the same columns.
+   * calls, all with the same columns. `scratch`: `downScratchByteLength(cols)` bytes of the caller's own, aligned to 16,
+   * in which nothing is kept from call to call; f32 and f16 leave it alone.
    */
   down: PerQuantization<
     (
@@ -132,6 +138,7 @@ export interface Kernels {
       colFrom: number,
       colTo: number,
       cols: number,
+      scratch: number,
     ) => void
   >;
 

@@ -13,8 +13,8 @@ import { NeuronOrder } from "./format/neuron_order.ts";
 import { loadKernelModule } from "./kernels.ts";
 import { layerPlaceOf, loadArenas, locateWeights } from "./load.ts";
 import { Model } from "./model.ts";
-import { GAP_BYTES, settle, waitStyleOf } from "./open_options.ts";
-import type { OpenOptions, Settings } from "./open_options.ts";
+import { settle, waitStyleOf } from "./open_options.ts";
+import type { OpenOptions, Settings, SettleWith } from "./open_options.ts";
 import { Control } from "./pipeline/control.ts";
 import { Crew } from "./pipeline/crew.ts";
 import type { CrewMember } from "./pipeline/crew.ts";
@@ -22,6 +22,7 @@ import type { LayerFlash, ModelSizes, PipelineOptions, RereadPiece } from "./pip
 import { createTraceBuffer } from "./pipeline/trace.ts";
 import { BOUNCE_BYTES, makePlan, REREAD_CHUNKS } from "./plan.ts";
 import type { Plan } from "./plan.ts";
+import { findProbe } from "./probe/kept_probe.ts";
 import { coreCount } from "./runtime.ts";
 
 export type { OpenOptions } from "./open_options.ts";
@@ -52,12 +53,10 @@ const AUDIT_SEED = 1;
  * @throws {ModelFileError} the file is damaged
  */
 export async function open(path: string, options: OpenOptions = {}): Promise<Model> {
-  const { header: stored, damaged } = readHeaderOf(path);
-  const disk = examineDisk(path);
-  const settings = settle(stored, path, options);
-  // `dense` predicts nothing: predictors would take memory from layers that could stay.
-  const header = settings.wishes.mode === "dense" ? { ...stored, predictors: null } : stored;
-  const plan = makePlan(header, disk, settings.wishes);
+  const prepared = prepare(path, options);
+  options.onPlan?.(prepared);
+  const { header: stored, damaged, disk, settings, plan } = prepared;
+  const header = neededOf(stored, settings);
   const memories = plan.arenas.map((arena) => createArena(arena, plan.shape.pages));
   const { onProgress, signal } = options;
   const { recallShifts } = settings;
@@ -86,6 +85,34 @@ function createArena({ byteLength, layers }: ArenaPlan, pages: PageShape): WebAs
   return memory;
 }
 
+/** What is decided before anything is loaded: how to read, what will lie where. `plan` prints it, `open` does it. */
+export interface Prepared {
+  header: FlashHeader;
+  damaged: string | null;
+  disk: DiskFacts;
+  settings: Settings;
+  plan: Plan;
+}
+
+/**
+ * Reads the header, settles the options, makes the plan. Throws as `open` does.
+ *
+ * @param known default: the kept probe, unless the options do without
+ */
+export function prepare(path: string, options: OpenOptions, known?: SettleWith): Prepared {
+  const { header, damaged } = readHeaderOf(path);
+  const disk = examineDisk(path);
+  known ??= { probe: (options.probe ?? true) ? findProbe(path).probe : null };
+  const settings = settle(header, path, options, known);
+  const plan = makePlan(neededOf(header, settings), disk, settings.wishes);
+  return { header, damaged, disk, settings, plan };
+}
+
+/** What a mode needs of a file. `dense` predicts nothing: predictors would take memory from layers that could stay. */
+function neededOf(header: FlashHeader, { wishes }: Settings): FlashHeader {
+  return wishes.mode === "dense" ? { ...header, predictors: null } : header;
+}
+
 function readHeaderOf(path: string): Pick<FlashFile, "header" | "damaged"> {
   using file = FlashFile.open(path);
   return { header: file.header, damaged: file.damaged };
@@ -98,7 +125,7 @@ function connect(
   plan: Plan,
   disk: DiskFacts,
   memories: WebAssembly.Memory[],
-  { options, policy, wishes }: Settings,
+  { options, policy, wishes, gapBytes, hasEarlyLook }: Settings,
 ) {
   const { laneCount, readerCount } = wishes;
   const { slotCounts, shape } = plan;
@@ -158,7 +185,7 @@ function connect(
       slotByteLength: shape.slotByteLength,
       readPlan: {
         blockByteLength: disk.blockByteLength,
-        gapBytesMax: options.gapBytes ?? GAP_BYTES,
+        gapBytesMax: gapBytes,
         mergedBytesMax: BOUNCE_BYTES,
       },
       isResident: plan.isResident,
@@ -175,8 +202,7 @@ function connect(
       },
     },
     policy,
-    earlyLook: (options.prefetch ?? true) && plan.mode !== "dense" && !plan.isResident &&
-      header.predictors !== null,
+    earlyLook: hasEarlyLook && !plan.isResident,
     passNeuronsMax: shape.passNeuronsMax,
     batchPassNeuronsMax: shape.batchPassNeuronsMax,
     logitsRows: shape.logitsRows,

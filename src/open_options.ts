@@ -7,6 +7,7 @@ import { READER_BACKENDS } from "./flash/reader_options.ts";
 import type { ReaderBackend } from "./flash/reader_options.ts";
 import { canUseUring } from "./flash/uring_reader.ts";
 import type { FlashHeader } from "./format/header.ts";
+import type { Prepared } from "./open.ts";
 import type { KernelBuild } from "./kernels.ts";
 import { KV_QUANTIZATIONS } from "./kv_page.ts";
 import type { KvQuantization } from "./kv_page.ts";
@@ -14,7 +15,11 @@ import type { LoadProgress } from "./load.ts";
 import { FFN_MODES } from "./pipeline/options.ts";
 import type { FfnMode } from "./pipeline/options.ts";
 import type { WaitStyle } from "./pipeline/sequence.ts";
+import { BOUNCE_BYTES } from "./plan.ts";
 import type { PlanWishes } from "./plan.ts";
+import { chooseReading } from "./probe/choose_reading.ts";
+import type { Reading } from "./probe/choose_reading.ts";
+import type { Probe } from "./probe/probe_result.ts";
 import { recallShifts } from "./predict/recall_shift.ts";
 import { coreCount, freeBytes, runtimeBytes } from "./runtime.ts";
 
@@ -45,11 +50,11 @@ export interface OpenOptions {
    * that each token reads all that it needs.
    */
   window?: number;
-  /** Flash readers. Default 8 with `pread`, where each has one read in flight, and 1 with `io_uring`. */
+  /** Flash readers. Default: as a kept probe says, else 8 with `pread`, where each has one read in flight, and 1 with `io_uring`. */
   readers?: number;
   /**
-   * How readers ask the kernel. Default: `io_uring` where system, runtime and permission allow it (in Deno: `--allow-ffi`), else
-   * `pread`.
+   * How readers ask the kernel. Default: as a kept probe says, else `io_uring` where system, runtime and permission allow it (in
+   * Deno: `--allow-ffi`), else `pread`.
    */
   backend?: ReaderBackend;
   /** Compute lanes. Default: one less than there are cores, at least 1. */
@@ -68,7 +73,7 @@ export interface OpenOptions {
   spins?: number;
   /** Polls of a lane that waits for reads before it sleeps. */
   flashSpins?: number;
-  /** Reads whose gap is at most this many bytes are merged into one. */
+  /** Reads whose gap is at most this many bytes are merged into one. Default: as a kept probe of the disk says, else 8 KiB. */
   gapBytes?: number;
   /**
    * For `bench ladder`: up row and down column of a neuron are two reads, neither merged with others, as if they lay apart on flash.
@@ -80,11 +85,15 @@ export interface OpenOptions {
    * lanes to compute from, but read anew to scratch. Changes no result.
    */
   naive?: boolean;
+  /** Use the kept probe of the disk (`flashpipe probe`), if there is one. Default true; changes no result. */
+  probe?: boolean;
   /** For tests: make the disk slow, short or faulty. */
   simulation?: DiskSimulation;
   /** Stops opening. */
   signal?: AbortSignal;
   onProgress?: LoadProgress;
+  /** Told what was decided, before anything is loaded. */
+  onPlan?: (prepared: Prepared) => void;
   /**
    * Look at a random sample of the neurons that were not predicted, and tell what prediction misses: `stats().audit`.
    * Changes no result. Only with `predicted`.
@@ -105,8 +114,13 @@ export interface OpenOptions {
    * Changes no result.
    */
   drafts?: number;
-  /** Rows of logits that may wait for who takes them. Default 8. */
+  /** Rows of logits, and of observations, that may wait for who takes them. Default 8. */
   logitsRows?: number;
+  /**
+   * Pages of the KV cache take slots as the context grows. Default true with `memory`; with `ffnCache`, which says how many slots
+   * there are, false. Changes no result.
+   */
+  sharesPools?: boolean;
   /** For tests: arenas of at most so many bytes. */
   arenaBytes?: number;
   /** Rows for `Model.observe`: what calibration needs. */
@@ -128,19 +142,66 @@ const LOGITS_ROWS = 8, LOGITS_ROWS_MAX = 1024;
 /** With its first token a step of drafts is one of `EARLY_POSITIONS`, which reads what it names and streams nothing. */
 const DRAFTS_MAX = EARLY_POSITIONS - 1;
 const PROMPT_CHUNK = 64, PROMPT_CHUNK_MAX = 1024;
-const OBSERVATION_ROWS = 8;
 
 /** Options with every default in place. */
 export interface Settings {
   options: OpenOptions;
   policy: PolicyChoice;
+  /** Reads whose gap is at most so many bytes are merged. */
+  gapBytes: number;
+  /** Whether a kept probe chose how to read. */
+  isProbed: boolean;
+  /** Whether reads may be started by an early look. */
+  hasEarlyLook: boolean;
   /** Added to each layer's biases for the recall that was asked for; null for none. */
   recallShifts: number[] | null;
   wishes: PlanWishes;
 }
 
+/**
+ * How to read: as the probe of this disk says, where there is one and the options leave it open; else by defaults. The simulated disk
+ * of tests has not been probed.
+ */
+function settleReading(
+  { layers }: FlashHeader,
+  options: OpenOptions,
+  probe: Probe | null,
+): Reading & { isProbed: boolean } {
+  const { readers, gapBytes } = options, backend = chooseBackend(options);
+  const wishes = {
+    recordBytes: layers[0].bundles.bundleByteLength,
+    backends: options.backend || options.simulation || backend === "pread"
+      ? [backend]
+      : READER_BACKENDS,
+    readerCount: readers,
+    coreCount: coreCount(),
+    mergedBytesMax: BOUNCE_BYTES,
+  };
+  const chosen = probe && !options.simulation ? chooseReading(probe.disk, wishes) : null;
+  const reading = chosen ?? {
+    backend,
+    readerCount: readers ?? (backend === "io_uring" ? 1 : PREAD_READERS),
+    depth: backend === "io_uring" ? URING_DEPTH : 1,
+    gapBytes: GAP_BYTES,
+  };
+  return { ...reading, gapBytes: gapBytes ?? reading.gapBytes, isProbed: chosen !== null };
+}
+
+/** What is known beside header and options. */
+export interface SettleWith {
+  /** The kept probe of the disk, if it is to be used. */
+  probe?: Probe | null;
+  /** Memory of the process, where it is not what it has now. */
+  nowBytes?: number;
+}
+
 /** Checks the options and fills in what they leave open. Throws `RangeError` for what makes no sense. */
-export function settle(header: FlashHeader, path: string, options: OpenOptions): Settings {
+export function settle(
+  header: FlashHeader,
+  path: string,
+  options: OpenOptions,
+  { probe = null, nowBytes }: SettleWith = {},
+): Settings {
   const { config, predictors } = header;
   const mode = options.ffn ?? (predictors ? "predicted" : "exact");
   if (!FFN_MODES.includes(mode)) {
@@ -169,9 +230,9 @@ export function settle(header: FlashHeader, path: string, options: OpenOptions):
     throw new RangeError(`Cannot open with ${name} ${value}: ${range}`);
   };
   const laneCount = integer("lanes", options.lanes ?? Math.max(1, coreCount() - 1), LANES_MAX);
-  const backend = chooseBackend(options);
-  const readersDefault = backend === "io_uring" ? 1 : PREAD_READERS;
-  const readerCount = integer("readers", options.readers ?? readersDefault, READERS_MAX);
+  const reading = settleReading(header, options, probe);
+  const { backend } = reading;
+  const readerCount = integer("readers", reading.readerCount, READERS_MAX);
   const contextMax = config.maxPositionEmbeddings;
   const contextLength = integer("context", options.context ?? contextMax, contextMax);
   if (options.window !== undefined) integer("window", options.window, 1e6, 0);
@@ -187,6 +248,9 @@ export function settle(header: FlashHeader, path: string, options: OpenOptions):
   return {
     options,
     policy: choosePolicy(options),
+    gapBytes: reading.gapBytes,
+    isProbed: reading.isProbed,
+    hasEarlyLook: (options.prefetch ?? true) && mode !== "dense" && predictors !== null,
     recallShifts: predictors && recallShifts(predictors, recall, path),
     wishes: {
       mode,
@@ -198,7 +262,7 @@ export function settle(header: FlashHeader, path: string, options: OpenOptions):
       laneCount,
       readerCount,
       backend,
-      depth: backend === "io_uring" ? URING_DEPTH : 1,
+      depth: reading.depth,
       logitsRows: Math.max(logitsRows, 1 + draftsMax),
       promptChunk: Math.min(
         contextLength,
@@ -206,9 +270,10 @@ export function settle(header: FlashHeader, path: string, options: OpenOptions):
       ),
       draftsMax,
       arenaBytesMax: options.arenaBytes,
-      observationRows: options.observations ? OBSERVATION_ROWS : 0,
+      sharesPools: options.sharesPools,
+      observationRows: options.observations ? logitsRows : 0,
       audit: options.audit ?? false,
-      runtimeBytes: runtimeBytes(workers),
+      runtimeBytes: runtimeBytes(workers, nowBytes),
       freeBytes: freeBytes(),
     },
   };

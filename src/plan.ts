@@ -57,6 +57,8 @@ export interface PlanWishes {
   freeBytes: number;
   /** `dense` reads what is resident anew for each token, too: see `OpenOptions.naive`. */
   naive?: boolean;
+  /** Whether pages of the KV cache may take slots; default: unless `ffnCache` says how many there are. */
+  sharesPools?: boolean;
   /** Bytes of an arena, at most; default (and most): 4 GiB. */
   arenaBytesMax?: number;
 }
@@ -103,9 +105,11 @@ const ARENA_BYTES_MAX = MEMORY_PAGES_MAX * 65536;
 /** A layer must have so many slots at least: a group of misses and the one after it. */
 const SLOTS_MIN = 8;
 
-/** One read of the dense stream. Long enough for sequential speed, short enough to overlap. */
+/** One read of a stream of bundles. Long enough for sequential speed, short enough to overlap. */
 const STAGING_CHUNK_BYTES = 256 * 1024;
 const STAGING_CHUNKS = 8;
+/** A prompt's stream, whose reads are grouped to passes, has shorter ones in small layers, and so takes half a layer at most. */
+const CHUNKS_OF_LAYER_MIN = 16;
 
 /** Staging chunks beside those, for what `naive` reads to no purpose. */
 export const REREAD_CHUNKS = 8;
@@ -137,32 +141,43 @@ export function makePlan(header: FlashHeader, disk: DiskFacts, wishes: PlanWishe
   const arenaCeiling = ceiling - runtimeBytes;
   const wanted = ffnCache === undefined ? n * numLayers : Math.round(ffnCache * n * numLayers);
   // `dense` comes to each neuron once a token, so what it keeps is whole layers, and streams the others.
-  if (isDense) return largestPlan(planOf, { least: 0, wanted, arenaCeiling, unit: n });
+  if (isDense) {
+    const layers = { least: 0, wanted: Math.floor(wanted / n), slotsOfOne: n };
+    return largestPlan((count) => planOf(count * n), { ...layers, arenaCeiling });
+  }
   // A cache that was asked for as a share has no floor but one slot a layer.
   const least = ffnCache === undefined ? slotsMin : Math.min(slotsMin, numLayers);
-  return largestPlan(planOf, { least, wanted: Math.max(least, wanted), arenaCeiling, unit: 1 });
+  const slots = { least, wanted: Math.max(least, wanted), slotsOfOne: 1 };
+  return largestPlan(planOf, { ...slots, arenaCeiling });
 }
 
 /**
- * The plan with as many slots beside a full context as are wanted and fit, in units of `unit`; layers are aligned, so bytes are
- * not quite a multiple.
+ * The plan with as many slots (or layers, of so many slots each) beside a full context as are wanted and fit. Bytes are not quite a
+ * multiple of the slots: layers are aligned, and where fewer slots need one arena less, its scratch goes to slots too.
  */
 function largestPlan(
-  planOf: (slotTotal: number) => Plan,
-  { least, wanted, arenaCeiling, unit }: {
+  planOf: (count: number) => Plan,
+  { least, wanted, slotsOfOne, arenaCeiling }: {
     least: number;
     wanted: number;
+    slotsOfOne: number;
     arenaCeiling: number;
-    unit: number;
   },
 ): Plan {
-  const slotsOf = (wish: number) => Math.max(least, Math.floor(wish / unit) * unit);
-  let slotTotal = slotsOf(wanted);
-  for (;;) {
-    const plan = planOf(slotTotal);
-    const overBytes = arenaBytes(plan.arenas) - arenaCeiling;
-    if (overBytes <= 0 || slotTotal === least) return plan;
-    slotTotal = slotsOf(slotTotal - Math.ceil(overBytes / plan.shape.slotByteLength));
+  let plan = planOf(wanted), fits = least, tooMany = wanted;
+  const spareOf = (plan: Plan) => {
+    const bytesOfOne = slotsOfOne * plan.shape.slotByteLength;
+    return Math.floor((arenaCeiling - arenaBytes(plan.arenas)) / bytesOfOne);
+  };
+  if (spareOf(plan) >= 0 || wanted === least) return plan;
+  for (let count = wanted + spareOf(plan);;) {
+    count = Math.min(tooMany - 1, Math.max(fits, count));
+    plan = planOf(count);
+    const spare = spareOf(plan);
+    if (spare >= 0) fits = count;
+    else tooMany = count;
+    if (spare === 0 || tooMany - fits <= 1) return spare >= 0 ? plan : planOf(fits);
+    count += spare;
   }
 }
 
@@ -189,7 +204,10 @@ function planWith(
   const record = recordOf(ffnQuantization, hiddenSize, isExact);
   const strideBytes = header.layers[0].bundles.bundleByteLength;
   const isResident = slotTotal >= n * numLayers;
-  const neuronsPerChunk = Math.min(n, Math.max(1, Math.floor(STAGING_CHUNK_BYTES / strideBytes)));
+  const neuronsPerRead = Math.max(1, Math.floor(STAGING_CHUNK_BYTES / strideBytes));
+  const neuronsPerChunk = wishes.mode === "dense"
+    ? Math.min(n, neuronsPerRead)
+    : Math.min(Math.ceil(n / CHUNKS_OF_LAYER_MIN), neuronsPerRead);
   const chunk = { strideBytes, offset: 0, byteLength: neuronsPerChunk * strideBytes };
   const auditSample = wishes.audit ? planSample(n, strideBytes) : null;
   const slotBytes = slotByteLength({ strideBytes, ...record }, disk.blockByteLength);
@@ -200,7 +218,8 @@ function planWith(
   const isDense = wishes.mode === "dense", isDenseStream = isDense && !isResident;
   const isStreaming = isDenseStream || (!isResident && promptChunk > EARLY_POSITIONS);
   const pages = pagesOf(header, wishes);
-  const isPoolShared = !isResident && !isDense && wishes.ffnCache === undefined;
+  const isPoolShared = !isResident && !isDense &&
+    (wishes.sharesPools ?? wishes.ffnCache === undefined);
   const batchPassNeuronsMax = Math.max(neuronsPerChunk, Math.min(n, BATCH_PASS_NEURONS));
   const shape: CommonShape = {
     ffnQuantization,

@@ -1,4 +1,5 @@
 import os from "node:os";
+import { join } from "node:path";
 import process from "node:process";
 
 /**
@@ -27,13 +28,13 @@ const MEMORY_MIB = {
 };
 
 /** Bytes that the process will have beside the arena when it runs `workerCount` workers: what it has now, and what comes. */
-export function runtimeBytes(workerCount: number): number {
+export function runtimeBytes(workerCount: number, nowBytes = residentBytes()): number {
   const { worker, growth } = MEMORY_MIB[RUNTIME];
-  return residentBytes() + (growth + workerCount * worker) * (1 << 20);
+  return nowBytes + (growth + workerCount * worker) * (1 << 20);
 }
 
 /** Memory of the process now, in bytes. */
-function residentBytes(): number {
+export function residentBytes(): number {
   return process.memoryUsage().rss;
 }
 
@@ -41,6 +42,12 @@ function residentBytes(): number {
 export function resourceUse(): { peakBytes: number; diskBytes: number } {
   const { maxRSS, fsRead } = process.resourceUsage();
   return { peakBytes: maxRSS * 1024, diskBytes: fsRead * 512 };
+}
+
+/** CPU time of this thread, in ms; 0 where the runtime does not tell. */
+export function threadCpuMs(): number {
+  const { user, system } = process.threadCpuUsage?.() ?? { user: 0, system: 0 };
+  return (user + system) / 1000;
 }
 
 /** Processors that the process may use. */
@@ -51,4 +58,28 @@ export function coreCount(): number {
 /** Memory that is free now, in bytes. */
 export function freeBytes(): number {
   return os.freemem();
+}
+
+/** Model of the processor; null where nobody may ask without being asked for a permission. */
+export function processorName(): string | null {
+  if (RUNTIME === "deno" && !isGranted({ name: "sys", kind: "cpus" })) return null;
+  return os.cpus()[0]?.model.trim() || null;
+}
+
+/** Our folder in the user's cache folder; null where the environment names none, or may not be asked. */
+export function cacheFolder(): string | null {
+  const cache = environment("XDG_CACHE_HOME");
+  if (cache) return join(cache, "flashpipe");
+  const home = environment("HOME");
+  return home ? join(home, ".cache", "flashpipe") : null;
+}
+
+function environment(variable: string): string | undefined {
+  if (RUNTIME === "deno" && !isGranted({ name: "env", variable })) return undefined;
+  return process.env[variable];
+}
+
+/** Whether Deno allows something already: a question at the terminal would be a surprise. */
+function isGranted(permission: Deno.PermissionDescriptor): boolean {
+  return Deno.permissions.querySync(permission).state === "granted";
 }

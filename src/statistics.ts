@@ -48,9 +48,15 @@ export interface Cost {
   hidden: number;
   /** Time of the predictor worker: early looks, and making lists. */
   predictorMsPerToken: { early: number; late: number };
-  /** Managing memory: looking slots up, choosing who leaves, planning reads (part of the predictor's time), and copying to slots. */
-  managementMsPerToken: { plan: number; copy: number };
-  /** Time with a read in flight. */
+  /**
+   * Work of all threads, waits left out: lanes; the predictor's early look, its keeping of cache, slots and read plan, and its
+   * handing over of reads (where it reads by itself, most of what reading costs).
+   */
+  workMsPerToken: { lanes: number; look: number; management: number; submit: number };
+  /** CPU time of the lanes and of the predictor with the reads that it does itself, polls included; 0 where the runtime does not tell. */
+  cpuMsPerToken: { lanes: number; predictor: number };
+  /** Time in which readers copied what merged reads brought to slots, and time with a read in flight. */
+  copyMsPerToken: number;
   flashMsPerToken: number;
 }
 
@@ -159,6 +165,7 @@ function costOf(control: Control, from: Snapshot, to: Snapshot): Cost {
     return total;
   };
   const lane = (index: number) => difference(0, index);
+  const lanes = (index: number) => sum(0, laneCount, index);
   const predictor = (index: number) => difference(laneCount, index);
   const readers = (index: number) => sum(laneCount + 1, readerCount, index);
   const tokens = lane(LANE.steps);
@@ -167,8 +174,7 @@ function costOf(control: Control, from: Snapshot, to: Snapshot): Cost {
   const share = (part: number, whole: number) => whole > 0 ? part / whole : 0;
   const flash = lane(LANE.waitFlashMs), waitPredictor = lane(LANE.waitPredictorMs);
   const compute = lane(LANE.stepMs) - flash - waitPredictor - lane(LANE.waitLanesMs);
-  const active = sum(0, laneCount, LANE.active);
-  const computed = sum(0, laneCount, LANE.computed);
+  const active = lanes(LANE.active), computed = lanes(LANE.computed);
   const layers = layersOf(control, from, to);
   const count = (name: keyof LayerCounts) => layers.reduce((sum, layer) => sum + layer[name], 0);
   const late = count("lateMisses"), early = count("earlyStarted");
@@ -191,17 +197,27 @@ function costOf(control: Control, from: Snapshot, to: Snapshot): Cost {
     neuronsPerToken: per(computed),
     missesPerToken: per(early + late),
     activeShare: share(active, computed),
-    hitRate: share(sum(0, laneCount, LANE.activeHits), active),
+    hitRate: share(lanes(LANE.activeHits), active),
     earlyRate: share(early, early + late),
     hidden: flashMs > 0 ? Math.max(0, 1 - flash / flashMs) : 1,
     predictorMsPerToken: {
       early: per(predictor(PREDICTOR.earlyMs)),
       late: per(predictor(PREDICTOR.lateMs)),
     },
-    managementMsPerToken: {
-      plan: per(predictor(PREDICTOR.lateMs) + predictor(PREDICTOR.earlyPlanMs)),
-      copy: per(readers(READER.copyMs)),
+    workMsPerToken: {
+      lanes: per(
+        lanes(LANE.stepMs) - lanes(LANE.waitFlashMs) - lanes(LANE.waitPredictorMs) -
+          lanes(LANE.waitLanesMs),
+      ),
+      look: per(predictor(PREDICTOR.lookMs)),
+      management: per(predictor(PREDICTOR.manageMs)),
+      submit: per(predictor(PREDICTOR.submitMs)),
     },
+    cpuMsPerToken: {
+      lanes: per(lanes(LANE.cpuMs)),
+      predictor: per(predictor(PREDICTOR.cpuMs)),
+    },
+    copyMsPerToken: per(readers(READER.copyMs)),
     flashMsPerToken: per(flashMs),
   };
 }

@@ -11,11 +11,12 @@ import {
   recordOf,
   slotByteLength,
 } from "../src/arena.ts";
-import type { ArenaPlan, ArenaShape, ScratchPlan } from "../src/arena.ts";
+import type { ArenaPlan, ArenaShape, InputsPlan, ScratchPlan } from "../src/arena.ts";
 import { KV_QUANTIZATIONS } from "../src/kv_page.ts";
 import { bundleByteLength, matrixByteLength, QUANTIZATIONS } from "../src/format/layout.ts";
 import {
   accumulatorByteLength,
+  downScratchByteLength,
   matmatScratchByteLength,
   preparedByteLength,
   STATICS_BYTE_LENGTH,
@@ -37,7 +38,7 @@ function rangesOf(plan: ArenaPlan, shape: ArenaShape): Range[] {
   const one = (name: string, at: number, byteLength: number) => ({ name, at, byteLength });
   const all = (name: string, addresses: number[], byteLength: number) =>
     addresses.map((at, i) => one(`${name} ${i}`, at, byteLength));
-  const inputs = (name: string, plan: Omit<ScratchPlan, "attentionScratch">, rows: number) => [
+  const inputs = (name: string, plan: InputsPlan, rows: number) => [
     one(`${name} normed`, plan.normed, rows * 4 * d),
     one(`${name} prepared`, plan.prepared, rows * preparedByteLength(d)),
     one(`${name} lookPrepared`, plan.lookPrepared, rows * preparedByteLength(d)),
@@ -46,6 +47,7 @@ function rangesOf(plan: ArenaPlan, shape: ArenaShape): Range[] {
   const scratch = (name: string, plan: ScratchPlan) => [
     ...inputs(name, plan, 1),
     one(`${name} attentionScratch`, plan.attentionScratch, attentionByteLength(shape)),
+    one(`${name} downScratch`, plan.downScratch, downScratchByteLength(d)),
   ];
   const pass = (name: string, { activations, ...arrays }: ArenaPlan["passes"][number]) => [
     ...Object.entries(arrays).map(([array, at]) => one(`${name} ${array}`, at, 4 * passNeuronsMax)),
@@ -102,7 +104,7 @@ function rangesOf(plan: ArenaPlan, shape: ArenaShape): Range[] {
       isBatched ? matmatScratchByteLength(Math.max(d, shape.rankMax)) : 0,
     ),
     ...all("picked", plan.batch.picked, isBatched ? 4 * batchPassNeuronsMax : 0),
-    ...scratch("predictor", plan.predictor),
+    ...inputs("predictor", plan.predictor, 1),
     one("predictor lowRank", plan.predictor.lowRank, 4 * rank),
     one("predictor scores", plan.predictor.scores, 4 * paddedRows(n)),
     one("predictor mask", plan.predictor.mask, 4 * Math.ceil(n / 32)),

@@ -1,15 +1,18 @@
 /**
- * The benches with small values, so that they do not rot. Nothing is measured here. Two have tests of their own: kernels
- * (kernels_bench_test.ts) and fuzz (fuzz_test.ts).
+ * The benches with small values, so that they do not rot. Nothing is measured here. Some have tests of their own: kernels
+ * (kernels_bench_test.ts), versus (versus_bench_test.ts), bounds (bounds_bench_test.ts) and fuzz (fuzz_test.ts).
  */
 import assert from "node:assert/strict";
 import { readdirSync, readFileSync } from "node:fs";
 import { after, test } from "node:test";
+import { benchPlan } from "../bench/plan.ts";
 import { benchPredictors } from "../bench/predictors.ts";
 import { benchReaders } from "../bench/readers.ts";
 import { benchTokens } from "../bench/tokens.ts";
 import { READER_BACKENDS } from "../src/flash/reader_options.ts";
 import { canUseUring } from "../src/flash/uring_reader.ts";
+import { keepProbe } from "../src/probe/kept_probe.ts";
+import { handMadeProbe } from "./hand_made_probe.ts";
 import { PackedModels } from "./packed_models.ts";
 
 const models = new PackedModels();
@@ -42,7 +45,7 @@ for (const backend of READER_BACKENDS) {
 }
 
 for (const name of readdirSync(new URL("../bench/", import.meta.url))) {
-  if (["bench_args.ts", "median.ts"].includes(name) || !name.endsWith(".ts")) continue;
+  if (!name.endsWith(".ts") || ["bench_args.ts", "median.ts"].includes(name)) continue;
   test(`bench/${name} tells about itself with --help, and refuses options that it does not have`, async () => {
     const { main } = await import(new URL(`../bench/${name}`, import.meta.url).href);
     const lines: string[] = [], log = console.log;
@@ -56,6 +59,27 @@ for (const name of readdirSync(new URL("../bench/", import.meta.url))) {
     await assert.rejects(async () => await main(["--no-such-option"]), RangeError);
   });
 }
+
+test("benchPlan() puts what is foreseen beside what is measured", async () => {
+  const modelPath = await models.flashOf("tales", "q8");
+  keepProbe(handMadeProbe(modelPath), modelPath);
+  const rows = await benchPlan({
+    modelPath,
+    budgets: [{ ffnCache: 0.2 }, { ffnCache: 1 }],
+    options: { lanes: 1, backend: "pread" },
+    prompt: "Once upon a time",
+    tokens: 6,
+    warmup: 4,
+    repeat: 1,
+    probes: false,
+    temperature: 0,
+  });
+  assert.deepEqual(rows.map(({ measured }) => measured.cost.tokens), [5, 5]);
+  const [some, all] = rows;
+  assert.ok(some.measured.readsPerToken > 0 && some.foreseen.readsPerToken > 0);
+  assert.deepEqual([all.measured.readsPerToken, all.foreseen.readsPerToken], [0, 0]);
+  assert.ok(rows.every(({ foreseen, measured }) => foreseen.ms > 0 && measured.ms > 0));
+});
 
 test("benchTokens() runs options in turn, which change no token", async () => {
   const modelPath = await models.flashOf("tales", "q8");

@@ -66,6 +66,8 @@ test("flashpipe helps", TIMEOUT, async () => {
       "trace",
       "simulate",
       "synth",
+      "probe",
+      "plan",
       "bench",
     ]
   ) {

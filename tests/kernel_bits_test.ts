@@ -6,6 +6,7 @@ import assert from "node:assert/strict";
 import { test } from "node:test";
 import {
   accumulatorByteLength,
+  downScratchByteLength,
   instantiateKernels,
   type Kernels,
   loadKernelModule,
@@ -122,11 +123,12 @@ function kernelOutputs(
       .set([...rows.map((row, i) => bundlesAt + i * row.length), ...rows.keys()]);
     const sumsLength = accumulatorByteLength(quantization, COLS);
     const [activations, sums] = [put(new Float32Array(ROWS)), put(new Uint8Array(sumsLength))];
+    const scratch = put(new Uint8Array(downScratchByteLength(COLS)));
     often(() => {
       const neurons = list + 4 * ROWS;
       kernels.up[quantization](list, neurons, 0, 0, ROWS, 0, xp, biasAt, activations, COLS);
       kernels.zero(sums, sumsLength);
-      kernels.down[quantization](list, 0, activations, ROWS, sums, 0, COLS, COLS);
+      kernels.down[quantization](list, 0, activations, ROWS, sums, 0, COLS, COLS, scratch);
     });
     const residual = put(x);
     kernels.finishDown[quantization](sums, columnBiasAt, residual, 0, COLS, COLS);

@@ -2,6 +2,7 @@ import assert from "node:assert/strict";
 import { test } from "node:test";
 import {
   accumulatorByteLength,
+  downScratchByteLength,
   instantiateKernels,
   type KernelBuild,
   type Kernels,
@@ -42,6 +43,21 @@ const BUILDS = ["plain", "relaxed"] as const;
 const kernelsOf = Object.fromEntries(
   BUILDS.map((build) => [build, instantiateKernels(loadKernelModule(build), memory)]),
 ) as Record<KernelBuild, Kernels>;
+
+/** Scratch for `down` of `cols` columns, which may hold anything; followed by a canary. */
+function dirtyScratch(scratch: Scratch, cols: number): number {
+  return scratch.bytes(new Uint8Array(downScratchByteLength(cols) + 32).fill(0xa5));
+}
+
+/** Nobody has written behind it. */
+function assertCanary(downScratch: number, cols: number): void {
+  const canary = new Uint8Array(memory.buffer, downScratch + downScratchByteLength(cols), 32);
+  assert(canary.every((byte) => byte === 0xa5));
+}
+
+function assertZero(address: number, byteLength: number): void {
+  assert(new Uint8Array(memory.buffer, address, byteLength).every((byte) => byte === 0));
+}
 
 /** Hands out addresses in the memory, anew in each test. */
 class Scratch {
@@ -215,6 +231,7 @@ for (const build of BUILDS) {
           const addresses = t.addresses.map((address) => address - 34);
           const accumulator = t.scratch.reserve(accumulatorByteLength(quantization, cols));
           kernels.zero(accumulator, accumulatorByteLength(quantization, cols));
+          const downScratch = dirtyScratch(t.scratch, cols);
           const residualAt = t.scratch.floats(residual);
           /** The list in passes of `length`, the columns in parts of `width`. */
           const run = (length: number, width: number): Float32Array => {
@@ -234,6 +251,7 @@ for (const build of BUILDS) {
                   col,
                   colTo,
                   cols,
+                  downScratch,
                 );
               }
             }
@@ -242,7 +260,7 @@ for (const build of BUILDS) {
               const colTo = Math.min(col + width, cols);
               kernels.finishDown[quantization](accumulator, biasAt, residualAt, col, colTo, cols);
             }
-            assert(floatsAt(accumulator, cols).every((value) => value === 0));
+            assertZero(accumulator, accumulatorByteLength(quantization, cols));
             return Float32Array.from(floatsAt(residualAt, cols));
           };
           const whole = run(count + 1, cols);
@@ -256,6 +274,7 @@ for (const build of BUILDS) {
           assertAgrees(build, whole, expected, 1e-5, `${count} neurons, residual`);
           assert.deepEqual(bits(run(3, 32)), bits(whole));
           assert.deepEqual(bits(run(7, 1024)), bits(whole));
+          assertCanary(downScratch, cols);
         }
       }
     });
@@ -305,7 +324,8 @@ for (const build of BUILDS) {
       const accumulator = t.scratch.reserve(accumulatorByteLength(quantization, cols));
       kernels.zero(accumulator, accumulatorByteLength(quantization, cols));
       const residual = t.scratch.floats(new Float32Array(cols));
-      kernels.down[quantization](addresses, 0, activations, 1, accumulator, 0, cols, cols);
+      const downScratch = dirtyScratch(t.scratch, cols), down = kernels.down[quantization];
+      down(addresses, 0, activations, 1, accumulator, 0, cols, cols, downScratch);
       kernels.finishDown[quantization](accumulator, 0, residual, 0, cols, cols);
       assert(floatsAt(residual, cols).every(Number.isNaN));
     });
@@ -342,6 +362,7 @@ for (const build of BUILDS) {
       });
       const accumulator = t.scratch.reserve(accumulatorByteLength(quantization, cols));
       kernels.zero(accumulator, accumulatorByteLength(quantization, cols));
+      const downScratch = dirtyScratch(t.scratch, cols);
       const residualAt = t.scratch.reserve(cols * 4);
       const listAt = t.scratch.reserve(8 * count);
       const run = (list: typeof entries, width: number, passLength: () => number) => {
@@ -363,6 +384,7 @@ for (const build of BUILDS) {
               col,
               col + width,
               cols,
+              downScratch,
             );
           }
         }
@@ -380,7 +402,8 @@ for (const build of BUILDS) {
         bits(whole),
       );
       assert.deepEqual(bits(run(shuffled, 32, () => 1 + random.below(900))), bits(whole));
-      assert(new Uint8Array(memory.buffer, accumulator, 72 * cols).every((byte) => byte === 0));
+      assertZero(accumulator, accumulatorByteLength(quantization, cols));
+      assertCanary(downScratch, cols);
 
       const expected = downTwin(
         quantization,
@@ -409,7 +432,8 @@ for (const build of BUILDS) {
         t.scratch.words(t.addresses),
         t.scratch.floats(activations),
       ];
-      kernels.down[quantization](addressesAt, 0, activationsAt, rows, accumulator, 0, cols, cols);
+      const downScratch = dirtyScratch(t.scratch, cols), down = kernels.down[quantization];
+      down(addressesAt, 0, activationsAt, rows, accumulator, 0, cols, cols, downScratch);
       kernels.finishDown[quantization](accumulator, 0, residualAt, 0, cols, cols);
       for (let c = 0; c < cols; c++) {
         let [sum, squares, error] = [0, 0, floatsAt(residualAt, cols)[c]];

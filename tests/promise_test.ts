@@ -110,6 +110,19 @@ const WAYS: [string, OpenOptions][] = [
     lanes: 2,
     simulation: { seed: 4, delayMsMax: 0.5, shortRate: 0.3 },
   }],
+  ["a prompt in one piece, in slots that the last layer lends", {
+    promptChunk: 64,
+    logitsRows: 128,
+    ffnCache: "90%",
+  }],
+  ["the same, 2 lanes, a slow disk, one reader", {
+    promptChunk: 64,
+    logitsRows: 128,
+    ffnCache: "90%",
+    lanes: 2,
+    readers: 1,
+    simulation: { seed: 5, delayMsMax: 0.5 },
+  }],
   ["several arenas", SMALL_ARENAS],
   ["several arenas, 2 lanes, a prompt of 30 at a time", {
     ...SMALL_ARENAS,

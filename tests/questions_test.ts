@@ -7,7 +7,7 @@ import { attentionRow, RESHAPED, reshaped } from "../bench/questions/attention.t
 import { compareLayouts, popularity } from "../bench/questions/bundling.ts";
 import { sectorOverhead, whatIf, withSectors } from "../bench/questions/hardware.ts";
 import { compareReading, copyUncached, pageMisses, readsOf } from "../bench/questions/os_cache.ts";
-import { diskCostOf } from "../bench/questions/probe.ts";
+import { diskCostOf, machineOf } from "../bench/questions/probe.ts";
 import { compareRanks } from "../bench/questions/rank.ts";
 import { limitsOf, measureEngine, withLayerSeconds } from "../bench/questions/roofline.ts";
 import { scaleRow } from "../bench/questions/scale.ts";
@@ -24,6 +24,7 @@ import { PAPER_SHARES } from "../src/simulate/model_work.ts";
 import { MACHINES } from "../src/simulate/machines.ts";
 import { bytesOf, SHAPES } from "../src/simulate/model_shape.ts";
 import { replay } from "../src/simulate/replay.ts";
+import { handMadeProbe } from "./hand_made_probe.ts";
 import { PackedModels } from "./packed_models.ts";
 import { makeTrace, parseTrace, traceOfLists } from "./random_trace.ts";
 import { addPredictors } from "./tiny_flash.ts";
@@ -210,6 +211,16 @@ test("diskCostOf() solves for the cost of a read and of its bytes", () => {
   assert.ok(Math.abs(cost.bytesPerSecond / 2e9 - 1) < 1e-9);
   assert.ok(Math.abs(cost.secondsPerRead - 10e-6) < 1e-12);
   assert.ok(Math.abs(cost.firstReadSeconds - 50e-6) < 1e-12);
+});
+
+test("machineOf() has the probe's figures", () => {
+  const { disk, memory } = machineOf(handMadeProbe("."));
+  // A full queue: 20 us up to 16 KiB, and between 16 and 256 KiB half the way to 200 us; lone reads 100 us.
+  const secondsPerByte = (110e-6 - 20e-6) / (65_536 - 4096);
+  assert.ok(Math.abs(disk.bytesPerSecond * secondsPerByte - 1) < 1e-9);
+  assert.ok(Math.abs(disk.firstReadSeconds - 80e-6) < 1e-12);
+  assert.equal(memory.bytesPerSecond, 1e9);
+  assert.ok(Math.abs(memory.sparseBytesPerSecond / 1e9 - 1) < 1e-9);
 });
 
 test("renderTable() aligns, and figure() keeps three digits", () => {

@@ -14,7 +14,7 @@ import type { NeuronTrace } from "../../src/simulate/neuron_trace.ts";
 import { replay } from "../../src/simulate/replay.ts";
 import { slotCountsOf, warmupOf } from "../../src/simulate/simulate.ts";
 import { median } from "../median.ts";
-import { makeFile, openUncached } from "../readers.ts";
+import { makeFile, openUncached } from "../../src/probe/scratch_file.ts";
 import { benchTokens } from "../tokens.ts";
 import type { TokensResult } from "../tokens.ts";
 import { figure, mebibytes, milliseconds, percent } from "./table.ts";

@@ -1,58 +1,45 @@
 import os from "node:os";
-import { canUseUring } from "../../src/flash/uring_reader.ts";
+import { probe } from "../../src/probe/probe.ts";
+import type { KernelRow, Probe } from "../../src/probe/probe_result.ts";
+import { ReadCosts } from "../../src/probe/read_costs.ts";
 import type { DiskCost, Machine } from "../../src/simulate/cost_model.ts";
 import { MACHINES } from "../../src/simulate/machines.ts";
-import { benchKernels } from "../kernels.ts";
-import { benchReaders } from "../readers.ts";
-
-export interface ProbeOptions {
-  fileBytes?: number;
-  seconds?: number;
-  repeat?: number;
-  /** Weights that kernels go through: more than the caches hold. */
-  weightBytes?: number;
-  hiddenSize?: number;
-}
 
 const SMALL_BYTES = 4096;
 const LARGE_BYTES = 65536;
-const DEPTH = 16;
+
+/** Measures this machine: the disk of the folder for temporary files, memory, kernels. */
+export async function probeMachine(): Promise<Machine> {
+  return machineOf(await probe(os.tmpdir()));
+}
 
 /**
- * Measures this machine: two sizes of read with a full queue give the cost of a read and of its bytes, lone ones the latency;
- * kernels in f16 the memory. What a layer costs beside its bytes is not measured here but in question 9, against the engine.
+ * A probe in the few numbers of the questions' cost model: two sizes of read with a full queue give the cost of a read and of its
+ * bytes, lone ones the latency; kernels in f16 the memory. What a layer costs beside its bytes is not measured here but in question
+ * 9, against the engine.
  */
-export async function probeMachine(options: ProbeOptions = {}): Promise<Machine> {
-  const { hiddenSize = 256, weightBytes = 64 << 20 } = options;
-  const [matvec, sparse] = ["matvec f16", "sparse f16"].map((only) => {
-    const bench = { byteLength: weightBytes, rounds: 11, cols: [2048], hiddenSizes: [hiddenSize] };
-    const [, { gigabytesPerSecond }] = benchKernels({ ...bench, only });
-    return 1e9 * gigabytesPerSecond;
-  });
+export function machineOf({ disk, kernels }: Probe, hiddenSize = 256): Machine {
+  const costs = new ReadCosts(disk);
+  const fastest = costs.readers.reduce((best, readers) =>
+    costs.of(readers, SMALL_BYTES)!.seconds < costs.of(best, SMALL_BYTES)!.seconds ? readers : best
+  );
+  const secondsOf = (depth: number) =>
+    [SMALL_BYTES, LARGE_BYTES].map((bytes) => costs.of({ ...fastest, depth }, bytes)!.seconds);
+  const largest = Math.max(...kernels.rows.map(({ workingBytes }) => workingBytes));
+  const rateOf = (kernel: KernelRow["kernel"], cols: number) =>
+    kernels.rows.filter((row) =>
+      row.kernel === kernel && row.dtype === "f16" && row.workingBytes === largest
+    ).reduce((a, b) => Math.abs(a.cols - cols) <= Math.abs(b.cols - cols) ? a : b).bytesPerSecond;
   return {
     ...MACHINES.cloud,
     name: "this machine, probed",
-    disk: await probeDisk(options),
-    memory: { bytesPerSecond: matvec, sparseBytesPerSecond: sparse },
+    disk: diskCostOf({ full: secondsOf(fastest.depth), lone: secondsOf(1) }),
+    memory: {
+      bytesPerSecond: rateOf("matvec", 2048),
+      // Up and down halves of a bundle.
+      sparseBytesPerSecond: 2 / (1 / rateOf("up", hiddenSize) + 1 / rateOf("down", hiddenSize)),
+    },
   };
-}
-
-async function probeDisk(
-  { fileBytes = 256 << 20, seconds = 0.5, repeat = 3 }: ProbeOptions,
-): Promise<DiskCost> {
-  const secondsOf = async (depth: number) => {
-    const { rows } = await benchReaders({
-      fileBytes,
-      seconds,
-      repeat,
-      depth,
-      backends: [canUseUring() ? "io_uring" : "pread"],
-      sizes: [SMALL_BYTES, LARGE_BYTES],
-      folder: os.tmpdir(),
-    });
-    return rows.map(({ readBytes, readers }) => readBytes / readers[0].bytesPerSecond);
-  };
-  return diskCostOf({ full: await secondsOf(DEPTH), lone: await secondsOf(1) });
 }
 
 /** The cost of a read and of its bytes, from the seconds of a small and a large read with a full queue and alone. */

@@ -2,6 +2,7 @@ import { Nibbles } from "../nibbles";
 import { Coefficients } from "./coefficients";
 import { Grid } from "./grid";
 import { Neuron } from "./neuron";
+import { Queues } from "./queues";
 import { Touch } from "./touch";
 
 /**
@@ -13,7 +14,8 @@ import { Touch } from "./touch";
  * ask for no more; 16 neurons whose coefficients count in the same units are then added in i16 before any of it is
  * widened.
  *
- * `accumulator`: see grid.ts; all zero at first. finishDownQ8 reads and clears it.
+ * `accumulator`: see grid.ts; all zero at first. finishDownQ8 reads and clears it. `scratch`: see
+ * queues.ts; 16-byte aligned, and the caller's own.
  */
 export function downQ4(
   addresses: usize,
@@ -24,11 +26,13 @@ export function downQ4(
   colFrom: i32,
   colTo: i32,
   cols: i32,
+  scratch: usize,
 ): void {
   assert(colFrom % 32 == 0 && colTo % 32 == 0 && colTo <= cols);
   const n = usize(count);
   const part = usize(colFrom), width = usize(colTo - colFrom), all = usize(cols);
   const desk = Grid.desk(accumulator, part, all);
+  Queues.clear(scratch);
   let touched: usize = 0;
   let k = Neuron.nextActive(activations, 0, n);
   for (; k < n; k = Neuron.nextActive(activations, k + 1, n)) {
@@ -40,19 +44,19 @@ export function downQ4(
     const activation = load<f32>(activations + (k << 2));
     const largest = abs<f32>(activation) * Coefficients.largestScale(bundle, all);
     if (largest == 0) continue;
-    const queue = Grid.queueOf(largest);
+    const queue = Queues.of(largest);
     if (queue < 0) {
       Grid.spoil(desk);
       continue;
     }
     Grid.reserve(accumulator, desk, queue >> 2, largest, part, width, all);
-    if (Grid.push(desk, queue, bundle, activation * Grid.unitsInOne(queue)) == 16) {
-      Columns.add(accumulator, desk, queue, 16, part, width, all);
+    if (Queues.push(scratch, queue, bundle, activation * Queues.unitsInOne(queue)) == 16) {
+      Columns.add(accumulator, scratch, queue, 16, part, width, all);
     }
   }
-  for (let queue: usize = 0; queue < Grid.QUEUE_COUNT; queue++) {
-    const waiting = Grid.waiting(desk, queue);
-    if (waiting != 0) Columns.add(accumulator, desk, queue, waiting, part, width, all);
+  for (let queue: usize = 0; queue < Queues.COUNT; queue++) {
+    const waiting = Queues.waiting(scratch, queue);
+    if (waiting != 0) Columns.add(accumulator, scratch, queue, waiting, part, width, all);
   }
 }
 
@@ -61,21 +65,21 @@ class Columns {
   /** All that wait, 1 to 16; then none does. */
   static add(
     accumulator: usize,
-    desk: usize,
+    scratch: usize,
     queue: usize,
     waiting: usize,
     part: usize,
     width: usize,
     cols: usize,
   ): void {
-    const c = Grid.coefficients(accumulator, part, cols), next = cols >> 3;
+    const c = Queues.coefficients(scratch), next = Queues.stride(width);
     // The row of offsets, behind those of eight pairs: what 8 times all coefficients is too much.
     const offsets = c + 8 * next, blocks = width >> 5;
     memory.fill(offsets, 0, blocks << 2);
     // A place without a neuron is the last one's again, times zero.
-    if (waiting & 1) Grid.copyEntry(desk, queue, waiting - 1, waiting);
+    if (waiting & 1) Queues.copyEntry(scratch, queue, waiting - 1, waiting);
     for (let i: usize = 0; i < waiting; i += 2) {
-      const a = Grid.entry(desk, queue, i), b = Grid.entry(desk, queue, i + 1);
+      const a = Queues.entry(scratch, queue, i), b = Queues.entry(scratch, queue, i + 1);
       Coefficients.storeBytes(
         c + (i >> 1) * next,
         offsets,
@@ -86,10 +90,10 @@ class Columns {
         blocks,
       );
     }
-    Grid.clearWaiting(desk, queue);
+    Queues.clearWaiting(scratch, queue);
     const y = Grid.digit(accumulator, queue >> 2, part, cols);
-    const at = (cols >> 4) + (part >> 1), steps = i32x4.splat(i32(Grid.stepsInUnit(queue)));
-    Columns.addPairs(y, c, next, desk, queue, waiting, at, width, steps);
+    const at = (cols >> 4) + (part >> 1), steps = i32x4.splat(i32(Queues.stepsInUnit(queue)));
+    Columns.addPairs(y, c, next, scratch, queue, waiting, at, width, steps);
   }
 
   /**
@@ -100,14 +104,14 @@ class Columns {
     y: usize,
     c: usize,
     next: usize,
-    desk: usize,
+    scratch: usize,
     queue: usize,
     waiting: usize,
     at: usize,
     width: usize,
     steps: v128,
   ): void {
-    const first = Grid.entry(desk, queue, 0), end = Grid.entry(desk, queue, waiting);
+    const first = Queues.entry(scratch, queue, 0), end = Queues.entry(scratch, queue, waiting);
     const mask = Nibbles.mask();
     const byteEnd = at + (width >> 1);
     let byte = at;

@@ -1,6 +1,7 @@
 import { Coefficients } from "./coefficients";
 import { Grid } from "./grid";
 import { Neuron } from "./neuron";
+import { Queues } from "./queues";
 import { Touch } from "./touch";
 
 /**
@@ -12,7 +13,8 @@ import { Touch } from "./touch";
  * frees this kernel to add neurons of one grid eight at a time: the i16 of two neurons interleaved, and multiplied by
  * two coefficients at once, need half the instructions of f32.
  *
- * `accumulator`: see grid.ts; all zero at first. finishDownQ8 reads and clears it.
+ * `accumulator`: see grid.ts; all zero at first. finishDownQ8 reads and clears it. `scratch`: see
+ * queues.ts; 16-byte aligned, and the caller's own.
  */
 export function downQ8(
   addresses: usize,
@@ -23,11 +25,13 @@ export function downQ8(
   colFrom: i32,
   colTo: i32,
   cols: i32,
+  scratch: usize,
 ): void {
   assert(colFrom % 32 == 0 && colTo % 32 == 0 && colTo <= cols);
   const n = usize(count);
   const part = usize(colFrom), width = usize(colTo - colFrom), all = usize(cols);
   const desk = Grid.desk(accumulator, part, all);
+  Queues.clear(scratch);
   let touched: usize = 0;
   let k = Neuron.nextActive(activations, 0, n);
   for (; k < n; k = Neuron.nextActive(activations, k + 1, n)) {
@@ -45,16 +49,16 @@ export function downQ8(
       continue;
     }
     Grid.reserve(accumulator, desk, grid, largest, part, width, all);
-    if (Grid.push(desk, grid, bundle, activation * Grid.stepsInOne(grid)) == 8) {
-      Columns.addEight(accumulator, desk, grid, part, width, all);
+    if (Queues.push(scratch, grid, bundle, activation * Grid.stepsInOne(grid)) == 8) {
+      Columns.addEight(accumulator, scratch, grid, part, width, all);
     }
   }
   for (let grid: usize = 0; grid < Grid.COUNT; grid++) {
-    const waiting = Grid.waiting(desk, grid);
+    const waiting = Queues.waiting(scratch, grid);
     for (let i: usize = 0; i < waiting; i += 2) {
-      Columns.addTwo(accumulator, desk, grid, i, i + 1 < waiting, part, width, all);
+      Columns.addTwo(accumulator, scratch, grid, i, i + 1 < waiting, part, width, all);
     }
-    Grid.clearWaiting(desk, grid);
+    Queues.clearWaiting(scratch, grid);
   }
 }
 
@@ -63,27 +67,27 @@ class Columns {
   /** Eight neurons, and then none waits. */
   static addEight(
     accumulator: usize,
-    desk: usize,
+    scratch: usize,
     grid: usize,
     part: usize,
     width: usize,
     cols: usize,
   ): void {
-    const next = cols >> 3;
-    let c = Grid.coefficients(accumulator, part, cols);
+    const next = Queues.stride(width);
+    let c = Queues.coefficients(scratch);
     for (let i: usize = 0; i < 8; i += 2) {
-      Columns.prepare(c + (i >> 1) * next, desk, grid, i, true, part, width);
+      Columns.prepare(c + (i >> 1) * next, scratch, grid, i, true, part, width);
     }
-    Grid.clearWaiting(desk, grid);
+    Queues.clearWaiting(scratch, grid);
     const at = (cols >> 4) + part;
-    const p0 = usize(load<u32>(Grid.entry(desk, grid, 0))) + at;
-    const p1 = usize(load<u32>(Grid.entry(desk, grid, 1))) + at;
-    const p2 = usize(load<u32>(Grid.entry(desk, grid, 2))) + at;
-    const p3 = usize(load<u32>(Grid.entry(desk, grid, 3))) + at;
-    const p4 = usize(load<u32>(Grid.entry(desk, grid, 4))) + at;
-    const p5 = usize(load<u32>(Grid.entry(desk, grid, 5))) + at;
-    const p6 = usize(load<u32>(Grid.entry(desk, grid, 6))) + at;
-    const p7 = usize(load<u32>(Grid.entry(desk, grid, 7))) + at;
+    const p0 = usize(load<u32>(Queues.entry(scratch, grid, 0))) + at;
+    const p1 = usize(load<u32>(Queues.entry(scratch, grid, 1))) + at;
+    const p2 = usize(load<u32>(Queues.entry(scratch, grid, 2))) + at;
+    const p3 = usize(load<u32>(Queues.entry(scratch, grid, 3))) + at;
+    const p4 = usize(load<u32>(Queues.entry(scratch, grid, 4))) + at;
+    const p5 = usize(load<u32>(Queues.entry(scratch, grid, 5))) + at;
+    const p6 = usize(load<u32>(Queues.entry(scratch, grid, 6))) + at;
+    const p7 = usize(load<u32>(Queues.entry(scratch, grid, 7))) + at;
     let y = Grid.digit(accumulator, grid, part, cols);
     // One offset for all eight: eight growing addresses would not fit into registers. Unrolled by hand, as V8 adds no
     // constants to addresses.
@@ -156,7 +160,7 @@ class Columns {
   /** Two neurons, or one, the i-th that waits and the one after it. */
   static addTwo(
     accumulator: usize,
-    desk: usize,
+    scratch: usize,
     grid: usize,
     i: usize,
     isPair: bool,
@@ -164,11 +168,11 @@ class Columns {
     width: usize,
     cols: usize,
   ): void {
-    let c = Grid.coefficients(accumulator, part, cols);
-    Columns.prepare(c, desk, grid, i, isPair, part, width);
+    let c = Queues.coefficients(scratch);
+    Columns.prepare(c, scratch, grid, i, isPair, part, width);
     const at = (cols >> 4) + part;
-    let p0 = usize(load<u32>(Grid.entry(desk, grid, i))) + at;
-    let p1 = usize(load<u32>(Grid.entry(desk, grid, isPair ? i + 1 : i))) + at;
+    let p0 = usize(load<u32>(Queues.entry(scratch, grid, i))) + at;
+    let p1 = usize(load<u32>(Queues.entry(scratch, grid, isPair ? i + 1 : i))) + at;
     let y = Grid.digit(accumulator, grid, part, cols);
     for (const end = y + (width << 2); y < end; c += 4) {
       const c0 = v128.load_splat<u32>(c);
@@ -183,14 +187,14 @@ class Columns {
   /** The coefficients of two neurons that wait; without a second one, its are zero. */
   static prepare(
     target: usize,
-    desk: usize,
+    scratch: usize,
     grid: usize,
     i: usize,
     isPair: bool,
     part: usize,
     width: usize,
   ): void {
-    const a = Grid.entry(desk, grid, i), b = Grid.entry(desk, grid, isPair ? i + 1 : i);
+    const a = Queues.entry(scratch, grid, i), b = Queues.entry(scratch, grid, isPair ? i + 1 : i);
     const scales = part >> 4;
     Coefficients.store(
       target,

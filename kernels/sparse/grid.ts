@@ -10,29 +10,23 @@
  * the grid above it, which changes digits but not the number. In the end `finish` carries everything, so that the
  * digits, too, are a function of the number alone.
  *
- *   accumulator: | 18 digits: i32[cols] each | coefficients: 9 x u32[cols / 32] | desks, one per 32 columns |
+ *   accumulator: | 18 digits: i32[cols] each | desks, one per 32 columns |
  *
- * The last two digits belong to no neuron, they only take carries. Coefficients are those of the neurons that are
- * being added. q4 rounds them to i8, times a power of two: so only neurons whose largest coefficient has the same
- * exponent are added together, and each grid has four queues (q8: one). Each lane keeps its books at the desk of its
- * first column:
+ * The last two digits belong to no neuron, they only take carries. Each lane keeps its books at the desk of its first
+ * column:
  *
  *   desk: | used grids: u32 bits | spoilt: f32, 0 or NaN | bound of each digit: u32[18], in 128 steps |
- *         | how many wait in each queue: u32[64] | 64 x 16 that wait: u32 down column, f32 activation in steps |
  *
  * A coefficient that is NaN, infinite, or 2^31 and above spoils the sum: it becomes NaN.
  */
 const COUNT: usize = 16;
 const DIGITS: usize = 18;
-const QUEUE_COUNT: usize = 64;
 
 const BOUNDS: usize = 8;
-const WAITING: usize = BOUNDS + 4 * DIGITS;
-const QUEUES: usize = WAITING + 4 * QUEUE_COUNT;
-const DESK: usize = QUEUES + 128 * QUEUE_COUNT;
+const DESK: usize = BOUNDS + 4 * DIGITS;
 
 /** The exponent of a step of grid 0. */
-const STEP: i32 = -44;
+export const STEP: i32 = -44;
 
 /** A sum is carried on before it reaches 128 times this: 2^30, so that a carry always finds room. */
 const BOUND: u32 = 1 << 23;
@@ -42,18 +36,11 @@ const BOUND_OF_WAITING: u32 = 8 << 15;
 
 export class Grid {
   static readonly COUNT: usize = COUNT;
-  static readonly QUEUE_COUNT: usize = QUEUE_COUNT;
 
   /** The books of the lane whose first column is `part`. */
   @inline
   static desk(accumulator: usize, part: usize, cols: usize): usize {
-    return accumulator + cols * (4 * DIGITS) + (cols >> 3) * 9 + (part >> 5) * DESK;
-  }
-
-  /** Where the first pair's coefficient of column `part` lies; those of the next pair follow `cols / 8` bytes later. */
-  @inline
-  static coefficients(accumulator: usize, part: usize, cols: usize): usize {
-    return accumulator + cols * (4 * DIGITS) + (part >> 3);
+    return accumulator + cols * (4 * DIGITS) + (part >> 5) * DESK;
   }
 
   /** The sum of column `part` on a grid. */
@@ -69,27 +56,6 @@ export class Grid {
     const exponent = i32(reinterpret<u32>(largest * (1.0 + 1.0 / 8192)) >> 23) - 127;
     const grid = max<i32>(exponent - 11 - STEP, 0) >> 2;
     return grid < i32(COUNT) ? grid : -1;
-  }
-
-  /** The queue of a neuron of q4, of the same grid's four: its largest coefficient is 64 to 127 units, or less in queue 0. */
-  @inline
-  static queueOf(largest: f32): i32 {
-    // A little more than it is, so that it cannot be rounded up to 128 units.
-    const exponent = i32(reinterpret<u32>(largest * (1.0 + 1.0 / 64)) >> 23) - 127;
-    const queue = max<i32>(exponent - 11 - STEP, 0);
-    return queue < i32(QUEUE_COUNT) ? queue : -1;
-  }
-
-  /** Steps in a unit of a queue of q4: 2^5 to 2^8. */
-  @inline
-  static stepsInUnit(queue: usize): u32 {
-    return 32 << u32(queue & 3);
-  }
-
-  /** Units of a queue of q4 in 1. */
-  @inline
-  static unitsInOne(queue: usize): f32 {
-    return reinterpret<f32>(u32(127 - STEP - 5 - i32(queue)) << 23);
   }
 
   /** Steps of a grid in 1. */
@@ -159,43 +125,6 @@ export class Grid {
   }
 
   /**
-   * Lets a neuron wait for others that are added with it. Returns how many wait now. `activation` is in steps of the
-   * grid, or in units of the queue.
-   */
-  @inline
-  static push(desk: usize, queue: usize, column: usize, activation: f32): usize {
-    const at = desk + WAITING + (queue << 2);
-    const waiting = usize(load<u32>(at));
-    const entry = Grid.entry(desk, queue, waiting);
-    store<u32>(entry, u32(column));
-    store<f32>(entry, activation, 4);
-    store<u32>(at, u32(waiting + 1));
-    return waiting + 1;
-  }
-
-  /** The i-th neuron that waits: u32 address of its down column, f32 activation. */
-  @inline
-  static entry(desk: usize, queue: usize, i: usize): usize {
-    return desk + QUEUES + (queue << 7) + (i << 3);
-  }
-
-  /** Copies the i-th neuron that waits to another place. */
-  @inline
-  static copyEntry(desk: usize, queue: usize, i: usize, place: usize): void {
-    store<u64>(Grid.entry(desk, queue, place), load<u64>(Grid.entry(desk, queue, i)));
-  }
-
-  @inline
-  static waiting(desk: usize, queue: usize): usize {
-    return usize(load<u32>(desk + WAITING + (queue << 2)));
-  }
-
-  @inline
-  static clearWaiting(desk: usize, queue: usize): void {
-    store<u32>(desk + WAITING + (queue << 2), 0);
-  }
-
-  /**
    * `residual[c] += sum[c] + bias[c]` for columns part <= c < part + width; clears sums and desk.
    *
    * Sums are carried from the lowest grid in use to two above the highest one, and added in this order.
@@ -233,6 +162,6 @@ export class Grid {
       if (bias != 0) sum = f32x4.add(sum, v128.load(bias + byte));
       v128.store(residual + byte, f32x4.add(v128.load(residual + byte), sum));
     }
-    memory.fill(desk, 0, QUEUES);
+    memory.fill(desk, 0, DESK);
   }
 }

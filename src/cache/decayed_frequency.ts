@@ -9,7 +9,7 @@ const ROW_COUNT = 256;
 const USED = ROW_COUNT;
 const EXPECTED = ROW_COUNT + 1;
 
-const HALF_LIFE = 64;
+const HALF_LIFE = 4;
 const HALF_LIFE_MAX = 4096;
 
 /** Scores are looked up in steps of 1/8, from 1 (a neuron that was just used) up. */

@@ -33,6 +33,8 @@ export class LayerSlots {
   readonly isResident: boolean;
   /** Landing flag of slot 0, counted from the first flag. */
   readonly flag: number;
+  /** Where slot 0 lies in the arena. */
+  readonly address: number;
   /** The layer's numbers; see `LAYER`. */
   readonly statistics: Float64Array;
   readonly #readPlan: ReadPlan;
@@ -40,7 +42,6 @@ export class LayerSlots {
   readonly ticketsPerRead: number;
   /** All of its arena. */
   readonly #bytes: Uint8Array;
-  readonly #address: number;
   readonly #slotByteLength: number;
   /** The first record in the file, and from record to record. */
   readonly #byteOffset: number;
@@ -78,7 +79,7 @@ export class LayerSlots {
     this.#readPlan = readPlan;
     this.ticketsPerRead = flash.unbundled ? 2 : 1;
     this.#bytes = new Uint8Array(options.arenas[arena].memory.buffer);
-    this.#address = slots;
+    this.address = slots;
     this.#slotByteLength = flash.slotByteLength;
     this.#byteOffset = byteOffset + flash.record.offset;
     this.#strideBytes = flash.strideBytes;
@@ -110,7 +111,7 @@ export class LayerSlots {
 
   #readPosition(position: number, slot: number): void {
     this.#record.byteOffset = this.#byteOffset + position * this.#strideBytes;
-    const address = this.#address + slot * this.#slotByteLength;
+    const address = this.address + slot * this.#slotByteLength;
     if (this.ticketsPerRead === 2) {
       this.#readPlan.addHalves(this.#record, address, this.flag + slot);
     } else this.#readPlan.add(this.#record, address, this.flag + slot);
@@ -146,7 +147,7 @@ export class LayerSlots {
   /** Address of the neuron's record in its slot. In a resident layer every neuron has the slot of its number. */
   addressOf(neuron: number, slot: number): number {
     const phase = (this.#byteOffset + this.#at(neuron) * this.#strideBytes) % this.#blockByteLength;
-    return this.#address + slot * this.#slotByteLength + phase;
+    return this.address + slot * this.#slotByteLength + phase;
   }
 
   #at(neuron: number): number {

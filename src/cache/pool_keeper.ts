@@ -3,6 +3,7 @@ import { pageCount } from "../kv_page.ts";
 import type { Sequence } from "../pipeline/sequence.ts";
 import type { PredictorSeat } from "../predict/predictor_seat.ts";
 import type { LayerSlots } from "./layer_slots.ts";
+import { limitSlots } from "./limit_slots.ts";
 
 /**
  * Sees to it that slots and pages of the KV cache do not lie on each other: when a step needs more pages than the one before, slots
@@ -35,18 +36,7 @@ export class PoolKeeper {
     const pool = plan.layers[layer - plan.range.from];
     const sizes = { slotByteLength: flash.slotByteLength, pages: shape };
     const limit = Math.min(cache.slotCount, slotsBeside(pages, pool, sizes));
-    if (limit < cache.limit) this.#awaitReads(cache, limit);
-    cache.setLimit(limit);
-  }
-
-  /** Early reads that nobody wanted in the end may still be under way. */
-  #awaitReads(cache: LayerSlots["cache"], from: number): void {
-    const { readPlan, control } = this.#seat, landed = control.sequence("landed");
-    while (!cache.haveLandedFrom(from)) {
-      const seen = landed.value;
-      if (readPlan.settle() || cache.haveLandedFrom(from)) continue;
-      landed.waitFor((seen + 1) | 0, "reads to slots that are given up");
-    }
+    limitSlots(this.#seat, cache, limit);
   }
 }
 

@@ -14,6 +14,7 @@ import {
 import type { Control } from "../pipeline/control.ts";
 import type { Ring } from "../pipeline/ring.ts";
 import type { Sequence } from "../pipeline/sequence.ts";
+import type { Clock } from "../pipeline/trace.ts";
 
 /** What the read plan may do. */
 export interface ReadPlanOptions {
@@ -28,8 +29,14 @@ export interface ReadPlanOptions {
 export interface InlineReader {
   /** Begins the reads of all tickets that find a place; waits for none. */
   submit(): void;
+  /** Begins what finds a place, and lands what is done; waits for nothing. */
+  poll(): void;
+  /** Begins what finds a place, and lands some reads, waiting for them; false if none is in flight. */
+  pump(): boolean;
   /** Does all tickets, and waits until the last read has landed. */
   drain(): void;
+  /** Waits until some of the reads in flight have landed, and begins others. False if none is in flight. */
+  turn(): boolean;
 }
 
 /**
@@ -40,6 +47,7 @@ export interface InlineReader {
 export class ReadPlan {
   readonly #words: Int32Array;
   readonly #inline?: InlineReader;
+  readonly #clock: Clock;
   readonly #options: ReadPlanOptions;
   readonly #lateRings: Ring[];
   readonly #earlyRings: Ring[];
@@ -49,8 +57,10 @@ export class ReadPlan {
   readonly #landed: Sequence;
   /** Tickets ever handed out: what `landed` will be when all have landed. */
   ticketCount = 0;
-  /** Time in all that it waited for a reader to have room for a ticket, in ms. */
-  waitedMs = 0;
+  /** Time in which tickets were handed over: readers woken, or reads begun in this thread. */
+  submitMs = 0;
+  /** Time in which this thread read, or waited for a reader. */
+  settleMs = 0;
   /** Tickets ever given to each reader. */
   readonly #issued: Int32Array;
   readonly #rung: Uint8Array;
@@ -69,8 +79,14 @@ export class ReadPlan {
   #slotAddress = 0;
 
   /** @param inline the only reader, if it is not a worker of its own */
-  constructor(control: Control, options: ReadPlanOptions, inline?: InlineReader) {
+  constructor(
+    control: Control,
+    options: ReadPlanOptions,
+    inline?: InlineReader,
+    clock: Clock = () => performance.now(),
+  ) {
     const { layout, shape } = control;
+    this.#clock = clock;
     this.#words = control.words;
     this.#inline = inline;
     this.#options = options;
@@ -152,7 +168,13 @@ export class ReadPlan {
 
   /** Wakes the readers that got something. Takes some microseconds a sleeper, so lanes get their list first. */
   ring(): void {
-    if (this.#inline) return this.#inline.submit();
+    const began = this.#clock();
+    if (this.#inline) this.#inline.submit();
+    else this.#ringBells();
+    this.submitMs += this.#clock() - began;
+  }
+
+  #ringBells(): void {
     for (let reader = 0; reader < this.#rung.length; reader++) {
       if (this.#rung[reader] === 0) continue;
       this.#rung[reader] = 0;
@@ -160,10 +182,35 @@ export class ReadPlan {
     }
   }
 
+  /** With a reader in this thread: keeps it busy while something else is waited for. False if it has nothing to do. */
+  pump(): boolean {
+    return this.#inline?.pump() ?? false;
+  }
+
+  /** With a reader in this thread: keeps it busy in the middle of something else. */
+  poll(): void {
+    this.#inline?.poll();
+  }
+
   /** With a reader in this thread: waits until all reads have landed, and says true. Workers read by themselves: false. */
   settle(): boolean {
-    this.#inline?.drain();
-    return this.#inline !== undefined;
+    if (this.#inline === undefined) return false;
+    const began = this.#clock();
+    this.#inline.drain();
+    this.settleMs += this.#clock() - began;
+    return true;
+  }
+
+  /** Tickets handed out that have not landed. */
+  get underWay(): number {
+    return (this.ticketCount - this.#landed.value) | 0;
+  }
+
+  /** Waits until another ticket than the `landed` that were seen has landed; there must be some under way. */
+  awaitLanding(): void {
+    const landed = this.#landed.value;
+    if (this.#inline?.turn() || this.underWay === 0) return;
+    this.#landed.waitFor((landed + 1) | 0, "a read of a stream to land");
   }
 
   #push(): void {
@@ -193,12 +240,11 @@ export class ReadPlan {
         }
       }
       if (best >= 0) return best;
-      const began = performance.now();
-      if (!this.settle()) {
-        this.ring();
-        this.#landed.waitFor((landed + 1) | 0, "a reader to have room for a ticket");
-      }
-      this.waitedMs += performance.now() - began;
+      if (this.settle()) continue;
+      this.ring();
+      const began = this.#clock();
+      this.#landed.waitFor((landed + 1) | 0, "a reader to have room for a ticket");
+      this.settleMs += this.#clock() - began;
     }
   }
 

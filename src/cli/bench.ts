@@ -6,9 +6,14 @@ const BENCHES: Record<string, string> = {
   kernels: "How near do the kernels come to the speed of memory?",
   positions: "What does another position cost?",
   readers: "How near do the flash readers come to what the disk can do?",
+  generate: "What does one cold generation cost, from opening to the last token?",
+  versus: "Who is faster, this engine or another?",
+  bounds: "How near does each part come to what bounds it?",
+  speculation: "Do drafts pay?",
   tokens: "How many tokens per second, and where does the time of one go?",
   ladder: "What does each technique buy? The paper's table, measured.",
   runtimes: "What does the same work cost under Deno, Bun and Node?",
+  plan: "Does the plan foresee what a run costs?",
   predictors: "What do a predictor's bytes buy in recall, reads and perplexity?",
   questions: "What do the ten questions of docs/questions.md come to?",
   statistics: "Does a synthetic model run as it was planted?",
@@ -21,7 +26,7 @@ interface Bench {
 }
 
 export function benchCommand(): Command {
-  const list = namesOfBenches().map((name) => `  ${name.padEnd(10)} ${BENCHES[name]}`);
+  const list = namesOfBenches().map((name) => `  ${name.padEnd(11)} ${BENCHES[name]}`);
   return new Command("bench")
     .description("measure this machine: kernels, disk, tokens per second")
     .argument("<name>", "which bench")

@@ -6,6 +6,7 @@ import { crc32 } from "node:zlib";
 import { FlashFile } from "../format/flash_file.ts";
 import { pack } from "../format/pack.ts";
 import { FORMAT_VERSION } from "../format/prelude.ts";
+import { cacheFolder } from "../runtime.ts";
 import { VERSION } from "../version.ts";
 import { Progress } from "./terminal/progress.ts";
 
@@ -52,7 +53,7 @@ export async function prepareEmbeddedModel(
     signal: AbortSignal;
   },
 ): Promise<string> {
-  const folder = cacheFolder();
+  const folder = folderOfModels();
   const path = join(folder, `tales-f16-${VERSION}-${FORMAT_VERSION}-${sourceChecksum()}.flash`);
   if (isUsable(path)) return path;
   note(`Preparing the embedded model (once): ${path}\n`);
@@ -103,10 +104,9 @@ export async function prepareEmbeddedModel(
   return path;
 }
 
-function cacheFolder(): string {
-  const { XDG_CACHE_HOME, HOME } = process.env;
-  if (XDG_CACHE_HOME) return join(XDG_CACHE_HOME, "flashpipe");
-  if (HOME) return join(HOME, ".cache", "flashpipe");
+function folderOfModels(): string {
+  const folder = cacheFolder();
+  if (folder !== null) return folder;
   throw new RangeError(
     "Cannot keep the embedded model: neither XDG_CACHE_HOME nor HOME is set (or use --model FILE)",
   );

@@ -1,6 +1,7 @@
 #!/usr/bin/env node
 /**
- * The command line: `flashpipe run | pack | calibrate | eval | reorder | inspect | trace | simulate | synth | bench`, one file a command.
+ * The command line: `flashpipe run | pack | calibrate | eval | reorder | inspect | trace | simulate | synth | probe | plan | bench`, one
+ * file a command.
  *
  * Exit codes: 0 all went well; 1 the world failed (a damaged file, a disk, a worker); 2 the caller's mistake (an
  * option, a path that does not exist, memory too small); 130 ended by Ctrl-C.
@@ -15,6 +16,8 @@ import { calibrateCommand } from "./calibrate.ts";
 import { evalCommand } from "./eval.ts";
 import { inspectCommand } from "./inspect.ts";
 import { packCommand } from "./pack.ts";
+import { planCommand } from "./plan.ts";
+import { probeCommand } from "./probe.ts";
 import { reorderCommand } from "./reorder.ts";
 import { reportError } from "./terminal/report_error.ts";
 import { runCommand } from "./run.ts";
@@ -31,6 +34,7 @@ Examples:
   flashpipe pack ./opt-1.3b opt.flash --quant q8      a Hugging Face folder becomes a .flash file
   flashpipe calibrate opt.flash --text sample.txt     fits its predictors to your kind of text
   flashpipe eval opt.flash --text other.txt           says what they cost: perplexity, divergence, reads
+  flashpipe plan opt.flash --memory 1GiB              foresees what a token costs
   flashpipe run --model opt.flash --memory 1GiB "The sea"
 
 Exit codes: 0 well; 1 the world failed (damaged file, disk); 2 a wrong argument or a path that does
@@ -57,6 +61,8 @@ function createProgram(): Command {
     traceCommand,
     simulateCommand,
     synthCommand,
+    probeCommand,
+    planCommand,
     benchCommand,
   ];
   for (const make of commands) {

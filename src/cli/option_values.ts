@@ -33,6 +33,11 @@ export const byteSize = checked(parseByteSize);
 /** "20%" into 0.2. */
 export const share = checked(parseShare);
 
+/** Values with commas between them. */
+export function listOf<T>(parse: (text: string) => T): (text: string) => T[] {
+  return checked((text) => text.split(",").map((part) => parse(part.trim())));
+}
+
 function checked<T>(parse: (text: string) => T): (text: string) => T {
   return (text) => {
     try {

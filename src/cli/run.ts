@@ -2,7 +2,10 @@ import { Command } from "commander";
 import process from "node:process";
 import type { Model } from "../model.ts";
 import { open } from "../open.ts";
-import type { OpenOptions } from "../open.ts";
+import type { OpenOptions, Prepared } from "../open.ts";
+import { forecast, isProbed } from "../forecast/forecast.ts";
+import { renderForecast } from "../forecast/render_forecasts.ts";
+import { findProbe } from "../probe/kept_probe.ts";
 import { AnswerWriter } from "./answer.ts";
 import type { Answer, Sampling } from "./answer.ts";
 import { chat } from "./chat.ts";
@@ -40,6 +43,7 @@ async function run(prompt: string | undefined, options: RunOptions): Promise<voi
     signal: interrupt.signal,
     onProgress: ({ doneBytes: done, totalBytes: total }) =>
       progress.update("loading", { done, total }),
+    onPlan: (prepared) => note(renderPlan(prepared.plan) + expectationOf(path, prepared)),
   });
   progress.stop();
   if (model.damaged) {
@@ -51,7 +55,6 @@ async function run(prompt: string | undefined, options: RunOptions): Promise<voi
   if (model.header.provenance.synthetic) {
     note("note: synthetic weights, for measuring: the text has no meaning\n");
   }
-  note(renderPlan(model.plan));
   const sampling: Sampling = {
     maxTokens: options.maxTokens,
     temperature: options.temperature,
@@ -61,6 +64,14 @@ async function run(prompt: string | undefined, options: RunOptions): Promise<voi
   if (wantsChat) await chat({ model, sampling, interrupt, note });
   else await answerOnce(text, { model, sampling, interrupt, note }, options);
   trace?.finish(model.traceJson());
+}
+
+/** What the run is expected to cost, where a probe is kept that can say so; a run does not wait for one. */
+function expectationOf(path: string, prepared: Prepared): string {
+  const { probe } = findProbe(path);
+  if (!probe || !isProbed(prepared, probe)) return "";
+  const { contextLength } = prepared.settings.wishes;
+  return renderForecast(forecast(prepared, probe, { position: Math.min(128, contextLength - 1) }));
 }
 
 /** Goes on from one prompt; the statistics come also when it was interrupted. */

@@ -8,6 +8,7 @@ import type { PolicyName } from "../cache/policies.ts";
 import type { NeuronTrace } from "../simulate/neuron_trace.ts";
 import type { LimitName, SimulatedRow, WindowPoint } from "../simulate/simulate.ts";
 import { givenFile } from "./given_path.ts";
+import { listOf } from "./option_values.ts";
 import { Interrupt } from "./terminal/interrupt.ts";
 import { Progress } from "./terminal/progress.ts";
 import { WholeFile } from "./whole_file.ts";
@@ -45,11 +46,11 @@ export function simulateCommand(): Command {
   return new Command("simulate")
     .description("replay a trace against cache sizes, policies and read plans")
     .argument("<trace>", "a file that \`flashpipe trace\` wrote")
-    .option("--cache <shares>", "shares of the FFN's neurons, such as 5%,20%", list(parseShare))
+    .option("--cache <shares>", "shares of the FFN's neurons, such as 5%,20%", listOf(parseShare))
     .option(
       "--policy <names>",
       `some of ${CHOICES.join(", ")} (default: all but window)`,
-      list(choice),
+      listOf(choice),
     )
     .option("--window <tokens>", "windows, such as 1..16 or 2,4,8", windows)
     .option("--gap <sizes>", "merge reads with at most this between them (default: 8KiB)", gaps)
@@ -155,18 +156,6 @@ function percent(share: number): string {
   return `${(100 * share).toFixed(1)} %`.padStart(8);
 }
 
-/** Values with commas between them. */
-function list<T>(parse: (text: string) => T): (text: string) => T[] {
-  return (text) =>
-    text.split(",").map((part) => {
-      try {
-        return parse(part.trim());
-      } catch (error) {
-        throw new InvalidArgumentError((error as Error).message);
-      }
-    });
-}
-
 function choice(text: string): Chosen {
   const found = CHOICES.find((name) => name === text);
   if (!found) throw new InvalidArgumentError(`"${text}" is none of ${CHOICES.join(", ")}.`);
@@ -175,7 +164,7 @@ function choice(text: string): Chosen {
 
 /** "1..4" and "2,4" into whole numbers. */
 function windows(text: string): number[] {
-  return list((part) => {
+  return listOf((part) => {
     const [first, last = first] = part.split("..").map((end) => /^\d+$/.test(end) ? +end : NaN);
     if (!(first >= 1 && last >= first && last <= WINDOW_MAX && last - first < 1000)) {
       throw new InvalidArgumentError(`It takes windows such as 1..16 or 2,4,8.`);
@@ -184,4 +173,4 @@ function windows(text: string): number[] {
   })(text).flat();
 }
 
-const gaps = list((part) => part === "0" ? 0 : parseByteSize(part));
+const gaps = listOf((part) => part === "0" ? 0 : parseByteSize(part));

@@ -3,6 +3,7 @@ import { LANE } from "../pipeline/statistics.ts";
 import type { Step } from "../pipeline/step.ts";
 import type { LaneArena } from "./lane_arena.ts";
 import { LateLook } from "./late_look.ts";
+import type { Observer } from "./observer.ts";
 import type { LaneSeat } from "./lane_seat.ts";
 
 /** Entries of a pass that all positions compute before the next ones: their bundles fit into a core's L2 cache. */
@@ -18,19 +19,26 @@ export class Ffn {
   readonly #arena: LaneArena;
   readonly #lateLook: LateLook;
   readonly #pass: PassReader;
+  readonly #observer?: Observer;
 
-  /** @param pass the lane's only one: passes are counted through all arenas */
-  constructor(seat: LaneSeat, arena: LaneArena, pass: PassReader) {
+  /**
+   * @param pass the lane's only one: passes are counted through all arenas
+   * @param observer lane 0's
+   */
+  constructor(seat: LaneSeat, arena: LaneArena, pass: PassReader, observer?: Observer) {
     this.#seat = seat;
     this.#arena = arena;
     this.#lateLook = new LateLook(seat, arena);
     this.#pass = pass;
+    this.#observer = observer;
   }
 
   compute(layer: number, step: Step): void {
     const { positions } = step;
     this.#norm(layer, positions);
-    if (step.wantsObservation) this.#observe(layer, step.row);
+    if (step.wantsObservation) this.#observer?.seeFfnInput(this.#arena, layer, step);
+    // Before the mask, with which the predictor hears that it is there.
+    this.#seat.showInput(this.#arena, layer + 1, positions);
     this.#lateLook.look(layer, positions);
     do {
       this.#takePass(layer);
@@ -54,18 +62,6 @@ export class Ffn {
       kernels.prepare[ffnQuantization](target, prepared + position * strides.prepared, hiddenSize);
     });
     if (positions > 1) this.#seat.meet("the input of the FFN");
-  }
-
-  /** Lane 0 writes down what the layer saw. */
-  #observe(layer: number, row: number): void {
-    const { index, options } = this.#seat;
-    if (index !== 0) return;
-    const { hiddenSize: d } = options.sizes, [{ memory, plan: first }] = options.arenas;
-    const { plan, scratch, buffer } = this.#arena;
-    const at = first.observations + row * first.observationStride + layer * 8 * d;
-    const target = new Float32Array(memory.buffer, at, 2 * d);
-    target.set(new Float32Array(buffer, plan.layerInput[layer & 1], d));
-    target.set(new Float32Array(buffer, scratch.normed, d), d);
   }
 
   #takePass(layer: number): void {
@@ -196,20 +192,20 @@ export class Ffn {
   #computeDown(positions: number): void {
     const { clock, trace, columns, options } = this.#seat;
     const { sizes, ffnQuantization, mode, flash } = options;
-    const { kernels, plan: { accumulator, strides } } = this.#arena;
+    const { kernels, scratch, plan: { accumulator, strides } } = this.#arena;
     const { addresses, activations } = this.#pass.plan, { count } = this.#pass;
     const downOffset = mode === "exact" ? 0 : flash.record.byteLength / 2;
-    const down = kernels.down[ffnQuantization], { from, to } = columns;
+    const down = kernels.down[ffnQuantization], { from, to } = columns, d = sizes.hiddenSize;
     const began = clock();
     for (let position = 0; position < positions; position++) {
       const a = activations + position * strides.activations;
       const sum = accumulator + position * strides.accumulator;
-      down(addresses, downOffset, a, count, sum, from, to, sizes.hiddenSize);
+      down(addresses, downOffset, a, count, sum, from, to, d, scratch.downScratch);
     }
     trace?.span("down", began, clock(), count);
   }
 
-  /** residual += sum of the columns + bias; it is the next layer's input, and the early look's. */
+  /** residual += sum of the columns + bias. */
   #addSum(layer: number, positions: number): void {
     const { columns, options } = this.#seat, { from, to } = columns;
     const { sizes, weights, ffnQuantization } = options, { downBias } = weights.layers[layer];
@@ -219,7 +215,6 @@ export class Ffn {
       const sum = accumulator + position * strides.accumulator;
       finish(sum, downBias, residual + position * strides.hidden, from, to, sizes.hiddenSize);
     }
-    this.#seat.showInput(this.#arena, layer + 1, positions);
     this.#seat.meet("the end of a layer");
   }
 }

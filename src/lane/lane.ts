@@ -5,10 +5,12 @@ import type { PipelineOptions } from "../pipeline/options.ts";
 import { PassReader } from "../pipeline/pass_ring.ts";
 import type { Sequence } from "../pipeline/sequence.ts";
 import { LANE } from "../pipeline/statistics.ts";
+import { threadCpuMs } from "../runtime.ts";
 import { countLayer, emptyStep, readStep, writeStep } from "../pipeline/step.ts";
 import type { Step } from "../pipeline/step.ts";
 import { Attention } from "./attention.ts";
 import { Ffn } from "./ffn.ts";
+import { Observer } from "./observer.ts";
 import { LaneSeat } from "./lane_seat.ts";
 import type { Share } from "./lane_seat.ts";
 
@@ -32,6 +34,7 @@ export class Lane {
   readonly #positions: Float32Array | Float16Array;
   readonly #step = emptyStep();
   readonly #pages?: PageWaiter;
+  readonly #observer?: Observer;
   #stepCount = 0;
 
   constructor(options: PipelineOptions, index: number) {
@@ -39,7 +42,8 @@ export class Lane {
     const { sizes, weights, arenas, positionsMax } = options, d = sizes.hiddenSize;
     this.seat = seat;
     this.#attentions = seat.arenas.map((arena) => new Attention(seat, arena));
-    this.#ffns = seat.arenas.map((arena) => new Ffn(seat, arena, pass));
+    if (index === 0 && options.observationRows > 0) this.#observer = new Observer(seat);
+    this.#ffns = seat.arenas.map((arena) => new Ffn(seat, arena, pass, this.#observer));
     this.#vocabulary = seat.shareOf(Math.ceil(sizes.vocabSize / 8) * 8, 8);
     if (options.isPoolShared) this.#pages = new PageWaiter(seat.control.sequence("poolsReady"));
     this.#layerReady = seat.control.sequence("layerReady");
@@ -56,7 +60,9 @@ export class Lane {
     writeStep(this.seat.control, step);
     this.#stepStarted.advance();
     for (let i = 0; i < step.positions; i++) this.#embed(tokens[i], step.position + i, i);
-    this.#showInput(0, step.positions);
+    const { kernels, plan } = this.seat.arenas[0];
+    const shown = Math.min(step.positions, EARLY_POSITIONS);
+    kernels.copy(plan.layerInput[0], plan.residual, shown * plan.strides.hidden);
     this.#run(step);
   }
 
@@ -82,6 +88,7 @@ export class Lane {
       if (index > 0) this.#cross(index, step.positions);
       for (let layer = range.from; layer < range.to; layer++) {
         if (this.seat.index === 0 && layer > 0) this.#layerReady.advance();
+        if (step.wantsObservation) this.#observer?.seeInput(this.seat.arenas[index], layer, step);
         this.#attentions[index].compute(layer, step);
         this.#ffns[index].compute(layer, step);
         if (this.seat.index === 0) countLayer(this.seat.control);
@@ -92,6 +99,7 @@ export class Lane {
     const ended = clock();
     statistics[LANE.steps] += step.positions;
     statistics[LANE.stepMs] += ended - began;
+    statistics[LANE.cpuMs] = threadCpuMs();
     statistics[LANE.atMs] = ended;
   }
 
@@ -100,16 +108,8 @@ export class Lane {
     if (this.seat.index === 0) {
       const length = positions * this.seat.options.sizes.hiddenSize;
       this.#residuals[index].set(this.#residuals[index - 1].subarray(0, length));
-      this.#showInput(index, positions);
     }
     this.seat.meet("the next arena");
-  }
-
-  /** The residual stream is the input of an arena's first layer, which the early look reads. */
-  #showInput(index: number, positions: number): void {
-    const { kernels, plan } = this.seat.arenas[index];
-    const shown = Math.min(positions, EARLY_POSITIONS);
-    kernels.copy(plan.layerInput[plan.range.from & 1], plan.residual, shown * plan.strides.hidden);
   }
 
   /** residual = embedding of the token + embedding of the position; `row`: its place in the step. */

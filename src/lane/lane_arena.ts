@@ -1,4 +1,4 @@
-import type { ArenaPlan, ScratchPlan } from "../arena.ts";
+import type { ArenaPlan, InputsPlan, ScratchPlan } from "../arena.ts";
 import type { Quantization } from "../format/layout.ts";
 import { instantiateKernels } from "../kernels.ts";
 import type { KernelModule, Kernels } from "../kernels.ts";
@@ -36,7 +36,7 @@ export class LaneArena {
    * Where the rows of a step's inputs lie: a lane's own for one position, as all lanes compute it; shared for several, as each
    * computes some.
    */
-  inputs(positions: number): Omit<ScratchPlan, "attentionScratch"> {
+  inputs(positions: number): InputsPlan {
     return positions === 1 ? this.scratch : this.plan.batch;
   }
 

@@ -76,13 +76,24 @@ export class LaneSeat {
     kernels.layerNorm(source, weight, bias, target, hiddenSize, layerNormEpsilon);
   }
 
-  /** This lane's columns of the residual stream become those of layer `layer`'s input, which the early look reads. */
-  showInput({ kernels, plan }: LaneArena, layer: number, positions: number): void {
-    if (positions > EARLY_POSITIONS) return;
-    const { from, to } = this.columns, input = plan.layerInput[layer & 1];
-    for (let position = 0; position < positions; position++) {
-      const at = position * plan.strides.hidden + 4 * from;
-      kernels.copy(input + at, plan.residual + at, 4 * (to - from));
+  /**
+   * Shows the residual stream to the early look at layer `layer`: this lane's columns, or, where that layer lies in another arena, all of
+   * them by lane 0.
+   */
+  showInput({ index, buffer, kernels, plan }: LaneArena, layer: number, positions: number): void {
+    if (!this.options.earlyLook || positions > EARLY_POSITIONS) return;
+    const next = this.arenas[index + 1], { hidden } = plan.strides;
+    if (layer < plan.range.to) {
+      const { from, to } = this.columns, input = plan.layerInput[layer & 1];
+      for (let position = 0; position < positions; position++) {
+        const at = position * hidden + 4 * from;
+        kernels.copy(input + at, plan.residual + at, 4 * (to - from));
+      }
+    } else if (next && this.index === 0) {
+      const length = positions * hidden / 4, input = next.plan.layerInput[layer & 1];
+      new Float32Array(next.buffer, input, length).set(
+        new Float32Array(buffer, plan.residual, length),
+      );
     }
   }
 

@@ -13,7 +13,7 @@ export interface CrewMember {
   /** Name for messages and traces: "lane 0", "predictor", "reader 3". */
   name: string;
   /** File in `workers/`. */
-  file: "compute" | "predictor" | "reader";
+  file: "compute" | "predictor" | "reader" | "prober";
   options: unknown;
 }
 

@@ -215,8 +215,8 @@ export class Leader {
   #handOutRows({ kind, idCount, wantsObservations }: Request): EndReason {
     const { logitsRows, observationRows, promptChunk } = this.#options;
     const rows = wantsObservations ? Math.min(logitsRows, observationRows) : logitsRows;
-    // Half of the rows at a time, so that their taker need not wait; what layers saw is written down for one position.
-    const most = wantsObservations ? 1 : Math.max(1, Math.min(promptChunk, rows >> 1));
+    // Half of the rows at a time, so that their taker need not wait.
+    const most = Math.max(1, Math.min(promptChunk, rows >> 1));
     const first = this.#rowCount, step = emptyStep();
     step.wantsObservation = wantsObservations;
     while (step.position < idCount) {

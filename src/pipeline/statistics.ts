@@ -24,6 +24,8 @@ export const LANE = {
   /** Lane 0: tokens that were drafted, and those of them that were right. */
   drafted: 11,
   accepted: 12,
+  /** CPU time of the thread, polls included; 0 where the runtime does not tell. */
+  cpuMs: 13,
 } as const;
 
 /** The predictor. */
@@ -35,8 +37,12 @@ export const PREDICTOR = {
   /** Time in which the predictor worked, not waiting. */
   earlyMs: 3,
   lateMs: 4,
-  /** Part of `earlyMs` in which slots were looked up and reads planned, not scores computed. */
-  earlyPlanMs: 5,
+  /** ... of which: the early look's arithmetic; keeping cache, slots and read plan (and at the end of a step); handing reads over. */
+  lookMs: 5,
+  manageMs: 6,
+  submitMs: 7,
+  /** As a lane's. */
+  cpuMs: 8,
 } as const;
 
 /**

@@ -10,7 +10,7 @@ export interface Step {
   logits: number;
   /** Row of the logits (or of the observations) that the first of those fills; the others follow, around the ring. */
   row: number;
-  /** Of a step of one position: write down what each layer saw. */
+  /** Write down what each layer saw. */
   wantsObservation: boolean;
 }
 

@@ -3,17 +3,16 @@ import { isBlocked } from "../format/layout.ts";
 import { NeuronOrder } from "../format/neuron_order.ts";
 import { LAYER, PREDICTOR } from "../pipeline/statistics.ts";
 import type { PredictorSeat } from "./predictor_seat.ts";
+import type { StagingBuffer } from "./staging.ts";
 
 /** Neurons of a chunk, at most: with a position in front it stays a whole number. */
 const PLACES_MAX = 2 ** 26;
 
 /**
- * Layers that are not resident read whole: chunks of neighbouring bundles go to the staging buffers of the layer's arena. One chunk is one read and
- * one pass; who runs the stream says which chunk is read and published when.
+ * Layers that are not resident, read whole: chunks of neighbouring bundles go to staging buffers in the layer's arena. One chunk is one read; one pass has
+ * one chunk or several. Who runs the stream says where and when each is read, and when it is published.
  *
- *   chunk c: bundles from c % chunksPerLayer * neuronsPerChunk on,
- *            of the layer number c / chunksPerLayer % count among the `count` layers that are not resident,
- *            in staging buffer c % chunkCount, behind landing flag staging.flag + c % chunkCount
+ *   chunk c: bundles from c % chunksPerLayer * neuronsPerChunk on, of layer number c / chunksPerLayer % count of those
  *
  * Where neurons lie in another order on flash, a chunk has the neurons that lie there, if the order of additions is free (q8, q4).
  * Else it has neighbouring neurons, which are read one by one (merged where they are near), each to a place of its own in the
@@ -21,8 +20,6 @@ const PLACES_MAX = 2 ** 26;
  */
 export class BundleStream {
   readonly chunksPerLayer: number;
-  /** Staging buffers. */
-  readonly bufferCount: number;
   readonly #seat: PredictorSeat;
   /** Each layer's numbers; see `LAYER`. */
   readonly #layerStatistics: Float64Array[];
@@ -32,9 +29,10 @@ export class BundleStream {
   readonly #neuronAt: (Int32Array | undefined)[];
   /** Indices of the layers that are read. */
   readonly #layers: number[];
-  /** Of each staging buffer: how many tickets will have landed when its chunk has, and the pass that its chunk is. */
+  /** Of each chunk (a ring, longer than what is under way): where it is, and how many tickets will have landed when it has. */
+  readonly #addresses: Float64Array;
+  readonly #flags: Int32Array;
   readonly #tickets: Int32Array;
-  readonly #passes: Int32Array;
   /** Reads of a scattered chunk, in the order of the file: position and neuron in one number. */
   readonly #scattered: Float64Array;
   /** What is read next: reused, so that a read allocates nothing. */
@@ -45,7 +43,6 @@ export class BundleStream {
     this.#seat = seat;
     this.#layerStatistics = flash.layers.map((_, layer) => seat.control.layerStatistics(layer));
     const { chunkCount, neuronsPerChunk } = flash.staging;
-    this.bufferCount = chunkCount;
     this.chunksPerLayer = Math.ceil(sizes.intermediateSize / neuronsPerChunk);
     this.#isScattered = flash.layers.some(({ positionOf }) => positionOf !== undefined) &&
       !isBlocked(ffnQuantization);
@@ -53,8 +50,10 @@ export class BundleStream {
       positionOf && new NeuronOrder(positionOf).positionOf
     );
     this.#layers = flash.layers.flatMap(({ isResident }, layer) => isResident ? [] : [layer]);
-    this.#tickets = new Int32Array(chunkCount);
-    this.#passes = new Int32Array(chunkCount);
+    const ring = Math.max(chunkCount, this.chunksPerStep);
+    this.#addresses = new Float64Array(ring);
+    this.#flags = new Int32Array(ring);
+    this.#tickets = new Int32Array(ring);
     this.#scattered = new Float64Array(neuronsPerChunk);
   }
 
@@ -67,10 +66,17 @@ export class BundleStream {
     return this.#layers[Math.floor(chunk / this.chunksPerLayer) % this.#layers.length];
   }
 
-  /** Begins the read of a chunk; its staging buffer must be free. */
-  read(chunk: number): void {
+  /** The first chunk of a step that is of layer `layer` or of one after it. */
+  firstChunkOf(layer: number): number {
+    return this.chunksPerLayer * this.#layers.filter((index) => index < layer).length;
+  }
+
+  /** Begins the read of a chunk to a staging buffer that is free. */
+  read(chunk: number, { address, flag }: StagingBuffer): void {
     const { control, readPlan, options } = this.#seat, { flash } = options;
-    const firstFlag = control.layout.flags + this.#flagOf(chunk);
+    const place = chunk % this.#tickets.length, firstFlag = control.layout.flags + flag;
+    this.#addresses[place] = address;
+    this.#flags[place] = flag;
     for (let i = 0; i < flash.staging.flagsPerChunk; i++) {
       Atomics.store(control.words, firstFlag + i, 0);
     }
@@ -79,35 +85,32 @@ export class BundleStream {
     if (this.#isScattered && layer.positionOf) this.#addScattered(chunk, layer);
     else this.#addWhole(chunk, layer);
     readPlan.finish();
-    this.#tickets[chunk % this.bufferCount] = readPlan.ticketCount;
+    this.#tickets[place] = readPlan.ticketCount;
   }
 
-  /** Hands the chunk to the lanes as the next pass, whose arrays must be free. */
-  publish(chunk: number): void {
+  /** Hands the chunks `from` up to `to`, of one layer, to the lanes as the next pass, whose arrays must be free. */
+  publish(from: number, to: number): void {
     const { passes, options, statistics } = this.#seat;
-    const layerIndex = this.layerOf(chunk), layer = options.flash.layers[layerIndex];
+    const layerIndex = this.layerOf(from), layer = options.flash.layers[layerIndex];
     const { addresses, neurons, order, flags } = passes.arrays(layer.arena);
-    const first = this.#firstOf(chunk), count = this.countOf(chunk), flag = this.#flagOf(chunk);
     const isScattered = this.#isScattered && layer.positionOf !== undefined;
-    for (let i = 0; i < count; i++) {
-      neurons[i] = this.neuronIn(chunk, i);
-      addresses[i] = this.addressIn(chunk, i);
-      order[i] = i;
-      flags[i] = isScattered ? flag + i : flag;
+    let count = 0;
+    for (let chunk = from; chunk < to; chunk++) {
+      const flag = this.#flagOf(chunk), inChunk = this.countOf(chunk);
+      for (let i = 0; i < inChunk; i++, count++) {
+        neurons[count] = this.neuronIn(chunk, i);
+        addresses[count] = this.addressIn(chunk, i);
+        order[count] = count;
+        flags[count] = isScattered ? flag + i : flag;
+      }
     }
-    const isLast = first + count === options.sizes.intermediateSize;
+    const isLast = to % this.chunksPerLayer === 0;
     const ofLayer = this.#layerStatistics[layerIndex];
     ofLayer[LAYER.listed] += count;
     ofLayer[LAYER.lateMisses] += count;
     statistics[PREDICTOR.passes]++;
-    const tickets = this.#tickets[chunk % this.bufferCount];
-    this.#passes[chunk % this.bufferCount] = passes.number;
+    const tickets = this.#tickets[(to - 1) % this.#tickets.length];
     passes.publish({ count, hitCount: 0, isLast, tickets });
-  }
-
-  /** Whether lanes are done with a chunk that was published, so that its staging buffer is free. */
-  isDone(chunk: number): boolean {
-    return ((this.#seat.passes.done - this.#passes[chunk % this.bufferCount]) | 0) >= 0;
   }
 
   /** Neurons of a chunk: the last of a layer may be shorter. */
@@ -127,7 +130,7 @@ export class BundleStream {
   addressIn(chunk: number, i: number): number {
     const { flash } = this.#seat.options, layer = flash.layers[this.layerOf(chunk)];
     const { blockByteLength } = flash.readPlan, { offset } = flash.record;
-    const buffer = this.#bufferAt(chunk, layer), first = this.#firstOf(chunk);
+    const buffer = this.#bufferOf(chunk), first = this.#firstOf(chunk);
     if (this.#isScattered && layer.positionOf) {
       const at = layer.byteOffset + layer.positionOf[first + i] * flash.strideBytes;
       return buffer + i * flash.staging.placeByteLength + at % blockByteLength + offset;
@@ -141,13 +144,11 @@ export class BundleStream {
   }
 
   #flagOf(chunk: number): number {
-    const { flag, flagsPerChunk } = this.#seat.options.flash.staging;
-    return flag + (chunk % this.bufferCount) * flagsPerChunk;
+    return this.#flags[chunk % this.#flags.length];
   }
 
-  #bufferAt(chunk: number, { arena }: LayerFlash): number {
-    const { arenas, flash } = this.#seat.options;
-    return arenas[arena].plan.staging + (chunk % this.bufferCount) * flash.staging.chunkByteLength;
+  #bufferOf(chunk: number): number {
+    return this.#addresses[chunk % this.#addresses.length];
   }
 
   #addWhole(chunk: number, layer: LayerFlash): void {
@@ -155,7 +156,7 @@ export class BundleStream {
     const record = this.#record;
     record.byteOffset = layer.byteOffset + this.#firstOf(chunk) * strideBytes;
     record.byteLength = this.countOf(chunk) * strideBytes;
-    readPlan.add(record, this.#bufferAt(chunk, layer), this.#flagOf(chunk));
+    readPlan.add(record, this.#bufferOf(chunk), this.#flagOf(chunk));
   }
 
   #addScattered(chunk: number, layer: LayerFlash): void {
@@ -168,7 +169,7 @@ export class BundleStream {
     for (let i = 0; i < count; i++) {
       const position = Math.floor(reads[i] / PLACES_MAX), place = reads[i] % PLACES_MAX;
       record.byteOffset = layer.byteOffset + position * strideBytes;
-      const target = this.#bufferAt(chunk, layer) + place * staging.placeByteLength;
+      const target = this.#bufferOf(chunk) + place * staging.placeByteLength;
       readPlan.add(record, target, this.#flagOf(chunk) + place);
     }
   }

@@ -3,6 +3,8 @@ import { BundleStream } from "./bundle_stream.ts";
 import type { PredictorSeat } from "./predictor_seat.ts";
 import { Rereads } from "./rereads.ts";
 import { ResidentPasses } from "./resident_passes.ts";
+import { stagingBuffers } from "./staging.ts";
+import type { StagingBuffer } from "./staging.ts";
 
 /**
  * Dense from flash: what will be read is known, so chunks of the layers that are not resident stream through the staging buffers as
@@ -14,17 +16,24 @@ export class DenseStream {
   readonly #stream: BundleStream;
   readonly #resident: ResidentPasses;
   readonly #rereads?: Rereads;
+  /** Of each arena. */
+  readonly #buffers: StagingBuffer[][];
+  /** Of each buffer's chunk: the pass that it is. */
+  readonly #passes: Int32Array;
   /** Chunks whose reads were begun, that were published, and that lanes are done with. */
   #issued = 0;
   #published = 0;
   #freed = 0;
 
   constructor(seat: PredictorSeat, layers: LayerSlots[]) {
+    const { arenas, flash } = seat.options;
     this.#seat = seat;
     this.#layers = layers;
     this.#stream = new BundleStream(seat);
     this.#resident = new ResidentPasses(seat);
-    if (seat.options.flash.rereads.length > 0) this.#rereads = new Rereads(seat);
+    this.#buffers = arenas.map((_, arena) => stagingBuffers(seat.options, arena));
+    this.#passes = new Int32Array(flash.staging.chunkCount);
+    if (flash.rereads.length > 0) this.#rereads = new Rereads(seat);
   }
 
   /** Runs until the pipeline stops (`PipelineStoppedError`). */
@@ -40,16 +49,26 @@ export class DenseStream {
       this.#readAhead();
       if (index === 0) this.#rereads?.await(slots.layer);
       if (isResident) this.#resident.publish(slots, index);
-      else this.#stream.publish(this.#published++);
+      else this.#publishChunk(this.#published++);
     }
+  }
+
+  #publishChunk(chunk: number): void {
+    this.#passes[chunk % this.#passes.length] = this.#seat.passes.number;
+    this.#stream.publish(chunk, chunk + 1);
   }
 
   /** Begins reads to the buffers that are free again, as the passes that lay in them are done. */
   #readAhead(): void {
-    const stream = this.#stream;
-    while (this.#freed < this.#published && stream.isDone(this.#freed)) this.#freed++;
-    while (this.#issued < this.#freed + stream.bufferCount) stream.read(this.#issued++);
+    const { passes, readPlan, options } = this.#seat, { layers } = options.flash;
+    const bufferCount = this.#passes.length, stream = this.#stream;
+    const isDone = (chunk: number) => ((passes.done - this.#passes[chunk % bufferCount]) | 0) >= 0;
+    while (this.#freed < this.#published && isDone(this.#freed)) this.#freed++;
+    for (; this.#issued < this.#freed + bufferCount; this.#issued++) {
+      const { arena } = layers[stream.layerOf(this.#issued)];
+      stream.read(this.#issued, this.#buffers[arena][this.#issued % bufferCount]);
+    }
     this.#rereads?.readAhead();
-    this.#seat.readPlan.ring();
+    readPlan.ring();
   }
 }

@@ -1,12 +1,16 @@
 import type { LayerSlots } from "../cache/layer_slots.ts";
+import { EarlyQuota } from "./early_quota.ts";
 import { EarlyReads } from "./early_reads.ts";
+import type { EarlyScores } from "./early_reads.ts";
 import { instantiateKernels } from "../kernels.ts";
 import type { Kernels } from "../kernels.ts";
 import { look } from "./layer_predictor.ts";
+import { arenaIndexOf } from "../pipeline/options.ts";
+import type { Sequence } from "../pipeline/sequence.ts";
 import type { PredictorSeat } from "./predictor_seat.ts";
 
 /**
- * Predicts a layer's neurons from the layer's input, with the late look's matrices and thresholds of its own, while the
+ * Predicts a layer's neurons from the residual stream before the FFN of the layer before (the first layer's from its input), with the late look's matrices and thresholds of its own, while the
  * lanes are at attention; and starts reads of what is not there. It decides nothing: a wrong guess costs a read.
  */
 export class EarlyLook {
@@ -18,9 +22,15 @@ export class EarlyLook {
   /** What any position of a step names. */
   readonly #union: Uint32Array;
   readonly #reads: EarlyReads;
+  readonly #quota = new EarlyQuota();
+  /** Of each layer. */
+  readonly #sureness: (EarlyScores | undefined)[];
+  readonly #landed: Sequence;
+  /** Time of the arithmetic. */
+  lookMs = 0;
 
   constructor(seat: PredictorSeat) {
-    const { kernels, arenas, sizes } = seat.options;
+    const { kernels, arenas, sizes, weights } = seat.options;
     const n = sizes.intermediateSize, words = Math.ceil(n / 32);
     this.#seat = seat;
     this.#kernels = arenas.map(({ memory }) => instantiateKernels(kernels, memory));
@@ -29,21 +39,47 @@ export class EarlyLook {
     );
     this.#union = new Uint32Array(words);
     this.#reads = new EarlyReads(seat, n);
+    this.#sureness = weights.layers.map(({ predictor }, layer) => {
+      const { memory, plan } = arenas[arenaIndexOf(arenas, layer)];
+      return predictor && {
+            scores: new Float32Array(memory.buffer, plan.predictor.scores, n),
+            bias: new Float32Array(memory.buffer, predictor.earlyBias, n),
+          } || undefined;
+    });
+    this.#landed = seat.control.sequence("landed");
   }
 
   /** @param positions of the step, at most `EARLY_POSITIONS` */
   look(step: number, slots: LayerSlots, positions: number): void {
     if (!this.#seat.options.weights.layers[slots.layer].predictor) return;
+    const began = this.#seat.clock();
+    const named = this.#lookAll(slots, positions);
+    this.lookMs += this.#seat.clock() - began;
+    if (positions > 1) {
+      this.#reads.start(named, slots, step);
+      return;
+    }
+    const { limit } = this.#quota, sureness = this.#sureness[slots.layer];
+    this.#quota.issue(this.#reads.start(named, slots, step, { limit, sureness }));
+  }
+
+  /** What any of the positions names. */
+  #lookAll(slots: LayerSlots, positions: number): Uint32Array {
     const mask = this.#masks[slots.arena];
     this.#lookAt(slots, 0);
-    if (positions === 1) return this.#reads.start(mask, slots, step);
+    if (positions === 1) return mask;
     const union = this.#union;
     union.set(mask);
     for (let position = 1; position < positions; position++) {
       this.#lookAt(slots, position);
       for (let word = 0; word < union.length; word++) union[word] |= mask[word];
     }
-    this.#reads.start(union, slots, step);
+    return union;
+  }
+
+  /** The late look is there. */
+  judge(): void {
+    this.#quota.judge((this.#seat.readPlan.ticketCount - this.#landed.value) | 0);
   }
 
   /** Leaves what a position names in the arena's mask. */
@@ -55,6 +91,9 @@ export class EarlyLook {
     const input = plan.layerInput[layer & 1] + position * plan.strides.hidden;
     const { normed, mask } = scratch;
     kernels.layerNorm(input, ffnNorm.weight, ffnNorm.bias, normed, d, layerNormEpsilon);
+    // The disk goes on with what it has.
+    this.#seat.readPlan.poll();
     look(kernels, predictor!, scratch, { d, n, input: normed, isEarly: true, mask });
+    this.#seat.readPlan.poll();
   }
 }

@@ -4,26 +4,56 @@ import { PREDICTOR } from "../pipeline/statistics.ts";
 import { bitsOf } from "./mask.ts";
 import type { PredictorSeat } from "./predictor_seat.ts";
 
-type EarlySeat = Pick<PredictorSeat, "readPlan" | "passes" | "statistics" | "clock">;
+/** Fewer reads than this are not chosen by how sure they are: neighbours, which are one read, count for more. */
+const CHOSEN_MIN = 32;
 
-/** Starts the reads of what an early look names and is not there, as many as find room. */
+/** How sure an early look is of each neuron: score + bias, f32[intermediateSize] each. */
+export interface EarlyScores {
+  scores: Float32Array;
+  bias: Float32Array;
+}
+
+/** Starts the reads of what an early look names and is not there, as many as find room: those it is surest of. */
 export class EarlyReads {
-  readonly #seat: EarlySeat;
-  /** Neurons named, then those of them that are missing. */
+  readonly #seat: Pick<PredictorSeat, "readPlan" | "passes" | "statistics">;
+  /** Neurons named, then those of them that are missing, then those that are read. */
   readonly #list: Int32Array;
+  readonly #margins: Float32Array;
   readonly #eviction = { passesDone: 0, list: NO_LIST, desperate: false };
 
-  constructor(seat: EarlySeat, neuronCount: number) {
+  constructor(
+    seat: Pick<PredictorSeat, "readPlan" | "passes" | "statistics">,
+    neuronCount: number,
+  ) {
     this.#seat = seat;
     this.#list = new Int32Array(neuronCount);
+    this.#margins = new Float32Array(neuronCount);
   }
 
-  start(mask: Uint32Array, slots: LayerSlots, step: number): void {
-    const { readPlan, statistics, clock } = this.#seat, began = clock();
+  /**
+   * Starts at most `limit` reads; returns how many.
+   *
+   * @param sureness undefined: nothing is known of it, and the first neurons go first
+   */
+  start(
+    mask: Uint32Array,
+    slots: LayerSlots,
+    step: number,
+    { limit = Infinity, sureness }: { limit?: number; sureness?: EarlyScores } = {},
+  ): number {
     const missCount = this.#keepMissing(mask, step, slots);
-    this.#planReads(step, slots, missCount);
-    statistics[PREDICTOR.earlyPlanMs] += clock() - began;
-    if (missCount > 0) readPlan.ring();
+    if (missCount === 0) return 0;
+    const rings = Math.floor(this.#seat.readPlan.earlyRoom / slots.ticketsPerRead);
+    const room = Math.min(rings, slots.cache.limit >> 1, limit);
+    const count = Math.min(missCount, room);
+    if (sureness && count < missCount && count >= CHOSEN_MIN) {
+      this.#keepSurest(missCount, count, sureness);
+    }
+    const issued = this.#startReads(step, slots, count);
+    const { statistics } = this.#seat;
+    statistics[PREDICTOR.earlyIssued] += issued;
+    statistics[PREDICTOR.earlyDropped] += missCount - issued;
+    return issued;
   }
 
   /** Leaves the named neurons that have no slot in the list; returns how many. */
@@ -39,24 +69,32 @@ export class EarlyReads {
     return missCount;
   }
 
-  /** Reads as many of them as find room, in rings and slots; the others wait for the late look. */
-  #planReads(step: number, slots: LayerSlots, missCount: number): void {
-    if (missCount === 0) return;
-    const { readPlan, passes, statistics } = this.#seat;
+  /** Leaves the surest `count` of the list's first `missCount` neurons, in their order. */
+  #keepSurest(missCount: number, count: number, { scores, bias }: EarlyScores): void {
+    const list = this.#list, margins = this.#margins.subarray(0, missCount);
+    for (let i = 0; i < missCount; i++) margins[i] = scores[list[i]] + bias[list[i]];
+    const least = count === 0 ? Infinity : margins.sort()[missCount - count];
+    let kept = 0;
+    for (let i = 0; i < missCount && kept < count; i++) {
+      if (scores[list[i]] + bias[list[i]] >= least) list[kept++] = list[i];
+    }
+  }
+
+  /** Reads the first `count` of the list, as many as find slots; the others wait for the late look. */
+  #startReads(step: number, slots: LayerSlots, count: number): number {
+    const { readPlan, passes } = this.#seat;
     const { cache } = slots, list = this.#list, eviction = this.#eviction;
-    const room = Math.floor(readPlan.earlyRoom / slots.ticketsPerRead);
-    const taken = Math.min(missCount, room, cache.limit >> 1);
     let issued = 0;
     eviction.passesDone = passes.done;
     readPlan.begin("early", slots.arena);
-    while (issued < taken) {
+    while (issued < count) {
       const slot = cache.admit(list[issued], step, eviction);
       if (slot < 0) break;
       slots.read(list[issued], slot);
       issued++;
     }
     slots.finishReads();
-    statistics[PREDICTOR.earlyIssued] += issued;
-    statistics[PREDICTOR.earlyDropped] += missCount - issued;
+    readPlan.ring();
+    return issued;
   }
 }

@@ -24,8 +24,8 @@ export class PassBuilder {
   /** The list at hand, in neuron order, and how much of it has gone out. */
   readonly #list: Int32Array;
   #listCount = 0;
-  /** Time of the last list in which this thread did not work on it: handing reads over, its own reads, waiting for lanes. */
-  awayMs = 0;
+  /** Time in which it waited for lanes or slots. */
+  waitMs = 0;
   #at = 0;
   /** Misses of the pass at hand: their places in it, and their landing flags. */
   readonly #misses: Int32Array;
@@ -45,7 +45,8 @@ export class PassBuilder {
   }
 
   /**
-   * Publishes the neurons of `mask` as list number `list`; returns how many there are.
+   * Publishes the neurons of `mask` as list number `list`; returns how many there are. A reader in this thread has begun the last
+   * reads then, and must be kept going.
    *
    * @param neuronsMax of a pass; default: as many as its arrays hold
    */
@@ -57,28 +58,24 @@ export class PassBuilder {
     neuronsMax = this.#seat.options.passNeuronsMax,
   ): number {
     const { passes, readPlan, statistics, clock } = this.#seat;
-    const waitedBefore = readPlan.waitedMs;
-    this.awayMs = 0;
     this.#listCount = bitsOf(mask, this.#list);
     this.#at = 0;
     this.#eviction.list = list;
     slots.statistics[LAYER.listed] += this.#listCount;
     this.#want(slots.cache, step, list);
     do {
-      const awaited = clock();
+      const began = clock();
       passes.awaitArrays();
-      this.awayMs += clock() - awaited;
+      this.waitMs += clock() - began;
       this.#audit?.countPasses(passes.done);
       this.#publishPass(slots, step, neuronsMax);
       statistics[PREDICTOR.passes]++;
       if (this.#at < this.#listCount) slots.cache.endPass();
       // Lanes get their list before readers are woken.
-      const began = clock();
       readPlan.ring();
+      if (this.#at === this.#listCount) break;
       readPlan.settle();
-      this.awayMs += clock() - began;
-    } while (this.#at < this.#listCount);
-    this.awayMs += readPlan.waitedMs - waitedBefore;
+    } while (true);
     return this.#listCount;
   }
 
@@ -147,12 +144,12 @@ export class PassBuilder {
       eviction.desperate = isFirst && eviction.passesDone === passBefore;
       const slot = cache.admit(neuron, step, eviction);
       if (slot >= 0 || !isFirst) return slot;
+      if (readPlan.settle() && eviction.desperate) continue;
       const began = clock();
-      const hasRead = readPlan.settle();
-      if (!eviction.desperate) passes.awaitDone(passBefore);
-      else if (!hasRead) this.#landed.waitFor((landed + 1) | 0, "a slot's read to land");
+      if (eviction.desperate) this.#landed.waitFor((landed + 1) | 0, "a slot's read to land");
+      else passes.awaitDone(passBefore);
       const ended = clock();
-      this.awayMs += ended - began;
+      this.waitMs += ended - began;
       trace?.span("wait: slots", began, ended);
     }
   }

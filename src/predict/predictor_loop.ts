@@ -6,6 +6,7 @@ import type { PipelineOptions } from "../pipeline/options.ts";
 import type { Sequence } from "../pipeline/sequence.ts";
 import { PREDICTOR } from "../pipeline/statistics.ts";
 import { emptyStep, readStep } from "../pipeline/step.ts";
+import { threadCpuMs } from "../runtime.ts";
 import { DenseStream } from "./dense_stream.ts";
 import { EarlyLook } from "./early_look.ts";
 import { PassBuilder } from "./pass_builder.ts";
@@ -96,34 +97,60 @@ export class PredictorLoop {
     if (!this.#seat.options.flash.isResident) this.#endStep(position);
   }
 
+  /**
+   * Hands the list of a layer over. While its reads are under way, the next layer is looked at early: with the stream as it was
+   * before this layer's FFN, which changes it little, so that the disk does not rest until the next layer begins.
+   */
   #serveLayer(step: number, positions: number, layers: number, slots: LayerSlots): void {
-    const { options, clock, statistics, trace } = this.#seat, { layer } = slots;
+    const { options, clock, statistics, trace, readPlan } = this.#seat, { layer } = slots;
+    const passBuilder = this.#passBuilder;
     // The count of layers is also the number of the layer's list.
     const count = (layers + layer + 1) | 0;
-    const began = clock();
-    if (layer !== 0) this.#layerReady.waitFor(count, `the input of layer ${layer}`);
-    const early = clock();
-    this.#audit?.complete();
-    if (positions <= EARLY_POSITIONS && !slots.isResident) {
-      this.#earlyLook?.look(step, slots, positions);
-    }
+    if (layer === 0) this.#lookEarly(step, positions, slots);
     const waiting = clock();
-    if (options.mode !== "dense") this.#maskReady.waitFor(count, `the late look at layer ${layer}`);
-    const late = clock();
+    if (options.mode !== "dense") this.#await(this.#maskReady, count, layer);
+    else this.#await(this.#layerReady, count, layer);
+    if (positions === 1) this.#earlyLook?.judge();
+    const late = clock(), idleMs = readPlan.settleMs + passBuilder.waitMs;
+    const submittedMs = readPlan.submitMs;
     this.#audit?.sample(slots);
     const mask = this.#maskOf(slots, positions);
     const neuronsMax = positions === 1 ? options.passNeuronsMax : options.batchPassNeuronsMax;
-    const neuronCount = this.#passBuilder.publish(mask, slots, step, count, neuronsMax);
-    // What the predictor reads by itself, and waits for, is not its own work.
-    const done = clock() - this.#passBuilder.awayMs;
+    const neuronCount = passBuilder.publish(mask, slots, step, count, neuronsMax);
+    // What the predictor reads by itself is not its own work.
+    const done = clock() - (readPlan.settleMs + passBuilder.waitMs - idleMs);
     this.#audit?.read();
-    statistics[PREDICTOR.earlyMs] += waiting - early;
-    statistics[PREDICTOR.lateMs] += done - late;
-    if (!trace) return;
-    if (layer !== 0) trace.span("wait: lanes' layer", began, early, layer);
-    trace.span("early look", early, waiting, layer);
-    trace.span("wait: lanes' scores", waiting, late, layer);
-    trace.span("plan late reads", late, done, neuronCount);
+    const lateMs = done - late, submitMs = readPlan.submitMs - submittedMs;
+    statistics[PREDICTOR.lateMs] += lateMs;
+    statistics[PREDICTOR.submitMs] += submitMs;
+    statistics[PREDICTOR.manageMs] += lateMs - submitMs;
+    trace?.span("wait: lanes' scores", waiting, late, layer);
+    trace?.span("plan late reads", late, done, neuronCount);
+    if (layer + 1 < this.#layers.length) this.#lookEarly(step, positions, this.#layers[layer + 1]);
+    else readPlan.settle();
+  }
+
+  #lookEarly(step: number, positions: number, slots: LayerSlots): void {
+    const earlyLook = this.#earlyLook;
+    if (!earlyLook || positions > EARLY_POSITIONS || slots.isResident) return;
+    const { clock, statistics, trace, readPlan } = this.#seat;
+    const began = clock(), lookedMs = earlyLook.lookMs, submittedMs = readPlan.submitMs;
+    earlyLook.look(step, slots, positions);
+    const ended = clock(), earlyMs = ended - began;
+    const lookMs = earlyLook.lookMs - lookedMs, submitMs = readPlan.submitMs - submittedMs;
+    statistics[PREDICTOR.earlyMs] += earlyMs;
+    statistics[PREDICTOR.lookMs] += lookMs;
+    statistics[PREDICTOR.submitMs] += submitMs;
+    statistics[PREDICTOR.manageMs] += earlyMs - lookMs - submitMs;
+    trace?.span("early look", began, ended, slots.layer);
+  }
+
+  /** Waits for lanes; reads go on meanwhile. */
+  #await(sequence: Sequence, count: number, layer: number): void {
+    while (!sequence.hasReached(count)) {
+      if (this.#seat.readPlan.pump()) continue;
+      sequence.waitFor(count, `the lanes at layer ${layer}`);
+    }
   }
 
   /** The neurons that any position of the step names in a layer. */
@@ -142,10 +169,12 @@ export class PredictorLoop {
 
   /** The token is over: neurons that left the window free their slots. */
   #endStep(step: number): void {
-    const { passes, options: { policy } } = this.#seat;
+    const { passes, statistics, clock, options: { policy } } = this.#seat;
     // A window of no step empties all slots now, those that lanes are about to finish, too.
     if (policy.window === 0) passes.awaitDone((passes.number - 1) | 0);
-    const { done } = passes;
+    const began = clock(), { done } = passes;
     for (const { cache, isResident } of this.#layers) if (!isResident) cache.endStep(step, done);
+    statistics[PREDICTOR.manageMs] += clock() - began;
+    statistics[PREDICTOR.cpuMs] = threadCpuMs();
   }
 }

@@ -24,10 +24,10 @@ export class PredictorSeat {
     this.options = options;
     this.control = control;
     if (options.inlineReader) this.reader = new UringReader(options.inlineReader);
-    this.readPlan = new ReadPlan(control, options.flash.readPlan, this.reader);
+    this.clock = sharedClock(options.timeOrigin);
+    this.readPlan = new ReadPlan(control, options.flash.readPlan, this.reader, this.clock);
     this.passes = new PassWriter(control, options);
     this.statistics = control.statistics(control.shape.laneCount);
-    this.clock = sharedClock(options.timeOrigin);
     if (options.trace) this.trace = new Trace(new Float64Array(options.trace));
   }
 }

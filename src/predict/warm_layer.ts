@@ -1,4 +1,5 @@
 import type { LayerSlots } from "../cache/layer_slots.ts";
+import { NO_LIST } from "../cache/neuron_cache.ts";
 import { bitsOf } from "./mask.ts";
 import type { PredictorSeat } from "./predictor_seat.ts";
 
@@ -19,7 +20,8 @@ export class WarmLayer {
   readonly #sorted: Float64Array;
   /** Neurons that shall have a slot and have none. */
   readonly #isWanted: Uint8Array;
-  readonly #eviction = { passesDone: 0, list: 0, desperate: false };
+  /** Lists of its own: below `NO_LIST`, counting down. */
+  readonly #eviction = { passesDone: 0, list: NO_LIST, desperate: false };
   #slots!: LayerSlots;
   #step = 0;
   #positions = 0;

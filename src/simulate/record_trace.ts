@@ -37,6 +37,9 @@ export async function recordTrace(options: RecordOptions): Promise<number> {
   const hasPredictors = file.header.predictors !== null;
   await using model = await open(path, {
     ffn: hasPredictors ? "predicted" : "dense",
+    // In chunks that stream: a large model reads its layers once for many positions.
+    promptChunk: 32,
+    logitsRows: 64,
     ...options.open,
     observations: true,
     signal,

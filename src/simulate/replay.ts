@@ -120,6 +120,7 @@ export function replay(trace: NeuronTrace, options: ReplayOptions): ReplayResult
       const mask = trace.mask(listed, token, layer);
       if (options.onMisses) options.onMisses(layer, missingOf(mask, slots, missing));
       passBuilder.publish(mask, slots, token, list);
+      readPlan.settle();
     }
     for (const { cache, isResident } of layers) {
       if (!isResident) cache.endStep(token, passes.done);

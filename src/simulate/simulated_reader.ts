@@ -40,12 +40,23 @@ export class SimulatedReader implements InlineReader {
   /** Nothing lands yet: what an early look began may not be evicted before the late look. */
   submit(): void {}
 
+  poll(): void {}
+
+  pump(): boolean {
+    return false;
+  }
+
   drain(): void {
     for (const ring of this.#rings) {
       for (let at; (at = ring.peek()) >= 0; ring.release()) this.#land(at);
     }
     const published = this.#passPublished.value;
     for (const done of this.#passDone) done.advance((published - done.value) | 0);
+  }
+
+  turn(): boolean {
+    this.drain();
+    return false;
   }
 
   #land(at: number): void {

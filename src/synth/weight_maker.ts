@@ -25,6 +25,13 @@ export interface RowsWanted {
 /** The likeliest token's logit, about: the others lie around 0. */
 const TOP_LOGIT = 14;
 
+/**
+ * What is written to the residual stream is larger by this than its energies say. Norms take it away again; without it scales of
+ * blocks were below 2^-14, f16 numbers that processors are slow with, and that no real model has.
+ */
+const RESIDUAL_SCALE = 16;
+const WRITES_RESIDUAL = /^embed|\.attention\.output\.weight$/;
+
 /** Makes the weights of a synthetic model, some rows at a time. Bytes depend on the blueprint and on which rows, on nothing else. */
 export class WeightMaker {
   readonly #blueprint: Blueprint;
@@ -66,7 +73,7 @@ export class WeightMaker {
     const bytes = new Uint8Array(rows * byteStride), shape = { rows, cols: d };
     this.#fillUp(layer, { from, rows });
     storeRows(quantization, values, shape, bytes, { byteOffset: 0, byteStride });
-    const deviation = this.#blueprint.downDeviation(layer);
+    const deviation = RESIDUAL_SCALE * this.#blueprint.downDeviation(layer);
     values.fill(0, 0, rows * d);
     this.#desk.addNoise({ rows, cols: d, deviation }, (row) => [STREAM.down, layer, from + row]);
     const byteOffset = vectorByteLength(quantization, d);
@@ -75,6 +82,13 @@ export class WeightMaker {
   }
 
   #fill(name: string, chunk: Chunk): void {
+    this.#fillPlain(name, chunk);
+    if (!WRITES_RESIDUAL.test(name)) return;
+    const values = this.#desk.values.values, count = chunk.rows * chunk.cols;
+    for (let i = 0; i < count; i++) values[i] *= RESIDUAL_SCALE;
+  }
+
+  #fillPlain(name: string, chunk: Chunk): void {
     const [, layerText, part] = /^layers\.(\d+)\.(.+)$/.exec(name) ?? [null, "", name];
     const layer = Number(layerText), values = this.#desk.values.values;
     switch (part) {
@@ -136,7 +150,8 @@ export class WeightMaker {
     const { config: { hiddenSize: d, numLayers }, layout } = this.#blueprint;
     const energy = layout.energyBefore(numLayers).attention;
     const likeness = ENERGY.identity + ENERGY.topic;
-    return Math.round(2 ** 20 * TOP_LOGIT * Math.sqrt(energy) / (likeness * d)) / 2 ** 20;
+    const scale = TOP_LOGIT * Math.sqrt(energy) / (likeness * d * RESIDUAL_SCALE);
+    return Math.round(2 ** 24 * scale) / 2 ** 24;
   }
 
   /** Up rows of some neurons: coefficients of latents times their directions, and noise that only the whole row sees. */

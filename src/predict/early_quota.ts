@@ -1,0 +1,33 @@
+/** Early reads that a layer begins with, before anything is known of the disk; and at least. */
+const FIRST = 8;
+/** Reads that may be under way still when the late look comes: some of them are right, and the disk should not rest. */
+const PENDING_MAX = 32;
+
+/**
+ * How many reads an early look may begin: as many as land before the late look comes. With fewer the disk rests while the lanes
+ * are at attention; with more the late look's misses wait for guesses, of which a third is wrong. Found out by looking how many
+ * are still under way when the late look comes.
+ */
+export class EarlyQuota {
+  #limit = FIRST;
+  #issued = 0;
+
+  get limit(): number {
+    return this.#limit;
+  }
+
+  /** An early look has begun so many reads. */
+  issue(count: number): void {
+    this.#issued = count;
+  }
+
+  /** The late look is there, and so many reads have not landed yet. */
+  judge(pending: number): void {
+    if (pending > PENDING_MAX) {
+      this.#limit = Math.max(FIRST, this.#limit - Math.ceil((pending - PENDING_MAX) / 4));
+    } else if (pending === 0 && this.#issued >= this.#limit) {
+      this.#limit += Math.max(2, this.#limit >> 3);
+    }
+    this.#issued = 0;
+  }
+}
