@@ -146,7 +146,7 @@ function tokenBounds({ costs, fio, uring, pool, readBytes }: Measured): Bound[] 
   const reads = middle((cost) => cost.readsPerToken), bytes = middle((cost) => cost.bytesPerToken);
   const lanes = middle((cost) => cost.workMsPerToken.lanes);
   const look = middle((cost) => cost.workMsPerToken.look);
-  const management = middle((cost) => cost.workMsPerToken.management);
+  const management = middle((cost) => cost.workMsPerToken.management + cost.copyMsPerToken);
   const reading = reads * (uring ?? pool).cpuUsPerRead / 1000;
   const coreMs = (lanes + look + management + reading) / cores;
   const flashMs = fio === null ? null : 1000 * bytes / fio;
@@ -179,7 +179,7 @@ function tokenBounds({ costs, fio, uring, pool, readBytes }: Measured): Bound[] 
       name: "memory management, share of a token",
       figure: management / ms,
       atMost: 0.03,
-      how: `${management.toFixed(2)} ms: cache, slots, read plan`,
+      how: `${management.toFixed(2)} ms: cache, slots, read plan, copies to slots`,
     },
   ];
 }

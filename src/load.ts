@@ -143,6 +143,14 @@ class Loader {
     return this.#large.subarray(0, byteLength);
   }
 
+  #rows = new Uint8Array(0);
+
+  /** One buffer for all runs: garbage of a model's size would lie about for a while, and count against the ceiling. */
+  #rowsOf(byteLength: number): Uint8Array {
+    if (this.#rows.length < byteLength) this.#rows = new Uint8Array(byteLength);
+    return this.#rows.subarray(0, byteLength);
+  }
+
   /** Takes the up rows out of the bundles and tiles them as a matrix, for `exact`. */
   async loadUp(header: FlashHeader, plan: Plan, layer: number, step: Step): Promise<void> {
     const { ffnQuantization, config } = header;
@@ -153,8 +161,7 @@ class Loader {
     const matrixBytes = matrixByteLength(ffnQuantization, config.intermediateSize, cols);
     const tiles = this.#arenas[arena].subarray(at, at + matrixBytes);
     await this.#eachRun(header, layer, step, (run, neurons) => {
-      const count = neurons.length;
-      const rows = new Uint8Array(count * rowBytes);
+      const count = neurons.length, rows = this.#rowsOf(count * rowBytes);
       for (let i = 0; i < count; i++) {
         rows.set(run.subarray(i * stride, i * stride + rowBytes), i * rowBytes);
       }

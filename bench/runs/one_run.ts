@@ -4,7 +4,6 @@
  *
  *   deno run -A bench/runs/one_run.ts REQUEST-AS-JSON
  */
-import { readFileSync } from "node:fs";
 import process from "node:process";
 import { open } from "../../src/open.ts";
 import type { OpenOptions } from "../../src/open.ts";
@@ -68,21 +67,11 @@ export async function runHere(request: RunRequest): Promise<RunResult> {
     prompt,
     decode,
     cpuMsPerToken: (user + system) / 1000 / Math.max(1, maxTokens - 1),
-    peakBytes: ownPeakBytes() ?? peakBytes,
+    peakBytes,
     planned: plan.bytes,
     slotShare: slots / (plan.slotCounts.length * plan.shape.intermediateSize),
     checksum,
   };
-}
-
-/** Linux: what the process itself had at most. `maxRSS` is at least what its parent had when it was forked. */
-function ownPeakBytes(): number | undefined {
-  try {
-    const status = readFileSync("/proc/self/status", "utf8");
-    return Number(/^VmHWM:\s+(\d+) kB$/m.exec(status)![1]) * 1024;
-  } catch {
-    return undefined;
-  }
 }
 
 if (import.meta.main) {
