@@ -55,7 +55,7 @@ export function forecast(
   const sum = (pick: (layer: (typeof work.layers)[number]) => number) =>
     work.layers.reduce((total, layer) => total + pick(layer), 0);
   const neurons = sum(({ listed }) => listed), misses = sum((layer) => layer.misses);
-  const streamed = work.streamedBytes * work.layers.length;
+  const streamed = work.streamedBytes * work.layers.filter((layer) => !layer.isResident).length;
   const chunkBytes = plan.neuronsPerChunk * header.layers[0].bundles.bundleByteLength;
   const slotTotal = plan.slotCounts.reduce((total, count) => total + count, 0);
   return {

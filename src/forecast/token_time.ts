@@ -75,7 +75,7 @@ export function tokenTime(work: TokenWork, probe: Probe, threads: RunThreads): T
   const speeds = new Speeds(probe, work.workingBytes);
   const machine = { speeds, costs: new ReadCosts(probe.disk), threads };
   const layers = work.layers.map((layer) =>
-    work.streamedBytes > 0
+    work.streamedBytes > 0 && !layer.isResident
       ? streamedTime(layer, work.streamedBytes, probe, machine)
       : layerTime(layer, work, machine)
   );

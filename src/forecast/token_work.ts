@@ -28,6 +28,8 @@ export interface LayerWork {
   earlyStarted: number;
   early: ExpectedReads;
   late: ExpectedReads;
+  /** All of its neurons are in memory from the start. */
+  isResident?: boolean;
 }
 
 /** What a token asks of the machine. */
@@ -37,7 +39,7 @@ export interface TokenWork {
   hasEarlyLook: boolean;
   /** Late tickets that find a place in the rings. */
   ticketPlaces: number;
-  /** In `dense`, all bundles are read as one stream of so many bytes a layer. */
+  /** In `dense`, the bundles of layers that are not resident are read as one stream of so many bytes a layer. */
   streamedBytes: number;
   /** Weights that a token goes through. */
   workingBytes: number;
@@ -97,6 +99,7 @@ function layerWork(header: FlashHeader, run: RunShape, layer: number): LayerWork
     up: mode === "exact" ? [] : [bundles("up", listed)],
     down: [bundles("down", Math.min(active, listed))],
     listed,
+    isResident: plan.residentLayers[layer],
     ...readsOf(header, run, layer, listed),
   };
 }

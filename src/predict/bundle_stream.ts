@@ -9,10 +9,10 @@ import type { StagingBuffer } from "./staging.ts";
 const PLACES_MAX = 2 ** 26;
 
 /**
- * Layers read whole: chunks of neighbouring bundles go to staging buffers in the layer's arena. One chunk is one read; one pass has
- * one chunk or several. Who runs the stream says which layers, where and when each chunk is read, and when it is published.
+ * Layers that are not resident, read whole: chunks of neighbouring bundles go to staging buffers in the layer's arena. One chunk is one read; one pass has
+ * one chunk or several. Who runs the stream says where and when each is read, and when it is published.
  *
- *   chunk c: bundles from c % chunksPerLayer * neuronsPerChunk on, of layer number c / chunksPerLayer % count among those of the stream
+ *   chunk c: bundles from c % chunksPerLayer * neuronsPerChunk on, of layer number c / chunksPerLayer % count of those
  *
  * Where neurons lie in another order on flash, a chunk has the neurons that lie there, if the order of additions is free (q8, q4).
  * Else it has neighbouring neurons, which are read one by one (merged where they are near), each to a place of its own in the
@@ -27,20 +27,18 @@ export class BundleStream {
   readonly #isScattered: boolean;
   /** Where neurons lie in another order: the neuron at each position, of each layer. */
   readonly #neuronAt: (Int32Array | undefined)[];
-  /** Indices of the layers of the stream. */
+  /** Indices of the layers that are read. */
   readonly #layers: number[];
   /** Of each chunk (a ring, longer than what is under way): where it is, and how many tickets will have landed when it has. */
   readonly #addresses: Float64Array;
   readonly #flags: Int32Array;
   readonly #tickets: Int32Array;
-  readonly #passes: Int32Array;
   /** Reads of a scattered chunk, in the order of the file: position and neuron in one number. */
   readonly #scattered: Float64Array;
   /** What is read next: reused, so that a read allocates nothing. */
   readonly #record = { byteOffset: 0, byteLength: 0 };
 
-  /** @param layers that are read; default: all */
-  constructor(seat: PredictorSeat, layers = seat.options.flash.layers.map((_, layer) => layer)) {
+  constructor(seat: PredictorSeat) {
     const { flash, sizes, ffnQuantization } = seat.options;
     this.#seat = seat;
     this.#layerStatistics = flash.layers.map((_, layer) => seat.control.layerStatistics(layer));
@@ -51,12 +49,11 @@ export class BundleStream {
     this.#neuronAt = flash.layers.map(({ positionOf }) =>
       positionOf && new NeuronOrder(positionOf).positionOf
     );
-    this.#layers = layers;
+    this.#layers = flash.layers.flatMap(({ isResident }, layer) => isResident ? [] : [layer]);
     const ring = Math.max(chunkCount, this.chunksPerStep);
     this.#addresses = new Float64Array(ring);
     this.#flags = new Int32Array(ring);
     this.#tickets = new Int32Array(ring);
-    this.#passes = new Int32Array(ring);
     this.#scattered = new Float64Array(neuronsPerChunk);
   }
 
@@ -67,6 +64,11 @@ export class BundleStream {
 
   layerOf(chunk: number): number {
     return this.#layers[Math.floor(chunk / this.chunksPerLayer) % this.#layers.length];
+  }
+
+  /** The first chunk of a step that is of layer `layer` or of one after it. */
+  firstChunkOf(layer: number): number {
+    return this.chunksPerLayer * this.#layers.filter((index) => index < layer).length;
   }
 
   /** Begins the read of a chunk to a staging buffer that is free. */
@@ -108,13 +110,7 @@ export class BundleStream {
     ofLayer[LAYER.lateMisses] += count;
     statistics[PREDICTOR.passes]++;
     const tickets = this.#tickets[(to - 1) % this.#tickets.length];
-    this.#passes[(to - 1) % this.#passes.length] = passes.number;
     passes.publish({ count, hitCount: 0, isLast, tickets });
-  }
-
-  /** Whether lanes are done with a chunk that was published, so that its staging buffer is free. */
-  isDone(chunk: number): boolean {
-    return ((this.#seat.passes.done - this.#passes[chunk % this.#passes.length]) | 0) >= 0;
   }
 
   /** Neurons of a chunk: the last of a layer may be shorter. */

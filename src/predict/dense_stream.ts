@@ -18,19 +18,22 @@ export class DenseStream {
   readonly #rereads?: Rereads;
   /** Of each arena. */
   readonly #buffers: StagingBuffer[][];
+  /** Of each buffer's chunk: the pass that it is. */
+  readonly #passes: Int32Array;
   /** Chunks whose reads were begun, that were published, and that lanes are done with. */
   #issued = 0;
   #published = 0;
   #freed = 0;
 
   constructor(seat: PredictorSeat, layers: LayerSlots[]) {
+    const { arenas, flash } = seat.options;
     this.#seat = seat;
     this.#layers = layers;
-    const streamed = layers.filter(({ isResident }) => !isResident).map(({ layer }) => layer);
-    this.#stream = new BundleStream(seat, streamed);
+    this.#stream = new BundleStream(seat);
     this.#resident = new ResidentPasses(seat);
-    if (seat.options.flash.rereads.length > 0) this.#rereads = new Rereads(seat);
-    this.#buffers = seat.options.arenas.map((_, arena) => stagingBuffers(seat.options, arena));
+    this.#buffers = arenas.map((_, arena) => stagingBuffers(seat.options, arena));
+    this.#passes = new Int32Array(flash.staging.chunkCount);
+    if (flash.rereads.length > 0) this.#rereads = new Rereads(seat);
   }
 
   /** Runs until the pipeline stops (`PipelineStoppedError`). */
@@ -46,19 +49,26 @@ export class DenseStream {
       this.#readAhead();
       if (index === 0) this.#rereads?.await(slots.layer);
       if (isResident) this.#resident.publish(slots, index);
-      else this.#stream.publish(this.#published, ++this.#published);
+      else this.#publishChunk(this.#published++);
     }
+  }
+
+  #publishChunk(chunk: number): void {
+    this.#passes[chunk % this.#passes.length] = this.#seat.passes.number;
+    this.#stream.publish(chunk, chunk + 1);
   }
 
   /** Begins reads to the buffers that are free again, as the passes that lay in them are done. */
   #readAhead(): void {
-    const { flash } = this.#seat.options, stream = this.#stream, { chunkCount } = flash.staging;
-    while (this.#freed < this.#published && stream.isDone(this.#freed)) this.#freed++;
-    for (; this.#issued < this.#freed + chunkCount; this.#issued++) {
-      const { arena } = flash.layers[stream.layerOf(this.#issued)];
-      stream.read(this.#issued, this.#buffers[arena][this.#issued % chunkCount]);
+    const { passes, readPlan, options } = this.#seat, { layers } = options.flash;
+    const bufferCount = this.#passes.length, stream = this.#stream;
+    const isDone = (chunk: number) => ((passes.done - this.#passes[chunk % bufferCount]) | 0) >= 0;
+    while (this.#freed < this.#published && isDone(this.#freed)) this.#freed++;
+    for (; this.#issued < this.#freed + bufferCount; this.#issued++) {
+      const { arena } = layers[stream.layerOf(this.#issued)];
+      stream.read(this.#issued, this.#buffers[arena][this.#issued % bufferCount]);
     }
     this.#rereads?.readAhead();
-    this.#seat.readPlan.ring();
+    readPlan.ring();
   }
 }
