@@ -95,12 +95,13 @@ export class Lane {
       }
     }
     if (step.logits > 0) this.#computeLogits(step);
-    this.seat.meet("the end of the step");
+    // Lane 0 copies everybody's numbers when all have met, so they are brought up to date before.
     const ended = clock();
     statistics[LANE.steps] += step.positions;
     statistics[LANE.stepMs] += ended - began;
     statistics[LANE.cpuMs] = threadCpuMs();
     statistics[LANE.atMs] = ended;
+    this.seat.meetUncounted("the end of the step");
   }
 
   /** Lane 0 brings the residual stream from the arena before to arena `index`. */

@@ -106,4 +106,9 @@ export class LaneSeat {
     this.statistics[LANE.waitLanesMs] += ended - began;
     this.trace?.span("wait: lanes", began, ended);
   }
+
+  /** The same at the end of a step, whose time has been counted. */
+  meetUncounted(what: string): void {
+    if (this.control.shape.laneCount > 1) this.#barrier.meet(what);
+  }
 }
