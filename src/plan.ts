@@ -10,7 +10,7 @@ import type {
 import { planSample, sampleNeuronsMax } from "./audit/sample.ts";
 import type { AuditSample } from "./audit/sample.ts";
 import { formatBytes } from "./byte_size.ts";
-import { divideAmongLayers } from "./cache/divide_slots.ts";
+import { dividePools, SLOTS_MIN } from "./cache/divide_pools.ts";
 import { MemoryBudgetError } from "./errors.ts";
 import type { ReaderBackend } from "./flash/reader_options.ts";
 import type { DiskFacts } from "./flash/bypass.ts";
@@ -26,7 +26,6 @@ import { matrixByteLength } from "./format/layout.ts";
 import { MEMORY_PAGES_MAX } from "./kernels.ts";
 import { pageByteLength, pageCount } from "./kv_page.ts";
 import type { KvQuantization } from "./kv_page.ts";
-import { alignUp } from "./format/align.ts";
 import type { FfnMode } from "./pipeline/options.ts";
 
 /** What the user asked for; undefined is for the plan to choose. */
@@ -103,9 +102,6 @@ export interface Plan {
 }
 
 const ARENA_BYTES_MAX = MEMORY_PAGES_MAX * 65536;
-
-/** A layer must have so many slots at least: a group of misses and the one after it. */
-const SLOTS_MIN = 8;
 
 /** One read of a stream of bundles. Long enough for sequential speed, short enough to overlap. */
 const STAGING_CHUNK_BYTES = 256 * 1024;
@@ -338,66 +334,6 @@ function auditShape(sample: AuditSample, strideBytes: number): ArenaShape["audit
     windowByteLength: slotByteLength(window, 4096),
     neuronsMax: sampleNeuronsMax(sample),
   };
-}
-
-/** A layer's pool: its bytes, and how many slots there are beside no page and beside all. */
-interface Pool {
-  byteLength: number;
-  slots: number;
-  slotsFull: number;
-}
-
-/**
- * Divides `slotTotal` slots beside the pages of a full context among the layers' pools. Where pages and slots share, slots are divided
- * for a short context, in which pages take next to nothing: a pool that has its pages' room from them gets fewer of its own.
- */
-function dividePools(
-  header: FlashHeader,
-  { slotTotal, slotBytes, pages, isPoolShared, isDense }: {
-    slotTotal: number;
-    slotBytes: number;
-    pages: PageShape;
-    isPoolShared: boolean;
-    isDense: boolean;
-  },
-): Pool[] {
-  const { predictors, config } = header, { numLayers, intermediateSize: count } = config;
-  const pageBytes = pages.count * pages.byteLength;
-  const divide = (slotTotal: number, leastSlots: number) => {
-    if (isDense) return wholeLayers(slotTotal / count, numLayers).map((is) => is ? count : 0);
-    return divideAmongLayers({
-      numLayers,
-      count,
-      slotTotal,
-      leastSlots,
-      curves: predictors?.missCurves ?? [],
-      predictedShares: predictors?.layers.map((layer) => layer.predictedShare) ?? [],
-    });
-  };
-  // Pools are read to in whole blocks.
-  const poolOf = (bytes: number) => alignUp(bytes, 4096);
-  const lent = Math.ceil(pageBytes / slotBytes), own = Math.floor(slotTotal / numLayers);
-  const isWithin = own > 0 && lent + SLOTS_MIN <= count &&
-    slotTotal + numLayers * lent < numLayers * count;
-  if (!isPoolShared || !isWithin) {
-    return divide(slotTotal, 1).map((slots) => {
-      const byteLength = poolOf(slots * slotBytes + pageBytes);
-      const beside = isPoolShared ? Math.min(count, Math.floor(byteLength / slotBytes)) : slots;
-      return { byteLength, slots: beside, slotsFull: slots };
-    });
-  }
-  const least = lent + Math.min(SLOTS_MIN, own);
-  return divide(slotTotal + numLayers * lent, least).map((slots) => ({
-    byteLength: poolOf(slots * slotBytes),
-    slots,
-    slotsFull: slots - lent,
-  }));
-}
-
-/** Which layers `dense` keeps: so many of them, spread evenly, so that reads for the others go on while one is computed. */
-function wholeLayers(kept: number, numLayers: number): boolean[] {
-  const before = (layer: number) => Math.floor(kept * layer / numLayers);
-  return Array.from({ length: numLayers }, (_, layer) => before(layer + 1) > before(layer));
 }
 
 function predictorBytes(header: FlashHeader): number {

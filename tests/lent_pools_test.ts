@@ -2,7 +2,6 @@ import assert from "node:assert/strict";
 import { test } from "node:test";
 import { NeuronCache } from "../src/cache/neuron_cache.ts";
 import { makePolicy } from "../src/cache/policies.ts";
-import { Sequence } from "../src/pipeline/sequence.ts";
 import { LentPools } from "../src/predict/lent_pools.ts";
 
 const SLOT_BYTES = 1536, CHUNK_BYTES = 8192, NEURONS = 64, STRIDE_BYTES = 1024;
@@ -23,7 +22,6 @@ function makeLayers(layerCount: number, { slots = SLOTS, flagsPerChunk = 1 } = {
     for (let neuron = 0; neuron < slots; neuron++) cache.land(cache.admit(neuron, 0, NONE));
     return { layer, address: 65536 * (layer + 1), flag, cache };
   });
-  const style = { spins: 0, flashSpins: 0, waitMsMax: 1000 };
   const staging = {
     chunkCount: 2,
     chunkByteLength: CHUNK_BYTES,
@@ -33,8 +31,7 @@ function makeLayers(layerCount: number, { slots = SLOTS, flagsPerChunk = 1 } = {
     flagsPerChunk,
   };
   const seat = {
-    control: { sequence: () => new Sequence(words, 0, style) },
-    readPlan: { settle: () => false },
+    readPlan: { awaitLanding: () => assert.fail("nothing is under way") },
     options: {
       sizes: { intermediateSize: NEURONS },
       flash: { strideBytes: STRIDE_BYTES, slotByteLength: SLOT_BYTES, staging },

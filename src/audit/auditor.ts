@@ -128,14 +128,7 @@ export class Auditor {
 
   #awaitWindow(): void {
     const { readPlan, control } = this.#seat;
-    const hasLanded = () => Atomics.load(control.words, this.#flagWord) !== 0;
-    if (hasLanded() || readPlan.settle()) return;
-    const landed = control.sequence("landed");
-    for (;;) {
-      const seen = landed.value;
-      if (hasLanded()) return;
-      landed.waitFor((seen + 1) | 0, "the audit's read to land");
-    }
+    while (Atomics.load(control.words, this.#flagWord) === 0) readPlan.awaitLanding();
   }
 
   /** Activations of `count` sampled neurons, each of which stands for `weight` of its kind. */

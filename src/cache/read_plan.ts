@@ -213,11 +213,11 @@ export class ReadPlan {
     return (this.ticketCount - this.#landed.value) | 0;
   }
 
-  /** Waits until another ticket than the `landed` that were seen has landed; there must be some under way. */
+  /** Waits until another ticket has landed; returns at once if none is under way. For loops that look for what they want. */
   awaitLanding(): void {
     const landed = this.#landed.value;
     if (this.#inline?.turn() || this.underWay === 0) return;
-    this.#landed.waitFor((landed + 1) | 0, "a read of a stream to land");
+    this.#landed.waitFor((landed + 1) | 0, "a read to land");
   }
 
   #push(): void {

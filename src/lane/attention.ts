@@ -31,9 +31,12 @@ export class Attention {
   }
 
   compute(layer: number, step: Step): void {
-    const { clock, trace } = this.#seat;
+    const { clock, trace, options: { weights, quantization } } = this.#seat;
     const began = clock();
-    this.#norm(layer, step.positions);
+    this.#seat.prepareInputs(this.#arena, weights.layers[layer].attentionNorm, quantization, {
+      positions: step.positions,
+      what: "the input of attention",
+    });
     this.#project(layer, step);
     this.#attend(layer, step);
     trace?.span("attention", began, clock(), layer);
@@ -42,23 +45,6 @@ export class Attention {
     this.#addOutput(layer, step.positions);
     trace?.span("attention output", output, clock(), layer);
     this.#seat.meet("the attention output of a layer");
-  }
-
-  /** Leaves the normed residual stream prepared. */
-  #norm(layer: number, positions: number): void {
-    const { quantization, weights } = this.#seat.options;
-    const { plan: { residual, strides }, kernels } = this.#arena;
-    const { normed, prepared } = this.#arena.inputs(positions);
-    this.#seat.eachPosition(positions, (position) => {
-      const target = normed + position * strides.hidden;
-      this.#seat.norm(this.#arena, weights.layers[layer].attentionNorm, {
-        source: residual + position * strides.hidden,
-        target,
-      });
-      const { hiddenSize } = this.#seat.options.sizes;
-      kernels.prepare[quantization](target, prepared + position * strides.prepared, hiddenSize);
-    });
-    if (positions > 1) this.#seat.meet("the input of attention");
   }
 
   /** Queries, and keys and values, which go to their pages of the KV cache. */

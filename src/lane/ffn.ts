@@ -37,8 +37,11 @@ export class Ffn {
   }
 
   compute(layer: number, step: Step): void {
-    const { positions } = step;
-    this.#norm(layer, positions);
+    const { positions } = step, { weights, ffnQuantization } = this.#seat.options;
+    this.#seat.prepareInputs(this.#arena, weights.layers[layer].ffnNorm, ffnQuantization, {
+      positions,
+      what: "the input of the FFN",
+    });
     if (step.wantsObservation) this.#observer?.seeFfnInput(this.#arena, layer, step);
     // Before the mask, with which the predictor hears that it is there.
     this.#seat.showInput(this.#arena, layer + 1, positions);
@@ -48,23 +51,6 @@ export class Ffn {
       this.#computePass(layer, positions);
     } while (!this.#pass.isLast);
     this.#addSum(layer, positions);
-  }
-
-  /** Leaves the FFN's inputs in `normed` and `prepared`. */
-  #norm(layer: number, positions: number): void {
-    const { weights, ffnQuantization, sizes } = this.#seat.options;
-    const { plan: { residual, strides }, kernels } = this.#arena;
-    const { normed, prepared } = this.#arena.inputs(positions);
-    this.#seat.eachPosition(positions, (position) => {
-      const target = normed + position * strides.hidden;
-      this.#seat.norm(this.#arena, weights.layers[layer].ffnNorm, {
-        source: residual + position * strides.hidden,
-        target,
-      });
-      const { hiddenSize } = sizes;
-      kernels.prepare[ffnQuantization](target, prepared + position * strides.prepared, hiddenSize);
-    });
-    if (positions > 1) this.#seat.meet("the input of the FFN");
   }
 
   #takePass(layer: number): void {

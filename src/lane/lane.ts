@@ -85,7 +85,7 @@ export class Lane {
     if (this.seat.index === 0) this.#layerReady.advance();
     this.#pages?.await(step.position + step.positions);
     for (const [index, { plan: { range } }] of arenas.entries()) {
-      if (index > 0) this.#cross(index, step.positions);
+      if (index > 0) this.#carry(index - 1, index, step.positions);
       for (let layer = range.from; layer < range.to; layer++) {
         if (this.seat.index === 0 && layer > 0) this.#layerReady.advance();
         if (step.wantsObservation) this.#observer?.seeInput(this.seat.arenas[index], layer, step);
@@ -104,13 +104,13 @@ export class Lane {
     this.seat.meetUncounted("the end of the step");
   }
 
-  /** Lane 0 brings the residual stream from the arena before to arena `index`. */
-  #cross(index: number, positions: number): void {
+  /** Lane 0 brings the residual stream from one arena to another. */
+  #carry(from: number, to: number, positions: number): void {
     if (this.seat.index === 0) {
       const length = positions * this.seat.options.sizes.hiddenSize;
-      this.#residuals[index].set(this.#residuals[index - 1].subarray(0, length));
+      this.#residuals[to].set(this.#residuals[from].subarray(0, length));
     }
-    this.seat.meet("the next arena");
+    this.seat.meet("the residual stream in another arena");
   }
 
   /** residual = embedding of the token + embedding of the position; `row`: its place in the step. */
@@ -129,25 +129,13 @@ export class Lane {
     const { seat } = this, { sizes, weights, quantization, logitsRows } = seat.options;
     const last = seat.arenas.length - 1, [arena] = seat.arenas;
     const began = seat.clock();
-    if (last > 0) {
-      if (seat.index === 0) {
-        const length = positions * sizes.hiddenSize;
-        this.#residuals[0].set(this.#residuals[last].subarray(0, length));
-      }
-      seat.meet("the first arena");
-    }
-    const { kernels, plan } = arena, { strides } = plan, inputs = arena.inputs(logits);
-    seat.eachPosition(logits, (i) => {
-      const source = plan.residual + (positions - logits + i) * strides.hidden;
-      const target = inputs.normed + i * strides.hidden;
-      seat.norm(arena, weights.finalNorm, { source, target });
-      kernels.prepare[quantization](
-        target,
-        inputs.prepared + i * strides.prepared,
-        sizes.hiddenSize,
-      );
+    if (last > 0) this.#carry(last, 0, positions);
+    const { plan } = arena, { strides } = plan, inputs = arena.inputs(logits);
+    seat.prepareInputs(arena, weights.finalNorm, quantization, {
+      positions: logits,
+      first: positions - logits,
+      what: "the input of the logits",
     });
-    if (logits > 1) seat.meet("the input of the logits");
     const range = { ...this.#vocabulary, cols: sizes.hiddenSize };
     for (let first = 0; first < logits;) {
       // The rows are a ring.

@@ -1,4 +1,5 @@
 import { EARLY_POSITIONS } from "../arena.ts";
+import type { Quantization } from "../format/layout.ts";
 import { Barrier } from "../pipeline/barrier.ts";
 import { Control } from "../pipeline/control.ts";
 import type { PipelineOptions, WeightPair } from "../pipeline/options.ts";
@@ -66,14 +67,26 @@ export class LaneSeat {
     for (let position = from; position < to; position++) use(position);
   }
 
-  /** target = LayerNorm(source): f32[hiddenSize] each, in one arena. */
-  norm(
-    { kernels }: LaneArena,
+  /**
+   * Leaves LayerNorm of rows of the residual stream in the arena's `inputs`: plain, and prepared for the weights that come next.
+   * Rows are those from `first` on.
+   */
+  prepareInputs(
+    arena: LaneArena,
     { weight, bias }: WeightPair,
-    { source, target }: { source: number; target: number },
+    quantization: Quantization,
+    { positions, first = 0, what }: { positions: number; first?: number; what: string },
   ): void {
     const { hiddenSize, layerNormEpsilon } = this.options.sizes;
-    kernels.layerNorm(source, weight, bias, target, hiddenSize, layerNormEpsilon);
+    const { kernels, plan: { residual, strides } } = arena;
+    const { normed, prepared } = arena.inputs(positions);
+    this.eachPosition(positions, (position) => {
+      const source = residual + (first + position) * strides.hidden;
+      const target = normed + position * strides.hidden;
+      kernels.layerNorm(source, weight, bias, target, hiddenSize, layerNormEpsilon);
+      kernels.prepare[quantization](target, prepared + position * strides.prepared, hiddenSize);
+    });
+    if (positions > 1) this.meet(what);
   }
 
   /**

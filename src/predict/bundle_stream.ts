@@ -9,8 +9,8 @@ import type { StagingBuffer } from "./staging.ts";
 const PLACES_MAX = 2 ** 26;
 
 /**
- * Layers that are not resident, read whole: chunks of neighbouring bundles go to staging buffers in the layer's arena. One chunk is one read; one pass has
- * one chunk or several. Who runs the stream says where and when each is read, and when it is published.
+ * Layers that are not resident, read whole: chunks of neighbouring bundles go to staging buffers in the layer's arena. One chunk is
+ * one read; one pass has one chunk or several. Who runs the stream says where and when each is read, and when it is published.
  *
  *   chunk c: bundles from c % chunksPerLayer * neuronsPerChunk on, of layer number c / chunksPerLayer % count of those
  *

@@ -4,14 +4,15 @@ import { EarlyReads } from "./early_reads.ts";
 import type { EarlyScores } from "./early_reads.ts";
 import { instantiateKernels } from "../kernels.ts";
 import type { Kernels } from "../kernels.ts";
+import { addBits } from "./mask.ts";
 import { look } from "./layer_predictor.ts";
 import { arenaIndexOf } from "../pipeline/options.ts";
 import type { Sequence } from "../pipeline/sequence.ts";
 import type { PredictorSeat } from "./predictor_seat.ts";
 
 /**
- * Predicts a layer's neurons from the residual stream before the FFN of the layer before (the first layer's from its input), with the late look's matrices and thresholds of its own, while the
- * lanes are at attention; and starts reads of what is not there. It decides nothing: a wrong guess costs a read.
+ * Predicts a layer's neurons from the residual stream before the FFN of the layer before (the first layer's from its input), with
+ * the late look's matrices and thresholds of its own; and starts reads of what is not there. It decides nothing: a wrong guess costs a read.
  */
 export class EarlyLook {
   readonly #seat: PredictorSeat;
@@ -41,10 +42,11 @@ export class EarlyLook {
     this.#reads = new EarlyReads(seat, n);
     this.#sureness = weights.layers.map(({ predictor }, layer) => {
       const { memory, plan } = arenas[arenaIndexOf(arenas, layer)];
-      return predictor && {
-            scores: new Float32Array(memory.buffer, plan.predictor.scores, n),
-            bias: new Float32Array(memory.buffer, predictor.earlyBias, n),
-          } || undefined;
+      if (!predictor) return undefined;
+      return {
+        scores: new Float32Array(memory.buffer, plan.predictor.scores, n),
+        bias: new Float32Array(memory.buffer, predictor.earlyBias, n),
+      };
     });
     this.#landed = seat.control.sequence("landed");
   }
@@ -63,7 +65,7 @@ export class EarlyLook {
     union.set(mask);
     for (let position = 1; position < positions; position++) {
       this.#lookAt(slots, position);
-      for (let word = 0; word < union.length; word++) union[word] |= mask[word];
+      addBits(union, mask);
     }
     this.#reads.start(union, slots, step);
   }

@@ -14,3 +14,8 @@ export function bitsOf(mask: Uint32Array, indices: Int32Array): number {
   }
   return count;
 }
+
+/** Sets the bits of `mask` in `union`, too. */
+export function addBits(union: Uint32Array, mask: Uint32Array): void {
+  for (let word = 0; word < union.length; word++) union[word] |= mask[word];
+}

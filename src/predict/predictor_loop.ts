@@ -10,6 +10,7 @@ import { threadCpuMs } from "../runtime.ts";
 import { DenseStream } from "./dense_stream.ts";
 import { EarlyLook } from "./early_look.ts";
 import { PassBuilder } from "./pass_builder.ts";
+import { addBits } from "./mask.ts";
 import { PromptStream } from "./prompt_stream.ts";
 import { PredictorSeat } from "./predictor_seat.ts";
 
@@ -26,8 +27,6 @@ export class PredictorLoop {
   readonly #passBuilder: PassBuilder;
   readonly #layerReady: Sequence;
   readonly #maskReady: Sequence;
-  /** Of each arena and position: u32[intermediateSize / 32], the late look's answer, written by the lanes. */
-  readonly #lateMasks: Uint32Array[][];
   /** What any position of a step names; in `dense`, all. */
   readonly #union: Uint32Array;
   readonly #promptStream?: PromptStream;
@@ -36,7 +35,7 @@ export class PredictorLoop {
 
   constructor(options: PipelineOptions) {
     const seat = new PredictorSeat(options), { control, readPlan } = seat;
-    const { flash, arenas, sizes, positionsMax } = options;
+    const { flash, sizes, positionsMax } = options;
     this.#seat = seat;
     this.#layers = flash.layers.map((_, layer) =>
       new LayerSlots(control, options, readPlan, layer)
@@ -46,15 +45,7 @@ export class PredictorLoop {
     this.#passBuilder = new PassBuilder(seat, this.#audit);
     this.#layerReady = control.sequence("layerReady");
     this.#maskReady = control.sequence("maskReady");
-    const maskWords = Math.ceil(sizes.intermediateSize / 32);
-    this.#lateMasks = arenas.map(({ memory, plan }) =>
-      Array.from(
-        { length: positionsMax },
-        (_, position) =>
-          new Uint32Array(memory.buffer, plan.mask + position * plan.strides.mask, maskWords),
-      )
-    );
-    this.#union = new Uint32Array(maskWords);
+    this.#union = new Uint32Array(Math.ceil(sizes.intermediateSize / 32));
     if (options.isPoolShared) this.#pools = new PoolKeeper(seat, this.#layers);
     if (positionsMax > EARLY_POSITIONS && !flash.isResident && options.mode !== "dense") {
       this.#promptStream = new PromptStream(seat, this.#layers);
@@ -152,14 +143,11 @@ export class PredictorLoop {
   /** The neurons that any position of the step names in a layer. */
   #maskOf({ arena }: LayerSlots, positions: number): Uint32Array {
     if (this.#seat.options.mode === "dense") return this.#union;
-    const masks = this.#lateMasks[arena];
+    const masks = this.#seat.lateMasks[arena];
     if (positions === 1) return masks[0];
     const union = this.#union;
     union.set(masks[0]);
-    for (let position = 1; position < positions; position++) {
-      const mask = masks[position];
-      for (let word = 0; word < union.length; word++) union[word] |= mask[word];
-    }
+    for (let position = 1; position < positions; position++) addBits(union, masks[position]);
     return union;
   }
 

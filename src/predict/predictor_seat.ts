@@ -18,6 +18,8 @@ export class PredictorSeat {
   readonly statistics: Float64Array;
   readonly clock: Clock;
   readonly trace?: Trace;
+  /** Of each arena and position: u32[intermediateSize / 32], the late look's answer, written by the lanes. */
+  readonly lateMasks: Uint32Array[][];
 
   constructor(options: PipelineOptions) {
     const control = new Control(options.control);
@@ -29,5 +31,13 @@ export class PredictorSeat {
     this.passes = new PassWriter(control, options);
     this.statistics = control.statistics(control.shape.laneCount);
     if (options.trace) this.trace = new Trace(new Float64Array(options.trace));
+    const { arenas, sizes, positionsMax } = options;
+    const maskWords = Math.ceil(sizes.intermediateSize / 32);
+    this.lateMasks = arenas.map(({ memory: { buffer }, plan: { mask, strides } }) =>
+      Array.from(
+        { length: positionsMax },
+        (_, position) => new Uint32Array(buffer, mask + position * strides.mask, maskWords),
+      )
+    );
   }
 }

@@ -13,8 +13,6 @@ const WEIGHT_STEPS = 1024, NEURONS_MAX = 2 ** 26;
 /** Fills a layer's slots with what a prompt's last positions used most. */
 export class WarmLayer {
   readonly #seat: PredictorSeat;
-  /** Of each arena and position: u32[intermediateSize / 32], the late look's answer. */
-  readonly #masks: Uint32Array[][];
   readonly #named: Int32Array;
   readonly #weights: Float64Array;
   readonly #sorted: Float64Array;
@@ -27,19 +25,8 @@ export class WarmLayer {
   #positions = 0;
 
   constructor(seat: PredictorSeat) {
-    const { arenas, sizes, positionsMax } = seat.options, n = sizes.intermediateSize;
+    const n = seat.options.sizes.intermediateSize;
     this.#seat = seat;
-    this.#masks = arenas.map(({ memory, plan }) =>
-      Array.from(
-        { length: positionsMax },
-        (_, position) =>
-          new Uint32Array(
-            memory.buffer,
-            plan.mask + position * plan.strides.mask,
-            Math.ceil(n / 32),
-          ),
-      )
-    );
     this.#named = new Int32Array(n);
     this.#weights = new Float64Array(n);
     this.#sorted = new Float64Array(n);
@@ -80,7 +67,7 @@ export class WarmLayer {
   /** All chunks of the layer went by: tells the policy what the last positions used. */
   finish(): void {
     const { cache } = this.#slots, { done } = this.#seat.passes;
-    const masks = this.#masks[this.#slots.arena];
+    const masks = this.#seat.lateMasks[this.#slots.arena];
     const first = Math.max(0, this.#positions - POSITIONS_TOLD);
     for (let position = first; position < this.#positions; position++) {
       const step = (this.#step + position) | 0;
@@ -95,7 +82,7 @@ export class WarmLayer {
 
   /** How often each neuron was named, the last positions most. */
   #weigh(): void {
-    const masks = this.#masks[this.#slots.arena], weights = this.#weights;
+    const masks = this.#seat.lateMasks[this.#slots.arena], weights = this.#weights;
     const decay = 2 ** (-1 / HALF_LIFE);
     weights.fill(0);
     for (let position = this.#positions - 1, weight = 1; position >= 0; position--) {
