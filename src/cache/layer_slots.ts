@@ -47,6 +47,9 @@ export class LayerSlots {
   readonly #byteOffset: number;
   readonly #strideBytes: number;
   readonly #blockByteLength: number;
+  /** Of the first record in its block, and from record to record. */
+  readonly #firstPhase: number;
+  readonly #stridePhase: number;
   /** Where each neuron's record lies among those of the layer, if that is not the order of the neurons. */
   readonly #positionOf?: Int32Array;
   readonly #neuronAt?: Int32Array;
@@ -84,6 +87,8 @@ export class LayerSlots {
     this.#byteOffset = byteOffset + flash.record.offset;
     this.#strideBytes = flash.strideBytes;
     this.#blockByteLength = flash.readPlan.blockByteLength;
+    this.#firstPhase = this.#byteOffset % this.#blockByteLength;
+    this.#stridePhase = this.#strideBytes % this.#blockByteLength;
     this.#positionOf = positionOf;
     if (positionOf) this.#neuronAt = new NeuronOrder(positionOf).positionOf;
     this.#waiting = new Float64Array(positionOf ? slotCount : 0);
@@ -140,14 +145,17 @@ export class LayerSlots {
 
   /** Address of the neuron's record in a run that was read to `target` from position `first` on. */
   addressInRun(first: number, neuron: number, target: number): number {
-    const phase = (this.#byteOffset + first * this.#strideBytes) % this.#blockByteLength;
-    return target + phase + (this.#at(neuron) - first) * this.#strideBytes;
+    return target + this.#phaseOf(first) + (this.#at(neuron) - first) * this.#strideBytes;
   }
 
   /** Address of the neuron's record in its slot. In a resident layer every neuron has the slot of its number. */
   addressOf(neuron: number, slot: number): number {
-    const phase = (this.#byteOffset + this.#at(neuron) * this.#strideBytes) % this.#blockByteLength;
-    return this.address + slot * this.#slotByteLength + phase;
+    return this.address + slot * this.#slotByteLength + this.#phaseOf(this.#at(neuron));
+  }
+
+  /** Where the record at `position` begins in its first block. Of small numbers: remainders of large ones take long. */
+  #phaseOf(position: number): number {
+    return (this.#firstPhase + position * this.#stridePhase) % this.#blockByteLength;
   }
 
   #at(neuron: number): number {

@@ -10,6 +10,12 @@ export interface SlotRange {
 /** Stands in `admit` for a list when none wants anything; differs from the mark of a slot that no list wants. */
 export const NO_LIST = -2;
 
+/** Words of a slot, of which the first is its neuron. */
+const SLOT_WORDS = 4;
+const ADMITTED_STEP = 1;
+const PASS = 2;
+const WANTED_BY = 3;
+
 /** Mark of a slot whose neuron no list wants. */
 const UNWANTED = -1;
 
@@ -29,18 +35,15 @@ export class NeuronCache {
   readonly #flagWord: number;
   /** Slot of each neuron, or -1. */
   readonly #slotOf: Int32Array;
-  /** Neuron of each slot, or -1. */
-  readonly #neuronOf: Int32Array;
+  /**
+   * Of each slot: its neuron, or -1; the step in which its read was begun; the pass that used it last, until which is done it is in use;
+   * and the list that wants its neuron and has not passed it yet. Side by side, as they are fetched from memory together.
+   */
+  readonly #slots: Int32Array;
   /** Stack of free slots. */
   readonly #free: Int32Array;
   #freeCount = 0;
   #limit: number;
-  /** The step in which the slot's read was begun. */
-  readonly #admittedStep: Int32Array;
-  /** The pass that last used the slot; it is in use until that pass is done. */
-  readonly #pass: Int32Array;
-  /** The list that wants the slot's neuron and has not passed it yet. */
-  readonly #wantedBy: Int32Array;
   evictions = 0;
 
   constructor(neuronCount: number, slots: SlotRange, policy: CachePolicy, words: Int32Array) {
@@ -50,11 +53,8 @@ export class NeuronCache {
     this.#words = words;
     this.#flagWord = slots.flagWord;
     this.#slotOf = new Int32Array(neuronCount).fill(-1);
-    this.#neuronOf = new Int32Array(slots.count).fill(-1);
+    this.#slots = new Int32Array(SLOT_WORDS * slots.count).fill(-1);
     this.#free = new Int32Array(slots.count);
-    this.#admittedStep = new Int32Array(slots.count).fill(-1);
-    this.#pass = new Int32Array(slots.count).fill(-1);
-    this.#wantedBy = new Int32Array(slots.count).fill(UNWANTED);
     for (let slot = slots.count - 1; slot >= 0; slot--) this.#free[this.#freeCount++] = slot;
   }
 
@@ -69,7 +69,7 @@ export class NeuronCache {
    */
   setLimit(limit: number): void {
     for (let slot = limit; slot < this.#limit; slot++) {
-      if (this.#neuronOf[slot] >= 0) this.#evict(slot);
+      if (this.#slots[SLOT_WORDS * slot] >= 0) this.#evict(slot);
     }
     let count = 0;
     for (let i = 0; i < this.#freeCount; i++) {
@@ -83,7 +83,7 @@ export class NeuronCache {
   /** Whether all of the slots from `from` on that hold a neuron have landed. */
   haveLandedFrom(from: number): boolean {
     for (let slot = from; slot < this.#limit; slot++) {
-      if (this.#neuronOf[slot] >= 0 && !this.hasLanded(slot)) return false;
+      if (this.#slots[SLOT_WORDS * slot] >= 0 && !this.hasLanded(slot)) return false;
     }
     return true;
   }
@@ -92,7 +92,7 @@ export class NeuronCache {
   fillCompletely(): void {
     for (let slot = 0; slot < this.slotCount; slot++) {
       this.#slotOf[slot] = slot;
-      this.#neuronOf[slot] = slot;
+      this.#slots[SLOT_WORDS * slot] = slot;
     }
     this.#freeCount = 0;
   }
@@ -109,7 +109,7 @@ export class NeuronCache {
 
   /** Neuron of `slot`, or -1. */
   neuronIn(slot: number): number {
-    return this.#neuronOf[slot];
+    return this.#slots[SLOT_WORDS * slot];
   }
 
   hasLanded(slot: number): boolean {
@@ -122,20 +122,20 @@ export class NeuronCache {
   }
 
   admittedStep(slot: number): number {
-    return this.#admittedStep[slot];
+    return this.#slots[SLOT_WORDS * slot + ADMITTED_STEP];
   }
 
   /** The list numbered `list`, of step `step`, will come to the neuron in `slot`. */
   want(slot: number, step: number, list: number): void {
     this.#policy.expect(slot, step);
-    this.#wantedBy[slot] = list;
+    this.#slots[SLOT_WORDS * slot + WANTED_BY] = list;
   }
 
   /** The neuron in `slot` is used in `step` by pass `pass`, which holds the slot until it is done. */
   use(slot: number, step: number, pass: number): void {
     this.#policy.use(slot, step);
-    this.#pass[slot] = pass;
-    this.#wantedBy[slot] = UNWANTED;
+    this.#slots[SLOT_WORDS * slot + PASS] = pass;
+    this.#slots[SLOT_WORDS * slot + WANTED_BY] = UNWANTED;
   }
 
   /** The neuron in `slot` will probably be used in `step`: it should not make room for others. */
@@ -164,8 +164,8 @@ export class NeuronCache {
       this.#evict(slot);
     }
     this.#slotOf[neuron] = slot;
-    this.#neuronOf[slot] = neuron;
-    this.#admittedStep[slot] = step;
+    this.#slots[SLOT_WORDS * slot] = neuron;
+    this.#slots[SLOT_WORDS * slot + ADMITTED_STEP] = step;
     this.#policy.admit(slot, neuron, step);
     Atomics.store(this.#words, this.#flagWord + slot, 0);
     return slot;
@@ -197,15 +197,16 @@ export class NeuronCache {
   }
 
   #mayGo(slot: number, passesDone: number, list: number): boolean {
-    return this.#wantedBy[slot] !== list && ((this.#pass[slot] - passesDone) | 0) <= 0 &&
+    return this.#slots[SLOT_WORDS * slot + WANTED_BY] !== list &&
+      ((this.#slots[SLOT_WORDS * slot + PASS] - passesDone) | 0) <= 0 &&
       this.hasLanded(slot);
   }
 
   #evict(slot: number): void {
     this.#policy.remove(slot);
-    this.#slotOf[this.#neuronOf[slot]] = -1;
-    this.#neuronOf[slot] = -1;
-    this.#wantedBy[slot] = UNWANTED;
+    this.#slotOf[this.#slots[SLOT_WORDS * slot]] = -1;
+    this.#slots[SLOT_WORDS * slot] = -1;
+    this.#slots[SLOT_WORDS * slot + WANTED_BY] = UNWANTED;
     this.evictions++;
   }
 }

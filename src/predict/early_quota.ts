@@ -1,5 +1,5 @@
 /** Early reads that a layer begins with, before anything is known of the disk; and at least. */
-const FIRST = 8;
+const FIRST = 32;
 /** Reads that may be under way still when the late look comes: some of them are right, and the disk should not rest. */
 const PENDING_MAX = 32;
 
@@ -10,6 +10,8 @@ const PENDING_MAX = 32;
  */
 export class EarlyQuota {
   #limit = FIRST;
+  /** Until guesses came late for the first time: the limit doubles, as a layer's time is not known yet. */
+  #isStarting = true;
   #issued = 0;
 
   get limit(): number {
@@ -24,9 +26,10 @@ export class EarlyQuota {
   /** The late look is there, and so many reads have not landed yet. */
   judge(pending: number): void {
     if (pending > PENDING_MAX) {
+      this.#isStarting = false;
       this.#limit = Math.max(FIRST, this.#limit - Math.ceil((pending - PENDING_MAX) / 4));
     } else if (pending === 0 && this.#issued >= this.#limit) {
-      this.#limit += Math.max(2, this.#limit >> 3);
+      this.#limit += this.#isStarting ? this.#limit : Math.max(2, this.#limit >> 3);
     }
     this.#issued = 0;
   }

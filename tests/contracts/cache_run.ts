@@ -158,7 +158,7 @@ export class CacheRun {
       pass: -1,
       wantedBy: -1,
     });
-    this.#twin?.admit(neuron, this.#step);
+    this.#twin?.admit(neuron, this.#step, slot);
     this.admissions++;
     return true;
   }

@@ -1,6 +1,6 @@
 /** An exact twin of a policy in plain words, told what the policy is told, of neurons in place of slots. */
 export interface PolicyTwin {
-  admit(neuron: number, step: number): void;
+  admit(neuron: number, step: number, slot: number): void;
   use(neuron: number, step: number): void;
   expect(neuron: number, step: number): void;
   remove(neuron: number): void;
@@ -54,14 +54,16 @@ export class FrequencyTwin implements PolicyTwin {
   readonly #halfLife: number;
   /** Every step in which a neuron was used, in memory or not. */
   readonly #uses = new Map<number, number[]>();
-  /** Rank of each neuron in memory, in the order in which they got it. */
+  /** Rank of each neuron in memory, and its slot. */
   readonly #ranks = new Map<number, number>();
+  readonly #slots = new Map<number, number>();
 
   constructor(halfLife: number) {
     this.#halfLife = halfLife;
   }
 
-  admit(neuron: number): void {
+  admit(neuron: number, _step: number, slot: number): void {
+    this.#slots.set(neuron, slot);
     this.expect(neuron);
   }
 
@@ -69,11 +71,11 @@ export class FrequencyTwin implements PolicyTwin {
     const uses = this.#uses.get(neuron) ?? [];
     if (uses.at(-1) !== step) uses.push(step);
     this.#uses.set(neuron, uses);
-    this.#place(neuron, USED);
+    this.#ranks.set(neuron, USED);
   }
 
   expect(neuron: number): void {
-    this.#place(neuron, EXPECTED);
+    this.#ranks.set(neuron, EXPECTED);
   }
 
   remove(neuron: number): void {
@@ -90,21 +92,19 @@ export class FrequencyTwin implements PolicyTwin {
   }
 
   order(): number[] {
-    return [...this.#ranks].sort(([, a], [, b]) => a - b).map(([neuron]) => neuron);
+    const slotOf = (neuron: number) => this.#slots.get(neuron)!;
+    return [...this.#ranks]
+      .sort(([x, a], [y, b]) => a - b || slotOf(x) - slotOf(y))
+      .map(([neuron]) => neuron);
   }
 
   isExpired(): boolean {
     return false;
   }
 
-  #place(neuron: number, rank: number): void {
-    this.#ranks.delete(neuron);
-    this.#ranks.set(neuron, rank);
-  }
-
   #rank(waiting: number): void {
     for (const [neuron, rank] of [...this.#ranks]) {
-      if (rank === waiting) this.#place(neuron, this.#rankOf(neuron));
+      if (rank === waiting) this.#ranks.set(neuron, this.#rankOf(neuron));
     }
   }
 
