@@ -23,11 +23,11 @@ import {
   type KernelBuild,
   type Kernels,
   loadKernelModule,
-  MEMORY_PAGES_MAX,
   preparedByteLength,
   STATICS_BYTE_LENGTH,
 } from "../src/kernels.ts";
 import { runtimeName } from "../src/runtime.ts";
+import { createSharedMemory } from "../src/shared_memory.ts";
 import { median } from "./median.ts";
 import { parseBenchArgs } from "./bench_args.ts";
 
@@ -40,6 +40,8 @@ export interface KernelBenchOptions {
   /** Hidden sizes of the sparse FFNs. */
   hiddenSizes?: readonly number[];
   build?: KernelBuild;
+  /** Default true: in pages of 2 MiB, where FFI reaches the system. */
+  hugePages?: boolean;
   /** Only entries whose name contains this. */
   only?: string;
 }
@@ -82,13 +84,10 @@ export function benchKernels({
   cols = [256],
   hiddenSizes = [256],
   build,
+  hugePages = true,
   only = "",
 }: KernelBenchOptions = {}): KernelBenchResult[] {
-  const memory = new WebAssembly.Memory({
-    initial: Math.ceil((WEIGHTS + byteLength) / 65536) + 1,
-    maximum: MEMORY_PAGES_MAX,
-    shared: true,
-  });
+  const memory = createSharedMemory(WEIGHTS + byteLength + 65536, { hugePages });
   const kernels = instantiateKernels(loadKernelModule(build), memory);
   const entries = [
     ...cols.flatMap((n) =>
@@ -181,7 +180,8 @@ function sparseEntry(
   byteLength: number,
 ): Entry {
   const stride = bundleByteLength(quantization, hiddenSize);
-  const bundleCount = Math.floor(byteLength / stride);
+  // As many as the table of addresses holds.
+  const bundleCount = Math.min(Math.floor(byteLength / stride), 2 ** 21 / 4);
   const activeCount = Math.min(
     Math.ceil(4 * hiddenSize * ACTIVE_SHARE),
     Math.floor(bundleCount * ACTIVE_SHARE),
@@ -343,6 +343,7 @@ function report(result: KernelBenchResult): string {
 const HELP =
   `How near do the kernels come to the speed of memory? Each in turn with a plain read, on one core; medians.
 
+  --small-pages      memory in pages of 4 KiB: without, those of 2 MiB are asked for (with --allow-ffi in Deno)
   --only TEXT        kernels whose name has TEXT in it
   --plain            the build without relaxed SIMD
   --cols LIST        lengths of rows (default 256,2048,4096)
@@ -354,6 +355,7 @@ export function main(args: string[]): void {
   const values = parseBenchArgs(args, HELP, {
     options: {
       only: { type: "string" },
+      "small-pages": { type: "boolean" },
       plain: { type: "boolean" },
       cols: { type: "string", default: "256,2048,4096" },
       megabytes: { type: "string", default: "128" },
@@ -369,6 +371,7 @@ export function main(args: string[]): void {
     hiddenSizes: [256, 768, 2048, 4096],
     build: values.plain ? "plain" : undefined,
     only: values.only,
+    hugePages: !values["small-pages"],
   });
   if (values.json) console.log(JSON.stringify(results, null, 2));
   else {

@@ -24,6 +24,7 @@ import { BOUNCE_BYTES, makePlan, REREAD_CHUNKS } from "./plan.ts";
 import type { Plan } from "./plan.ts";
 import { findProbe } from "./probe/kept_probe.ts";
 import { coreCount } from "./runtime.ts";
+import { createSharedMemory } from "./shared_memory.ts";
 
 export type { OpenOptions } from "./open_options.ts";
 
@@ -56,7 +57,7 @@ export async function open(path: string, options: OpenOptions = {}): Promise<Mod
   const prepared = prepare(path, options);
   options.onPlan?.(prepared);
   const { header: stored, used: header, damaged, disk, settings, plan } = prepared;
-  const memories = plan.arenas.map((arena) => createArena(arena, plan.shape.pages));
+  const memories = plan.arenas.map((arena) => createArena(arena, plan.shape.pages, options));
   const { onProgress, signal } = options;
   const { recallShifts } = settings;
   await loadArenas(memories, { path, header, plan, disk, recallShifts }, { onProgress, signal });
@@ -74,9 +75,12 @@ export async function open(path: string, options: OpenOptions = {}): Promise<Mod
 }
 
 /** The memory of an arena, with the tables of its pages. */
-function createArena({ byteLength, layers }: ArenaPlan, pages: PageShape): WebAssembly.Memory {
-  const size = byteLength / 65536;
-  const memory = new WebAssembly.Memory({ initial: size, maximum: size, shared: true });
+function createArena(
+  { byteLength, layers }: ArenaPlan,
+  pages: PageShape,
+  { hugePages }: OpenOptions,
+): WebAssembly.Memory {
+  const memory = createSharedMemory(byteLength, { hugePages });
   for (const layer of layers) {
     const table = new Uint32Array(memory.buffer, layer.pageTable, pages.count);
     for (let page = 0; page < pages.count; page++) table[page] = pageAddress(layer, pages, page);

@@ -57,12 +57,14 @@ export interface OpenOptions {
    * Deno: `--allow-ffi`), else `pread`.
    */
   backend?: ReaderBackend;
-  /** Compute lanes. Default: one less than there are cores, at least 1. */
+  /** Compute lanes. Default: one less than there are cores, at least 1; of large models at least 2, where there are two cores. */
   lanes?: number;
   /** Positions of prompt and answer together; default (and most): what the model was trained for. */
   context?: number;
   /** Start reads by the early look. Default true; changes no result. */
   prefetch?: boolean;
+  /** Ask the system for pages of 2 MiB, where FFI reaches it (Linux; Deno: `--allow-ffi`). Default true; changes no result. */
+  hugePages?: boolean;
   /** Kernel build; default: relaxed SIMD where the runtime has it. */
   kernels?: KernelBuild;
   /** Record spans for `model.traceJson()`. */
@@ -229,7 +231,7 @@ export function settle(
     const range = `a whole number from ${least} to ${most}`;
     throw new RangeError(`Cannot open with ${name} ${value}: ${range}`);
   };
-  const laneCount = integer("lanes", options.lanes ?? Math.max(1, coreCount() - 1), LANES_MAX);
+  const laneCount = integer("lanes", options.lanes ?? lanesFor(config), LANES_MAX);
   const reading = settleReading(header, options, probe);
   const { backend } = reading;
   const readerCount = integer("readers", reading.readerCount, READERS_MAX);
@@ -333,4 +335,13 @@ export function waitStyleOf(options: OpenOptions, hasCoreEach: boolean): WaitSty
     flashSpins: options.flashSpins ?? (hasCoreEach ? 40_000 : 100),
     waitMsMax: options.waitMsMax ?? 30_000,
   };
+}
+
+/** Weights of attention from which lanes wait for memory and flash so often that the predictor finds a core. */
+const LARGE_ATTENTION = 2 ** 28;
+
+/** A core is left to predictor and readers; but of two cores a large model's lanes take both: measured, bench/generate.ts. */
+function lanesFor({ numLayers, hiddenSize }: FlashHeader["config"]): number {
+  const cores = coreCount(), isLarge = 4 * hiddenSize ** 2 * numLayers >= LARGE_ATTENTION;
+  return Math.max(1, cores - 1, isLarge ? Math.min(2, cores) : 1);
 }

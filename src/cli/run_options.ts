@@ -84,7 +84,7 @@ export function addRunOptions(command: Command): Command {
     )
     .option(
       "--lanes <count>",
-      "compute threads (default: cores - 1)",
+      "compute threads (default: cores - 1; of large models at least 2)",
       wholeNumber({ min: 1, max: 64 }),
     )
     .option(

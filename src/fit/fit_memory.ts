@@ -1,5 +1,6 @@
 import { instantiateKernels, STATICS_BYTE_LENGTH } from "../kernels.ts";
 import type { KernelModule, Kernels } from "../kernels.ts";
+import { createSharedMemory } from "../shared_memory.ts";
 
 /** Kernels that only fitting calls; kernels/fit/ tells what they compute. Sizes and strides are in numbers. */
 export interface FitKernels extends Kernels {
@@ -59,7 +60,6 @@ export interface Block {
 }
 
 /** Bytes of a page, and what a block's address is a multiple of. */
-const PAGE_BYTES = 65_536;
 const ALIGNMENT = 64;
 
 /**
@@ -72,8 +72,7 @@ export class FitMemory {
   #next = STATICS_BYTE_LENGTH;
 
   constructor(kernels: KernelModule, byteLength: number) {
-    const pages = Math.ceil((STATICS_BYTE_LENGTH + byteLength) / PAGE_BYTES);
-    this.#memory = new WebAssembly.Memory({ initial: pages, maximum: pages, shared: true });
+    this.#memory = createSharedMemory(STATICS_BYTE_LENGTH + byteLength);
     const instance = new WebAssembly.Instance(kernels.module, { env: { memory: this.#memory } });
     this.kernels = {
       ...instantiateKernels(kernels, this.#memory),

@@ -1,7 +1,8 @@
 /** Early reads that a layer begins with, before anything is known of the disk; and at least. */
 const FIRST = 32;
-/** Reads that may be under way still when the late look comes: some of them are right, and the disk should not rest. */
-const PENDING_MAX = 32;
+/** Reads that should be under way still when the late look comes, as the disk should not rest while the list is made; and at most. */
+const PENDING_MIN = 16;
+const PENDING_MAX = 64;
 
 /**
  * How many reads an early look may begin: as many as land before the late look comes. With fewer the disk rests while the lanes
@@ -28,7 +29,7 @@ export class EarlyQuota {
     if (pending > PENDING_MAX) {
       this.#isStarting = false;
       this.#limit = Math.max(FIRST, this.#limit - Math.ceil((pending - PENDING_MAX) / 4));
-    } else if (pending === 0 && this.#issued >= this.#limit) {
+    } else if (pending < PENDING_MIN && this.#issued >= this.#limit) {
       this.#limit += this.#isStarting ? this.#limit : Math.max(2, this.#limit >> 3);
     }
     this.#issued = 0;

@@ -6,6 +6,9 @@ import { LAYER, PREDICTOR } from "../pipeline/statistics.ts";
 import { bitsOf } from "./mask.ts";
 import type { PredictorSeat } from "./predictor_seat.ts";
 
+/** After so many misses a reader in this thread begins their reads, so that the disk does not wait for the end of the list: 2^n. */
+const BEGUN = 32;
+
 /** What it needs of the predictor's place. */
 export interface PassSeat
   extends
@@ -131,7 +134,7 @@ export class PassBuilder {
     const slot = this.#admit(cache, neuron, step, isFirst);
     if (slot < 0) return -1;
     slots.read(neuron, slot);
-    statistics[LAYER.lateMisses]++;
+    if ((++statistics[LAYER.lateMisses] & (BEGUN - 1)) === 0) this.#seat.readPlan.poll();
     return slot;
   }
 

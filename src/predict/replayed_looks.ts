@@ -15,6 +15,7 @@ import { recallShifts } from "./recall_shift.ts";
 import { locatePredictor, look } from "./layer_predictor.ts";
 import type { LayerPredictor } from "./layer_predictor.ts";
 import type { LookScratch } from "./low_rank_look.ts";
+import { createSharedMemory } from "../shared_memory.ts";
 
 /** Bundles read at a time, in bytes. */
 const RUN_BYTES = 1 << 22;
@@ -124,8 +125,7 @@ export class ReplayedLooks {
         predictor: layer && locatePredictor(layer, takeTensor),
       };
     });
-    const pages = Math.ceil(next / 65536);
-    const memory = new WebAssembly.Memory({ initial: pages, maximum: pages, shared: true });
+    const memory = createSharedMemory(next);
     this.#kernels = instantiateKernels(loadKernelModule(build), memory);
     this.#bytes = new Uint8Array(memory.buffer);
     for (const { tensor, address } of predictorTensors) {

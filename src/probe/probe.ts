@@ -10,7 +10,7 @@ import { probeMemory } from "./memory_probe.ts";
 import { placeOf } from "./probe_place.ts";
 import { PROBE_VERSION } from "./probe_result.ts";
 import type { Probe } from "./probe_result.ts";
-import { makeMemory } from "./reader_rig.ts";
+import { createSharedMemory } from "../shared_memory.ts";
 import { ScratchFile } from "./scratch_file.ts";
 
 /** How much is measured; tests take less. */
@@ -58,7 +58,7 @@ export async function probe(path: string, options: ProbeOptions = {}): Promise<P
     onProgress?.({ done: Math.min(++done, total), total, phase });
   };
   const place = placeOf(path);
-  const shared = makeMemory(kernelProbeByteLength(sizes.kernels));
+  const shared = createSharedMemory(kernelProbeByteLength(sizes.kernels));
   const disk = await probeDisk({
     ...sizes.disk,
     path: file,

@@ -8,6 +8,7 @@ import type { ControlShare } from "../pipeline/control.ts";
 import { Crew } from "../pipeline/crew.ts";
 import { LandingBell } from "../pipeline/landing.ts";
 import { seededRandom } from "../random.ts";
+import { createSharedMemory } from "../shared_memory.ts";
 
 /** Readers to measure, and what they may read. */
 export interface RigOptions {
@@ -58,12 +59,6 @@ function slotCountOf({ backend, readerCount, depth }: Omit<RigOptions, "memory">
   return depth + (backend === "pread" ? Math.min(3 * depth, WAITING) : readerCount * WAITING);
 }
 
-/** A shared memory of so many bytes. */
-export function makeMemory(byteLength: number): WebAssembly.Memory {
-  const pages = Math.ceil(byteLength / 65536);
-  return new WebAssembly.Memory({ initial: pages, maximum: pages, shared: true });
-}
-
 /** Memory that a rig takes, in bytes. */
 export function rigByteLength(options: Omit<RigOptions, "memory">): number {
   return SLOTS_AT + slotCountOf(options) * options.readBytesMax;
@@ -92,7 +87,7 @@ export class ReaderRig {
     const { readerCount, backend, blockByteLength } = options;
     this.#options = options;
     this.#slotCount = slotCountOf(options);
-    this.#arena = options.memory ?? makeMemory(rigByteLength(options));
+    this.#arena = options.memory ?? createSharedMemory(rigByteLength(options));
     this.#bytes = new Uint8Array(this.#arena.buffer);
     const style = { spins: 100, flashSpins: 100, waitMsMax: 30_000 };
     const shape = { laneCount: 1, readerCount, flagCount: this.#slotCount };
