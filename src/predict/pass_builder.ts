@@ -65,15 +65,16 @@ export class PassBuilder {
     this.#at = 0;
     this.#eviction.list = list;
     slots.statistics[LAYER.listed] += this.#listCount;
-    this.#want(slots.cache, step, list);
+    if (!slots.isResident) this.#want(slots.cache, step, list);
     do {
       const began = clock();
       passes.awaitArrays();
       this.waitMs += clock() - began;
       this.#audit?.countPasses(passes.done);
-      this.#publishPass(slots, step, neuronsMax);
+      if (slots.isResident) this.#publishResident(slots, neuronsMax);
+      else this.#publishPass(slots, step, neuronsMax);
       statistics[PREDICTOR.passes]++;
-      if (this.#at < this.#listCount) slots.cache.endPass();
+      if (this.#at < this.#listCount && !slots.isResident) slots.cache.endPass();
       // Lanes get their list before readers are woken.
       readPlan.ring();
       if (this.#at === this.#listCount) break;
@@ -88,6 +89,24 @@ export class PassBuilder {
       const slot = cache.find(this.#list[i]);
       if (slot >= 0) cache.want(slot, step, list);
     }
+  }
+
+  /** Of a layer that is in memory as a whole nothing is to be kept: all are hits. */
+  #publishResident(slots: LayerSlots, neuronsMax: number): void {
+    const { passes, readPlan } = this.#seat, list = this.#list, from = this.#at;
+    const { addresses, neurons, order } = passes.arrays(slots.arena);
+    const count = Math.min(this.#listCount - from, neuronsMax);
+    for (let i = 0; i < count; i++) {
+      const neuron = list[from + i];
+      neurons[i] = neuron;
+      order[i] = i;
+      addresses[i] = slots.addressOf(neuron, neuron);
+    }
+    slots.statistics[LAYER.hits] += count;
+    this.#at = from + count;
+    this.#audit?.published(passes.number, slots.layer, count);
+    const isLast = this.#at === this.#listCount;
+    passes.publish({ count, hitCount: count, isLast, tickets: readPlan.ticketCount });
   }
 
   /** Fills the next pass with the neurons that come next, as many as find slots, and hands it to the lanes. */
