@@ -7,12 +7,11 @@
  */
 import process from "node:process";
 import { FlashFile } from "../src/format/flash_file.ts";
-import { open } from "../src/mod.ts";
 import type { OpenOptions } from "../src/mod.ts";
-import { resourceUse, runtimeName } from "../src/runtime.ts";
 import type { Cost } from "../src/statistics.ts";
 import { TokenChain } from "../src/synth/token_chain.ts";
 import { parseBenchArgs } from "./bench_args.ts";
+import { runHere } from "./runs/one_run.ts";
 
 /**
  * Which way a prompt of a synthetic model goes: on along its chain; a stretch that the model will repeat; the same with every
@@ -55,34 +54,26 @@ export interface GenerateResult {
 
 /** Opens, generates once, closes. */
 export async function benchGenerate(bench: GenerateBench): Promise<GenerateResult> {
-  const { modelPath, options, tokens: maxTokens } = bench;
+  const { modelPath, options: open, tokens } = bench;
   const prompt = promptOf(modelPath, bench);
-  const began = performance.now();
-  await using model = await open(modelPath, options);
-  const opened = performance.now();
-  let first = 0, last = 0, count = 0, checksum = 0, cpu = process.cpuUsage();
-  for await (const { id } of model.generate(prompt, { maxTokens, ignoreEos: true })) {
-    last = performance.now();
-    if (count++ === 0) {
-      first = last;
-      cpu = process.cpuUsage();
-    }
-    checksum = (Math.imul(checksum, 31) + id) >>> 0;
-  }
-  const { user, system } = process.cpuUsage(cpu),
-    { decode, prompt: ofPrompt, backend } = model.stats();
-  const rest = Math.max(1, count - 1);
+  const { at, prompt: ofPrompt, planned, ...run } = await runHere({
+    modelPath,
+    open,
+    prompt,
+    tokens,
+  });
+  const { runtime, backend, decode, cpuMsPerToken, peakBytes, checksum } = run;
   return {
-    runtime: runtimeName(),
+    runtime,
     backend,
-    openSeconds: (opened - began) / 1000,
-    firstTokenSeconds: (first - opened) / 1000,
-    msPerToken: (last - first) / rest,
+    openSeconds: (at.opened - at.started) / 1000,
+    firstTokenSeconds: (at.firstToken - at.opened) / 1000,
+    msPerToken: (at.ended - at.firstToken) / Math.max(1, tokens - 1),
     decode,
     promptBytes: ofPrompt.bytesPerToken * ofPrompt.tokens,
-    cpuMsPerToken: (user + system) / 1000 / rest,
-    plannedBytes: model.plan.bytes.total,
-    peakBytes: resourceUse().peakBytes,
+    cpuMsPerToken,
+    plannedBytes: planned.total,
+    peakBytes,
     checksum,
   };
 }
