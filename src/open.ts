@@ -138,7 +138,8 @@ function connect(
   const style = waitStyleOf(options, isInline && laneCount < coreCount());
   const flagsPerChunk = isScattered(header) ? plan.neuronsPerChunk : 1;
   const stagingFlag = slotTotal;
-  const auditFlag = stagingFlag + shape.stagingChunkCount * flagsPerChunk;
+  const stagingFlagsPerArena = shape.stagingChunkCount * flagsPerChunk;
+  const auditFlag = stagingFlag + plan.arenas.length * stagingFlagsPerArena;
   const rereads = options.naive ? rereadsOf(plan) : [];
   const flagCount = auditFlag + (plan.auditSample ? 1 : 0);
   const share = Control.create(
@@ -200,6 +201,7 @@ function connect(
         neuronsPerChunk: plan.neuronsPerChunk,
         flag: stagingFlag,
         flagsPerChunk,
+        flagsPerArena: stagingFlagsPerArena,
       },
     },
     policy,

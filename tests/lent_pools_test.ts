@@ -29,6 +29,7 @@ function makeLayers(layerCount: number, { slots = SLOTS, flagsPerChunk = 1 } = {
     neuronsPerChunk: 4,
     flag: layerCount * slots,
     flagsPerChunk,
+    flagsPerArena: 0,
   };
   const seat = {
     readPlan: { awaitLanding: () => assert.fail("nothing is under way") },

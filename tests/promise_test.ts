@@ -27,7 +27,7 @@ function taleIds(count: number): number[] {
 }
 
 /** CRC-32 of the bytes of all logits, as 8 digits. */
-async function hashOf(path: string, options: OpenOptions, tokens = 40): Promise<string> {
+async function hashOf(path: string, options: OpenOptions, tokens = 32): Promise<string> {
   await using model = await open(path, { readers: 4, ffnCache: "20%", ...options });
   const logits = await model.logits(taleIds(tokens));
   const bytes = new Uint8Array(logits.buffer, logits.byteOffset, logits.byteLength);
@@ -88,7 +88,7 @@ const WAYS: [string, OpenOptions][] = [
   ["a slow, short disk", { simulation: { seed: 7, delayMsMax: 0.3, shortRate: 0.5 } }],
   ["another slow disk, 3 lanes", { simulation: { seed: 8, delayMsMax: 1 }, lanes: 3 }],
   ["audited", { audit: true }],
-  ["audited, several passes, 2 lanes", { audit: true, ffnCache: 0.004, lanes: 2 }],
+  ["audited, several passes, 2 lanes", { audit: true, ffnCache: 0.02, lanes: 2 }],
   ["audited, no prefetch, a slow disk", {
     audit: true,
     prefetch: false,
@@ -129,6 +129,14 @@ const WAYS: [string, OpenOptions][] = [
     lanes: 2,
     promptChunk: 30,
     logitsRows: 60,
+  }],
+  // The stream is at two arenas at once: their buffers must not share anything.
+  ["several arenas, a prompt of 30 at a time, a slow disk", {
+    ...SMALL_ARENAS,
+    backend: "pread",
+    promptChunk: 30,
+    logitsRows: 60,
+    simulation: { seed: 10, delayMsMax: 2 },
   }],
 ];
 

@@ -131,9 +131,12 @@ export interface PipelineOptions {
       /** Bytes of a neuron's place in a chunk whose neurons are read one by one. */
       placeByteLength: number;
       neuronsPerChunk: number;
+      /** The first landing flag of the first arena's buffers. */
       flag: number;
       /** Landing flags of a chunk: one, or one a neuron where neurons are read one by one. */
       flagsPerChunk: number;
+      /** Landing flags of an arena's buffers. */
+      flagsPerArena: number;
     };
   };
   /** Which neurons make room for others. */

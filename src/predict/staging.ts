@@ -7,16 +7,16 @@ export interface StagingBuffer {
   flag: number;
 }
 
-/** The staging buffers of an arena. */
+/** The staging buffers of an arena, with flags of their own: a stream may be at two arenas at once. */
 export function stagingBuffers(
   { arenas, flash }: Pick<PipelineOptions, "flash"> & {
     arenas: { plan: { staging: number } }[];
   },
   arena: number,
 ): StagingBuffer[] {
-  const { chunkCount, chunkByteLength, flag, flagsPerChunk } = flash.staging;
+  const { chunkCount, chunkByteLength, flag, flagsPerChunk, flagsPerArena } = flash.staging;
   return Array.from({ length: chunkCount }, (_, i) => ({
     address: arenas[arena].plan.staging + i * chunkByteLength,
-    flag: flag + i * flagsPerChunk,
+    flag: flag + arena * flagsPerArena + i * flagsPerChunk,
   }));
 }

@@ -209,6 +209,7 @@ function optionsOf(
         neuronsPerChunk: 0,
         flag,
         flagsPerChunk: 0,
+        flagsPerArena: 0,
       },
     },
   };
