@@ -94,6 +94,7 @@ const WAYS: [string, OpenOptions][] = [
     prefetch: false,
     simulation: { seed: 9, delayMsMax: 0.5 },
   }],
+  ["pages of 4 KiB", { hugePages: false }],
   ["waiters that sleep at once", { spins: 0, flashSpins: 0 }],
   ["position after position", { promptChunk: 1 }],
   ["3 positions at a time, 2 lanes", { promptChunk: 3, lanes: 2 }],

@@ -42,7 +42,10 @@ export class DecayedFrequency implements CachePolicy {
   readonly #decay: Float64Array;
   /** Rows above the row of a score of 1, by score in steps of 1/8. */
   readonly #rowOfScore: Uint8Array;
-  /** Of each neuron that is in no slot: its sum as of its last use, and when that was. Small, as all layers' do not stay in caches. */
+  /**
+   * Of each neuron that is in no slot: its sum as of its last use, and when that was (a step off after 2^24 of them). Small, as all
+   * layers' do not stay in caches.
+   */
   readonly #history: Float32Array;
   /** Of each slot: `EMPTY`, or 2 * the pass of its last mark + the mark. */
   readonly #marks: Int32Array;
@@ -124,12 +127,12 @@ export class DecayedFrequency implements CachePolicy {
 
   first(): number {
     if (!this.#isOrdered) this.#putInOrder();
-    while (this.#head < this.#orderCount && !this.#isRanked(this.#order[this.#head])) this.#head++;
-    return this.#fromPlace(this.#head);
+    this.#head = this.#rankedFrom(this.#head);
+    return this.#slotAt(this.#head);
   }
 
   after(slot: number): number {
-    if (this.#isRanked(slot)) return this.#fromPlace(this.#place[slot] + 1);
+    if (this.#isRanked(slot)) return this.#slotAt(this.#rankedFrom(this.#place[slot] + 1));
     const mark = this.#marks[slot] & 1;
     const next = this.#marked(mark, slot + 1);
     return next < 0 && mark === USED ? this.#marked(EXPECTED, 0) : next;
@@ -157,11 +160,15 @@ export class DecayedFrequency implements CachePolicy {
     return mark !== EMPTY && (mark >> 1) < ((mark & 1) === USED ? this.#pass : this.#stepPass);
   }
 
-  /** The first slot that is ranked from `place` on, else the first that is used, else that is expected; or -1. */
-  #fromPlace(place: number): number {
-    for (; place < this.#orderCount; place++) {
-      if (this.#isRanked(this.#order[place])) return this.#order[place];
-    }
+  /** The first place from `place` on whose slot is ranked still; behind the last there is none. */
+  #rankedFrom(place: number): number {
+    while (place < this.#orderCount && !this.#isRanked(this.#order[place])) place++;
+    return place;
+  }
+
+  /** The slot at `place`; behind the last one the first that is used, else the first that is expected, or -1. */
+  #slotAt(place: number): number {
+    if (place < this.#orderCount) return this.#order[place];
     const used = this.#marked(USED, 0);
     return used < 0 ? this.#marked(EXPECTED, 0) : used;
   }

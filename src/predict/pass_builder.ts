@@ -5,6 +5,7 @@ import type { Sequence } from "../pipeline/sequence.ts";
 import { LAYER, PREDICTOR } from "../pipeline/statistics.ts";
 import { bitsOf } from "./mask.ts";
 import type { PredictorSeat } from "./predictor_seat.ts";
+import { publishResident } from "./resident_passes.ts";
 
 /** After so many misses a reader in this thread begins their reads, so that the disk does not wait for the end of the list: 2^n. */
 const BEGUN = 32;
@@ -74,7 +75,7 @@ export class PassBuilder {
       if (slots.isResident) this.#publishResident(slots, neuronsMax);
       else this.#publishPass(slots, step, neuronsMax);
       statistics[PREDICTOR.passes]++;
-      if (this.#at < this.#listCount && !slots.isResident) slots.cache.endPass();
+      if (this.#at < this.#listCount) slots.cache.endPass();
       // Lanes get their list before readers are woken.
       readPlan.ring();
       if (this.#at === this.#listCount) break;
@@ -91,22 +92,12 @@ export class PassBuilder {
     }
   }
 
-  /** Of a layer that is in memory as a whole nothing is to be kept: all are hits. */
+  /** Of a layer that is in memory as a whole nothing is to be kept. */
   #publishResident(slots: LayerSlots, neuronsMax: number): void {
-    const { passes, readPlan } = this.#seat, list = this.#list, from = this.#at;
-    const { addresses, neurons, order } = passes.arrays(slots.arena);
-    const count = Math.min(this.#listCount - from, neuronsMax);
-    for (let i = 0; i < count; i++) {
-      const neuron = list[from + i];
-      neurons[i] = neuron;
-      order[i] = i;
-      addresses[i] = slots.addressOf(neuron, neuron);
-    }
-    slots.statistics[LAYER.hits] += count;
-    this.#at = from + count;
-    this.#audit?.published(passes.number, slots.layer, count);
-    const isLast = this.#at === this.#listCount;
-    passes.publish({ count, hitCount: count, isLast, tickets: readPlan.ticketCount });
+    const from = this.#at, to = Math.min(from + neuronsMax, this.#listCount);
+    this.#at = to;
+    this.#audit?.published(this.#seat.passes.number, slots.layer, to - from);
+    publishResident(this.#seat, slots, this.#list.subarray(from, to), to === this.#listCount);
   }
 
   /** Fills the next pass with the neurons that come next, as many as find slots, and hands it to the lanes. */

@@ -7,29 +7,41 @@ export class ResidentPasses {
   readonly #seat: PredictorSeat;
   readonly #neuronsPerPass: number;
   readonly passesPerLayer: number;
+  /** All neurons. */
+  readonly #all: Int32Array;
 
   constructor(seat: PredictorSeat) {
     const { passNeuronsMax, batchPassNeuronsMax, sizes } = seat.options;
     this.#seat = seat;
+    this.#all = Int32Array.from({ length: sizes.intermediateSize }, (_, neuron) => neuron);
     this.#neuronsPerPass = Math.min(passNeuronsMax, batchPassNeuronsMax);
     this.passesPerLayer = Math.ceil(sizes.intermediateSize / this.#neuronsPerPass);
   }
 
   /** Hands pass number `index` of the layer to the lanes; the next pass's arrays must be free. */
   publish(slots: LayerSlots, index: number): void {
-    const { passes, options, statistics, readPlan } = this.#seat,
-      n = options.sizes.intermediateSize;
-    const { addresses, neurons, order } = passes.arrays(slots.arena);
-    const first = index * this.#neuronsPerPass, count = Math.min(this.#neuronsPerPass, n - first);
-    for (let i = 0; i < count; i++) {
-      neurons[i] = first + i;
-      addresses[i] = slots.addressOf(first + i, first + i);
-      order[i] = i;
-    }
-    slots.statistics[LAYER.listed] += count;
-    slots.statistics[LAYER.hits] += count;
+    const { statistics } = this.#seat, first = index * this.#neuronsPerPass;
+    const neurons = this.#all.subarray(first, first + this.#neuronsPerPass);
+    slots.statistics[LAYER.listed] += neurons.length;
     statistics[PREDICTOR.passes]++;
-    const isLast = first + count === n, tickets = readPlan.ticketCount;
-    passes.publish({ count, hitCount: count, isLast, tickets });
+    publishResident(this.#seat, slots, neurons, index === this.passesPerLayer - 1);
   }
+}
+
+/** Hands neurons of a layer that is in memory as a whole to the lanes, as the next pass, whose arrays must be free. All are hits. */
+export function publishResident(
+  { passes, readPlan }: Pick<PredictorSeat, "passes" | "readPlan">,
+  slots: LayerSlots,
+  list: Int32Array,
+  isLast: boolean,
+): void {
+  const { addresses, neurons, order } = passes.arrays(slots.arena), count = list.length;
+  for (let i = 0; i < count; i++) {
+    const neuron = list[i];
+    neurons[i] = neuron;
+    addresses[i] = slots.addressOf(neuron, neuron);
+    order[i] = i;
+  }
+  slots.statistics[LAYER.hits] += count;
+  passes.publish({ count, hitCount: count, isLast, tickets: readPlan.ticketCount });
 }

@@ -1,7 +1,6 @@
 import type { TopLevelSpec } from "vega-lite";
+import { logPanel } from "../log_panel.ts";
 import type { Probe } from "./probe_result.ts";
-
-const SIZE = { width: 420, height: 300 };
 
 /** Bytes a second, and CPU a read, over the size of reads, for each kind of readers. */
 export function probePlot({ disk, place }: Probe): TopLevelSpec {
@@ -13,25 +12,9 @@ export function probePlot({ disk, place }: Probe): TopLevelSpec {
     megabytes: row.readsPerSecond * row.readBytes / 1e6,
     cpu: row.cpuUsPerRead,
   }));
-  const panel = (field: string, title: string) => ({
-    ...SIZE,
-    mark: { type: "line" as const, point: { size: 25 }, strokeWidth: 1.5 },
-    encoding: {
-      x: {
-        field: "kibibytes",
-        type: "quantitative" as const,
-        scale: { type: "log" as const },
-        title: "size of a read (KiB)",
-      },
-      y: {
-        field,
-        type: "quantitative" as const,
-        scale: { type: "log" as const },
-        title,
-      },
-      color: { field: "readers", type: "nominal" as const, sort: null, title: "readers" },
-    },
-  });
+  const x = { field: "kibibytes", title: "size of a read (KiB)" };
+  const panel = (field: string, title: string) =>
+    logPanel({ x, y: { field, title }, color: "readers" });
   return {
     $schema: "https://vega.github.io/schema/vega-lite/v6.json",
     title: `random reads, ${place.runtime}, ${place.processor ?? place.platform}`,

@@ -1,4 +1,5 @@
 import type { TopLevelSpec } from "vega-lite";
+import { logPanel } from "../log_panel.ts";
 import type { SimulatedRow, WindowPoint } from "./simulate.ts";
 
 const SCHEMA = "https://vega.github.io/schema/vega-lite/v6.json";
@@ -12,25 +13,9 @@ export function policyPlot(rows: readonly SimulatedRow[], title: string): TopLev
     kibibytes: row.bytesPerToken / 1024,
     reads: row.readsPerToken,
   }));
-  const panel = (field: string, label: string) => ({
-    ...SIZE,
-    mark: { type: "line" as const, point: { size: 25 }, strokeWidth: 1.5 },
-    encoding: {
-      x: {
-        field: "cache",
-        type: "quantitative" as const,
-        scale: { type: "log" as const },
-        title: "FFN neurons in the cache (%)",
-      },
-      y: {
-        field,
-        type: "quantitative" as const,
-        scale: { type: "log" as const },
-        title: label,
-      },
-      color: { field: "policy", type: "nominal" as const, sort: null, title: "policy" },
-    },
-  });
+  const x = { field: "cache", title: "FFN neurons in the cache (%)" };
+  const panel = (field: string, title: string) =>
+    logPanel({ x, y: { field, title }, color: "policy" });
   return {
     $schema: SCHEMA,
     title,
