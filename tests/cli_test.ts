@@ -50,7 +50,7 @@ async function expectFailures(rows: [args: string[], exitCode: number, message: 
   await Promise.all([work(), work()]);
 }
 
-const TIMEOUT = { timeout: 60_000 };
+const TIMEOUT = { timeout: 120_000 };
 
 test("flashpipe helps", TIMEOUT, async () => {
   const main = await flashpipe(["--help"]);

@@ -20,7 +20,7 @@ import { runScript } from "./script_process.ts";
 const models = new PackedModels();
 after(() => models[Symbol.dispose]());
 
-const TIMEOUT = { timeout: 60_000 };
+const TIMEOUT = { timeout: 120_000 };
 const TALES = fileURLToPath(new URL("../models/tales", import.meta.url));
 /** A device that has room for nothing. */
 const FULL = "/dev/full";

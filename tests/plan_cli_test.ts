@@ -18,7 +18,7 @@ before(async () => {
 });
 after(() => models[Symbol.dispose]());
 
-const TIMEOUT = { timeout: 60_000 };
+const TIMEOUT = { timeout: 120_000 };
 
 function flashpipe([command, ...args]: string[], options: Omit<ScriptOptions, "task"> = {}) {
   return runScript("src/cli/main.ts", [command, ...args], { task: command, ...options });

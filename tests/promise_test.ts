@@ -27,7 +27,7 @@ function taleIds(count: number): number[] {
 }
 
 /** CRC-32 of the bytes of all logits, as 8 digits. */
-async function hashOf(path: string, options: OpenOptions, tokens = 32): Promise<string> {
+async function hashOf(path: string, options: OpenOptions, tokens = 24): Promise<string> {
   await using model = await open(path, { readers: 4, ffnCache: "20%", ...options });
   const logits = await model.logits(taleIds(tokens));
   const bytes = new Uint8Array(logits.buffer, logits.byteOffset, logits.byteLength);
@@ -98,7 +98,7 @@ const WAYS: [string, OpenOptions][] = [
   ["waiters that sleep at once", { spins: 0, flashSpins: 0 }],
   ["position after position", { promptChunk: 1 }],
   ["3 positions at a time, 2 lanes", { promptChunk: 3, lanes: 2 }],
-  ["a prompt of 30 positions at a time", { promptChunk: 30, logitsRows: 60 }],
+  ["a prompt of 22 positions at a time", { promptChunk: 22, logitsRows: 44 }],
   ["a prompt of 20 at a time, everything in memory, 3 lanes", {
     promptChunk: 20,
     logitsRows: 40,
@@ -125,18 +125,18 @@ const WAYS: [string, OpenOptions][] = [
     simulation: { seed: 5, delayMsMax: 0.5 },
   }],
   ["several arenas", SMALL_ARENAS],
-  ["several arenas, 2 lanes, a prompt of 30 at a time", {
+  ["several arenas, 2 lanes, a prompt of 22 at a time", {
     ...SMALL_ARENAS,
     lanes: 2,
-    promptChunk: 30,
-    logitsRows: 60,
+    promptChunk: 22,
+    logitsRows: 44,
   }],
   // The stream is at two arenas at once: their buffers must not share anything.
-  ["several arenas, a prompt of 30 at a time, a slow disk", {
+  ["several arenas, a prompt of 22 at a time, a slow disk", {
     ...SMALL_ARENAS,
     backend: "pread",
-    promptChunk: 30,
-    logitsRows: 60,
+    promptChunk: 22,
+    logitsRows: 44,
     simulation: { seed: 10, delayMsMax: 2 },
   }],
 ];
