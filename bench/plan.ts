@@ -10,8 +10,6 @@ import type { Forecast } from "../src/forecast/forecast.ts";
 import { Planner } from "../src/forecast/planner.ts";
 import type { Budget } from "../src/forecast/planner.ts";
 import type { OpenOptions } from "../src/mod.ts";
-import { open } from "../src/mod.ts";
-import { prepare } from "../src/open.ts";
 import { findProbe } from "../src/probe/kept_probe.ts";
 import { probe as runProbe } from "../src/probe/probe.ts";
 import type { ProbeSizes } from "../src/probe/probe.ts";
@@ -19,16 +17,18 @@ import { runtimeName } from "../src/runtime.ts";
 import type { Cost } from "../src/statistics.ts";
 import { parseBenchArgs } from "./bench_args.ts";
 import { median } from "./median.ts";
+import { runFresh } from "./runs/fresh_process.ts";
+import { promptIds } from "./runs/prompt_ids.ts";
 
 export interface PlanBench {
   modelPath: string;
   /** Each way to set the cache: a budget, or a share. */
   budgets: Budget[];
   options: OpenOptions;
-  prompt: string | number[];
-  /** New tokens of each run, and those before that fill the cache. */
+  /** Ids, which fill the cache. */
+  prompt: number[];
+  /** New tokens of each run. */
   tokens: number;
-  warmup: number;
   repeat: number;
   /** Measure the machine before each round, as its neighbours come and go; else take the kept probe. */
   probes: boolean;
@@ -47,15 +47,13 @@ export interface PlanRow {
   forecast: Forecast;
 }
 
-/** Runs every budget in turn, `repeat` times. */
+/** Runs every budget in turn, `repeat` times, each in a process of its own: what was open before leaves memory behind. */
 export async function benchPlan(bench: PlanBench): Promise<PlanRow[]> {
-  const { modelPath, budgets, repeat, tokens, warmup } = bench;
-  // A ceiling becomes the share that a fresh process would have by it: probes and models that were open leave memory behind.
-  const planner = new Planner(modelPath, bench.options, { position: 0 });
-  const shares = budgets.map((budget) => planner.prepare(budget).plan)
-    .map(({ slotCounts, shape: { intermediateSize } }) =>
-      slotCounts.reduce((sum, count) => sum + count, 0) / (slotCounts.length * intermediateSize)
-    );
+  const { modelPath, budgets, prompt, tokens, temperature, repeat } = bench;
+  // Guesses that several positions verify together are not foreseen.
+  const options: OpenOptions = { drafts: 0, ...bench.options, probe: !bench.probes };
+  const position = prompt.length + tokens / 2;
+  const planner = new Planner(modelPath, options, { position });
   const forecasts: Forecast[][] = budgets.map(() => []), costs: Cost[][] = budgets.map(() => []);
   for (let seed = 0; seed < repeat; seed++) {
     const probe = bench.probes
@@ -64,21 +62,13 @@ export async function benchPlan(bench: PlanBench): Promise<PlanRow[]> {
     if (!probe) {
       throw new RangeError(`Cannot foresee as ${modelPath} has no probe: flashpipe probe`);
     }
-    for (const [index, ffnCache] of shares.entries()) {
-      const options = { ...bench.options, ffnCache };
-      // The same probe chooses how to read and says how long that takes.
-      await using model = await open(modelPath, { ...options, probe: !bench.probes });
-      const prepared = prepare(modelPath, options, { probe: bench.probes ? null : probe });
-      const promptLength = typeof bench.prompt === "string"
-        ? model.encode(bench.prompt).length
-        : bench.prompt.length;
-      // The engine's own plan: made before the workers were there.
-      const position = promptLength + tokens / 2;
-      forecasts[index].push(forecast({ ...prepared, plan: model.plan }, probe, { position }));
-      const sampling = { ignoreEos: true, temperature: bench.temperature, seed };
-      for await (const _ of model.generate(bench.prompt, { ...sampling, maxTokens: warmup }));
-      for await (const _ of model.generate(bench.prompt, { ...sampling, maxTokens: tokens }));
-      costs[index].push(model.stats().decode);
+    for (const [index, budget] of budgets.entries()) {
+      // A run chooses its readers by the probe that is kept, or by none.
+      const prepared = planner.prepare(budget);
+      forecasts[index].push(forecast(prepared, probe, { position }));
+      const open = { ...options, ...budget }, sampling = { temperature, seed };
+      const run = await runFresh({ modelPath, open, prompt, tokens, sampling });
+      costs[index].push(run.decode);
     }
   }
   return budgets.map((budget, index) => rowOf(budget, forecasts[index], costs[index]));
@@ -120,10 +110,9 @@ const HELP =
   --budgets LIST     ceilings of the process, such as 2.5GiB,3GiB,3.5GiB
   --ffn-caches LIST  shares of the FFN instead (default 5%,10%,20%,40%,60%)
   --options JSON     how to open the model, such as '{"lanes":2}'
-  --tokens N         of each run (default 128)
-  --warmup N         tokens before, which fill the cache (default 64)
+  --tokens N         new ones of each run (default 128)
+  --warmup N         tokens of the prompt, which fill the cache (default 64)
   --repeat N         rounds (default 3)
-  --prompt TEXT      or token ids with commas between them (default "Once upon a time")
   --temperature N    default 0.7
   --kept             take the probe that is kept, instead of one in each round
   --json             print the result as JSON`;
@@ -138,7 +127,6 @@ export async function main(args: string[]): Promise<void> {
       tokens: { type: "string", default: "128" },
       warmup: { type: "string", default: "64" },
       repeat: { type: "string", default: "3" },
-      prompt: { type: "string", default: "Once upon a time" },
       temperature: { type: "string", default: "0.7" },
       kept: { type: "boolean" },
       json: { type: "boolean" },
@@ -150,14 +138,12 @@ export async function main(args: string[]): Promise<void> {
   const budgets = values.budgets !== undefined
     ? values.budgets.split(",").map((size) => ({ memory: parseByteSize(size) }))
     : values["ffn-caches"].split(",").map((share) => ({ ffnCache: parseShare(share) }));
-  const isIds = /^\d+(,\d+)*$/.test(values.prompt);
   const rows = await benchPlan({
     modelPath,
     budgets,
     options: JSON.parse(values.options),
-    prompt: isIds ? values.prompt.split(",").map(Number) : values.prompt,
+    prompt: promptIds(modelPath, Number(values.warmup)),
     tokens: Number(values.tokens),
-    warmup: Number(values.warmup),
     repeat: Number(values.repeat),
     probes: !values.kept,
     temperature: Number(values.temperature),

@@ -24,7 +24,7 @@ import { BOUNCE_BYTES, makePlan, REREAD_CHUNKS } from "./plan.ts";
 import type { Plan } from "./plan.ts";
 import { findProbe } from "./probe/kept_probe.ts";
 import { coreCount } from "./runtime.ts";
-import { createSharedMemory } from "./shared_memory.ts";
+import { createSharedMemory, populateMemory } from "./shared_memory.ts";
 
 export type { OpenOptions } from "./open_options.ts";
 
@@ -60,6 +60,7 @@ export async function open(path: string, options: OpenOptions = {}): Promise<Mod
   const memories = plan.arenas.map((arena) => createArena(arena, plan.shape.pages, options));
   const { onProgress, signal } = options;
   const { recallShifts } = settings;
+  for (const memory of memories) await populateMemory(memory, signal);
   await loadArenas(memories, { path, header, plan, disk, recallShifts }, { onProgress, signal });
   const pipeline = connect(path, header, plan, disk, memories, settings);
   const crew = new Crew(pipeline.control);

@@ -1,5 +1,5 @@
 import { openLinuxLibc } from "./flash/libc.ts";
-import { adviseHugePages } from "./flash/huge_pages.ts";
+import { adviseHugePages, populate } from "./flash/memory_advice.ts";
 
 const PAGE_BYTES = 65536;
 
@@ -17,4 +17,26 @@ export function createSharedMemory(
   const libc = hugePages ? openLinuxLibc() : null;
   if (libc) adviseHugePages(libc, new Uint8Array(memory.buffer));
   return memory;
+}
+
+/** Bytes that are made at a time: some 30 ms. */
+const SLICE_BYTES = 2 ** 28;
+
+/**
+ * Has the system make all pages of a memory now, where there is a door to it; else, and where it refuses, each is made at its first use.
+ *
+ * @throws what the signal was aborted with
+ */
+export async function populateMemory(
+  { buffer }: WebAssembly.Memory,
+  signal?: AbortSignal,
+): Promise<void> {
+  const libc = openLinuxLibc();
+  for (let from = 0; libc && from < buffer.byteLength; from += SLICE_BYTES) {
+    signal?.throwIfAborted();
+    const slice = new Uint8Array(buffer, from, Math.min(SLICE_BYTES, buffer.byteLength - from));
+    if (!populate(libc, slice)) return;
+    // Timers, keys and signals have their turn.
+    await new Promise((resolve) => setTimeout(resolve));
+  }
 }

@@ -10,6 +10,7 @@ import { benchPredictors } from "../bench/predictors.ts";
 import { benchReaders } from "../bench/readers.ts";
 import { benchTokens } from "../bench/tokens.ts";
 import { READER_BACKENDS } from "../src/flash/reader_options.ts";
+import { promptIds } from "../bench/runs/prompt_ids.ts";
 import { canUseUring } from "../src/flash/uring_reader.ts";
 import { keepProbe } from "../src/probe/kept_probe.ts";
 import { handMadeProbe } from "./hand_made_probe.ts";
@@ -67,9 +68,8 @@ test("benchPlan() puts what is foreseen beside what is measured", async () => {
     modelPath,
     budgets: [{ ffnCache: 0.2 }, { ffnCache: 1 }],
     options: { lanes: 1, backend: "pread" },
-    prompt: "Once upon a time",
+    prompt: promptIds(modelPath, 12),
     tokens: 6,
-    warmup: 4,
     repeat: 1,
     probes: false,
     temperature: 0,

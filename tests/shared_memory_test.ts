@@ -4,9 +4,9 @@ import process from "node:process";
 import { test } from "node:test";
 import { MADV_HUGEPAGE, SYS_MADVISE } from "../src/flash/c_abi.ts";
 import type { LinuxLibc } from "../src/flash/c_library.ts";
-import { adviseHugePages } from "../src/flash/huge_pages.ts";
+import { adviseHugePages, populate } from "../src/flash/memory_advice.ts";
 import { openLinuxLibc } from "../src/flash/libc.ts";
-import { createSharedMemory } from "../src/shared_memory.ts";
+import { createSharedMemory, populateMemory } from "../src/shared_memory.ts";
 
 const libc = openLinuxLibc();
 
@@ -21,15 +21,23 @@ function canLook(): boolean {
 }
 const skip = canLook() ? false : "no FFI to Linux, no huge pages, or no permission to look at them";
 
-/** The kernel's flags of the memory that `bytes` lie in. */
-function flagsOf(bytes: Uint8Array): string[] {
+/** What the kernel says of the memory that `bytes` lie in. */
+function areaOf(bytes: Uint8Array): string {
   const address = libc!.addressOf(bytes);
   const areas = fs.readFileSync("/proc/self/smaps", "utf8").split(/^(?=[0-9a-f]+-[0-9a-f]+ )/m);
-  const area = areas.find((text) => {
+  return areas.find((text) => {
     const [, from, to] = /^([0-9a-f]+)-([0-9a-f]+) /.exec(text) ?? [];
     return from !== undefined && parseInt(from, 16) <= address && address < parseInt(to, 16);
-  });
-  return /^VmFlags: (.*)$/m.exec(area ?? "")?.[1].trim().split(" ") ?? [];
+  }) ?? "";
+}
+
+function flagsOf(bytes: Uint8Array): string[] {
+  return /^VmFlags: (.*)$/m.exec(areaOf(bytes))?.[1].trim().split(" ") ?? [];
+}
+
+/** Bytes of the area that are there. */
+function residentBytesOf(bytes: Uint8Array): number {
+  return 1024 * Number(/^Rss: +(\d+) kB$/m.exec(areaOf(bytes))?.[1]);
 }
 
 test("createSharedMemory() makes a shared memory of whole pages", () => {
@@ -68,4 +76,25 @@ test("what is asked for huge pages keeps its bytes", { skip: skipFfi }, () => {
   bytes.fill(7);
   adviseHugePages(libc!, bytes);
   assert.ok(bytes.every((byte) => byte === 7));
+});
+
+test("populateMemory() has all pages there, and what they hold stays", { skip }, async () => {
+  const memory = createSharedMemory(3 * 2 ** 27), bytes = new Uint8Array(memory.buffer);
+  bytes[12_345] = 7;
+  assert.ok(residentBytesOf(bytes) < bytes.length / 2);
+  await populateMemory(memory);
+  assert.ok(residentBytesOf(bytes) >= bytes.length);
+  assert.equal(bytes[12_345], 7);
+  assert.equal(bytes.at(-1), 0);
+});
+
+test("populateMemory() stops when it is told to", { skip: skipFfi }, async () => {
+  const memory = createSharedMemory(2 ** 16);
+  await assert.rejects(populateMemory(memory, AbortSignal.abort()), { name: "AbortError" });
+});
+
+test("populate() says whether the system did so", () => {
+  const range = { length: 8192 } as Uint8Array;
+  const old = { addressOf: () => 4096, syscall: () => -1 } as unknown as LinuxLibc;
+  assert.equal(populate(old, range), false);
 });

@@ -16,8 +16,10 @@ export interface RunRequest {
   open: OpenOptions;
   /** Ids of the prompt. */
   prompt: number[];
-  /** New tokens; the likeliest ones. */
+  /** New tokens. */
   tokens: number;
+  /** How they are drawn. Default: the likeliest ones. */
+  sampling?: { temperature: number; seed: number };
 }
 
 /** What it cost. Times are in ms; those of `at` since 1970, so that processes can compare them. */
@@ -45,8 +47,8 @@ export async function runHere(request: RunRequest): Promise<RunResult> {
   await using model = await open(request.modelPath, request.open);
   const opened = now();
   let firstToken = 0, checksum = 0, cpuBefore = process.cpuUsage();
-  const { prompt: ids, tokens: maxTokens } = request;
-  for await (const { id } of model.generate(ids, { maxTokens, ignoreEos: true })) {
+  const { prompt: ids, tokens: maxTokens, sampling } = request;
+  for await (const { id } of model.generate(ids, { maxTokens, ignoreEos: true, ...sampling })) {
     if (firstToken === 0) {
       firstToken = now();
       cpuBefore = process.cpuUsage();

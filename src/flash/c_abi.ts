@@ -7,6 +7,8 @@ export const SYS_MADVISE: Record<string, number | undefined> = { x64: 28, arm64:
 
 /** `madvise`: pages of 2 MiB, please. */
 export const MADV_HUGEPAGE = 14;
+/** `madvise`: pages that can be written, now. */
+export const MADV_POPULATE_WRITE = 23;
 
 /** `mmap`: for reading and writing; shared, with its pages there at once. */
 export const PROT_READ_WRITE = 3, MAP_SHARED_POPULATE = 0x8001;

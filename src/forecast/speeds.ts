@@ -1,7 +1,7 @@
 import type { Quantization } from "../format/layout.ts";
 import type { KernelRow, Probe } from "../probe/probe_result.ts";
 import { between } from "../probe/read_costs.ts";
-import { ATTENTION_SHARE } from "./engine_costs.ts";
+import { ATTENTION_SHARE, LANES_UNEVEN } from "./engine_costs.ts";
 
 /** Weights that a kernel goes through for a token. */
 export interface KernelWork {
@@ -32,14 +32,14 @@ export class Speeds {
     return byteLength / this.#rate(kernel, dtype, cols);
   }
 
-  /** Seconds of so many lanes together: each its share, and not faster than memory serves them all. */
+  /** Seconds of so many lanes together: each its share, and not faster than memory serves them all; the slowest counts. */
   laneSeconds(works: readonly KernelWork[], laneCount: number): number {
     const alone = this.coreSeconds(works);
     if (laneCount === 1) return alone;
     const bytes = works.reduce((sum, { byteLength }) => sum + byteLength, 0);
     const isCached = this.#workingBytes <= CACHED_BYTES;
     const together = isCached ? 0 : bytes / this.#probe.memory.allCoresBytesPerSecond;
-    return Math.max(alone / laneCount, together);
+    return LANES_UNEVEN * Math.max(alone / laneCount, together);
   }
 
   coreSeconds(works: readonly KernelWork[]): number {

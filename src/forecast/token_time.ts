@@ -2,9 +2,15 @@ import type { Probe } from "../probe/probe_result.ts";
 import { ReadCosts } from "../probe/read_costs.ts";
 import type { Readers } from "../probe/read_costs.ts";
 import {
+  DISPLACED_SECONDS_PER_LAYER,
+  FAR_NEURONS,
+  READS_IN_RUN,
   SECONDS_PER_LAYER,
   SECONDS_PER_LISTED,
+  SECONDS_PER_LISTED_FAR,
+  SECONDS_PER_LISTED_RESIDENT,
   SECONDS_PER_MISS,
+  SECONDS_PER_MISS_FAR,
   SECONDS_PER_SCATTERED_BYTE,
 } from "./engine_costs.ts";
 import type { ExpectedReads } from "./expected_reads.ts";
@@ -69,7 +75,8 @@ const NOTHING: TokenTime = {
  * Of a list with more reads than the rings have places, lanes hear when the last ones have found theirs: only those hide behind up dots.
  * Early reads hide behind what is left of `before` when the early look is done; late ones behind up dots, as those of misses run while
  * others land. And however well things overlap, cores can do no more than they do: a layer takes at least the CPU time of lanes,
- * predictor and reads divided by their number. What that adds is `contention`.
+ * predictor and reads divided by their number. Where lanes take all cores, one of them stands still while the predictor works, and the
+ * others wait for it, unless all wait for reads anyway. What that adds is `contention`.
  */
 export function tokenTime(work: TokenWork, probe: Probe, threads: RunThreads): TokenTime {
   const speeds = new Speeds(probe, work.workingBytes);
@@ -101,7 +108,7 @@ const LAST_GROUP = 4;
 
 function layerTime(
   layer: LayerWork,
-  { hasEarlyLook, ticketPlaces: places }: TokenWork,
+  { hasEarlyLook, ticketPlaces: places, neuronCount }: TokenWork,
   machine: Machine,
 ): TokenTime {
   const { speeds, threads } = machine, { laneCount, coreCount } = threads;
@@ -114,7 +121,7 @@ function layerTime(
   const { backend, readerCount } = threads.readers;
   const submitting = backend === "io_uring" && readerCount === 1 ? early.cpuSeconds : 0;
   const before = Math.max(attention + look, earlyLook + submitting);
-  const list = SECONDS_PER_LISTED * layer.listed + SECONDS_PER_MISS * layer.misses;
+  const list = listSeconds(layer, neuronCount);
   const earlyHidden = Math.min(early.seconds, before - earlyLook + list);
   const left = early.seconds - earlyHidden + late.seconds;
   const group = layer.listed > 0 ? Math.min(1, LAST_GROUP / layer.listed) * up : 0;
@@ -126,7 +133,10 @@ function layerTime(
   const path = before + list + held + reading + down + SECONDS_PER_LAYER;
   const cpu = speeds.coreSeconds([...layer.attention, ...layer.look, ...layer.up, ...layer.down]) +
     earlyLook + list + early.cpuSeconds + late.cpuSeconds + laneCount * SECONDS_PER_LAYER;
-  const contention = Math.max(0, cpu / coreCount - path);
+  const isDisplacing = laneCount >= coreCount && early.cpuSeconds + late.cpuSeconds > 0;
+  const besides = DISPLACED_SECONDS_PER_LAYER + earlyLook + early.cpuSeconds + late.cpuSeconds;
+  const displaced = isDisplacing ? Math.max(0, besides - waitingFlash) : 0;
+  const contention = Math.max(displaced, cpu / coreCount - path);
   return {
     total: path + contention,
     attention,
@@ -141,6 +151,14 @@ function layerTime(
     flash: early.seconds + late.seconds,
     hidden: early.seconds + late.seconds - waitingFlash,
   };
+}
+
+/** The predictor's books: slots looked up, lists and tickets written. */
+function listSeconds({ listed, misses, isResident }: LayerWork, neuronCount: number): number {
+  if (isResident) return SECONDS_PER_LISTED_RESIDENT * listed;
+  return neuronCount < FAR_NEURONS
+    ? SECONDS_PER_LISTED * listed + SECONDS_PER_MISS * misses
+    : SECONDS_PER_LISTED_FAR * listed + SECONDS_PER_MISS_FAR * misses;
 }
 
 /** `dense`: bundles stream through staging buffers while attention and FFN compute; the longer of the two counts. */
@@ -186,7 +204,7 @@ export function burstSeconds(
   const any = 1 - Math.exp(-reads);
   const copying = SECONDS_PER_SCATTERED_BYTE * (scattered * bytes / reads);
   return {
-    seconds: Math.max(any * lone.seconds, reads * each.seconds) + copying,
+    seconds: READS_IN_RUN * Math.max(any * lone.seconds, reads * each.seconds) + copying,
     cpuSeconds: reads * each.cpuSeconds + copying,
   };
 }

@@ -37,6 +37,8 @@ export interface TokenWork {
   layers: LayerWork[];
   logits: KernelWork[];
   hasEarlyLook: boolean;
+  /** FFN neurons of all layers. */
+  neuronCount: number;
   /** Late tickets that find a place in the rings. */
   ticketPlaces: number;
   /** In `dense`, the bundles of layers that are not resident are read as one stream of so many bytes a layer. */
@@ -70,6 +72,7 @@ export function tokenWork(header: FlashHeader, run: RunShape): TokenWork {
     layers,
     logits,
     hasEarlyLook: run.hasEarlyLook,
+    neuronCount: config.numLayers * config.intermediateSize,
     ticketPlaces: readerCount * ticketCapacity(config.intermediateSize, readerCount).late,
     streamedBytes: isStreamed ? bundleByteLength * count : 0,
     workingBytes,
