@@ -182,13 +182,14 @@ test("tokenTime() waits for the early look where it is longer than attention, an
 });
 
 test("tokenTime() can do no more than the cores can", () => {
-  const one = tokenTime(tokenOf({}, false), PROBE, { ...RING, coreCount: 1 });
-  const many = tokenTime(tokenOf({}, false), PROBE, RING);
+  const large = { ...tokenOf({}, false), neuronCount: FAR_NEURONS };
+  const one = tokenTime(large, PROBE, { ...RING, coreCount: 1 });
+  const many = tokenTime(large, PROBE, RING);
   assert.equal(many.contention, 0);
   // On one core the CPU time of the reads comes on top, where it exceeds the waiting.
   const layer = LAYER,
-    cpu = 1e-3 + 1e-4 + 6e-4 + 1000 * SECONDS_PER_LISTED +
-      layer.misses * SECONDS_PER_MISS + 40 * 5e-6 + SECONDS_PER_LAYER;
+    cpu = 1e-3 + 1e-4 + 6e-4 + 1000 * SECONDS_PER_LISTED_FAR +
+      layer.misses * SECONDS_PER_MISS_FAR + 40 * 5e-6 + SECONDS_PER_LAYER;
   // Lanes take the only core: what the predictor does beside the list, and the reads, displace them while they would compute.
   const displaced = DISPLACED_SECONDS_PER_LAYER + 40 * 5e-6 - many.waitingFlash;
   assert.ok(displaced > 0);

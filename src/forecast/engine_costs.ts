@@ -20,7 +20,7 @@ export const FAR_NEURONS = 2 ** 17;
 /** With everything in memory nothing but the list itself is kept. */
 export const SECONDS_PER_LISTED_RESIDENT = 80e-9;
 
-/** Where lanes take all cores: what the predictor takes of a layer beside looks, list and reads: its early look's books, wake-ups. */
+/** Where lanes take all cores, of a large model: the predictor's time of a layer beside looks, list and reads: early books, wake-ups. */
 export const DISPLACED_SECONDS_PER_LAYER = 1e-3;
 
 /** Reads take so much longer than a probe's, as the thread that begins and lands them does other things, too, and cores are busy. */

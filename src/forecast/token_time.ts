@@ -134,7 +134,8 @@ function layerTime(
   const cpu = speeds.coreSeconds([...layer.attention, ...layer.look, ...layer.up, ...layer.down]) +
     earlyLook + list + early.cpuSeconds + late.cpuSeconds + laneCount * SECONDS_PER_LAYER;
   const isDisplacing = laneCount >= coreCount && early.cpuSeconds + late.cpuSeconds > 0;
-  const besides = DISPLACED_SECONDS_PER_LAYER + earlyLook + early.cpuSeconds + late.cpuSeconds;
+  const books = neuronCount < FAR_NEURONS ? 0 : DISPLACED_SECONDS_PER_LAYER;
+  const besides = books + earlyLook + early.cpuSeconds + late.cpuSeconds;
   const displaced = isDisplacing ? Math.max(0, besides - waitingFlash) : 0;
   const contention = Math.max(displaced, cpu / coreCount - path);
   return {
