@@ -56,13 +56,9 @@ export interface GenerateResult {
 export async function benchGenerate(bench: GenerateBench): Promise<GenerateResult> {
   const { modelPath, options: open, tokens } = bench;
   const prompt = promptOf(modelPath, bench);
-  const { at, prompt: ofPrompt, planned, ...run } = await runHere({
-    modelPath,
-    open,
-    prompt,
-    tokens,
-  });
-  const { runtime, backend, decode, cpuMsPerToken, peakBytes, checksum } = run;
+  const run = await runHere({ modelPath, open, prompt, tokens });
+  const { runtime, backend, at, prompt: ofPrompt, decode, planned } = run;
+  const { cpuMsPerToken, peakBytes, checksum } = run;
   return {
     runtime,
     backend,

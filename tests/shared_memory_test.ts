@@ -40,6 +40,12 @@ function residentBytesOf(bytes: Uint8Array): number {
   return 1024 * Number(/^Rss: +(\d+) kB$/m.exec(areaOf(bytes))?.[1]);
 }
 
+/** A libc where all bytes lie at `address`, and each call has this result. */
+function fakeLibc(address: number, result: number, calls: number[][] = []): LinuxLibc {
+  const syscall = (...call: number[]) => (calls.push(call), result);
+  return { addressOf: () => address, syscall } as unknown as LinuxLibc;
+}
+
 test("createSharedMemory() makes a shared memory of whole pages", () => {
   const { buffer } = createSharedMemory(65_537);
   assert.equal(buffer.byteLength, 131_072);
@@ -56,11 +62,7 @@ test("createSharedMemory() asks for huge pages, unless told otherwise", { skip }
 
 test("adviseHugePages() asks for whole pages, and says whether the system agreed", () => {
   const bytes = new Uint8Array(1), calls: number[][] = [];
-  const fake = (address: number, result: number) =>
-    ({
-      addressOf: () => address,
-      syscall: (...call: number[]) => (calls.push(call), result),
-    }) as unknown as LinuxLibc;
+  const fake = (address: number, result: number) => fakeLibc(address, result, calls);
   const range = { length: 10_000 } as Uint8Array;
   assert.equal(adviseHugePages(fake(4097, 0), range), true);
   assert.deepEqual(calls, [[SYS_MADVISE[process.arch]!, 8192, 14_097 - 8192, MADV_HUGEPAGE]]);
@@ -95,6 +97,6 @@ test("populateMemory() stops when it is told to", { skip: skipFfi }, async () =>
 
 test("populate() says whether the system did so", () => {
   const range = { length: 8192 } as Uint8Array;
-  const old = { addressOf: () => 4096, syscall: () => -1 } as unknown as LinuxLibc;
-  assert.equal(populate(old, range), false);
+  assert.equal(populate(fakeLibc(4096, 0), range), true);
+  assert.equal(populate(fakeLibc(4096, -1), range), false);
 });

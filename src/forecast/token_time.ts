@@ -131,11 +131,12 @@ function layerTime(
   const waitingFlash = held + reading - up;
 
   const path = before + list + held + reading + down + SECONDS_PER_LAYER;
+  const reads = early.cpuSeconds + late.cpuSeconds;
   const cpu = speeds.coreSeconds([...layer.attention, ...layer.look, ...layer.up, ...layer.down]) +
-    earlyLook + list + early.cpuSeconds + late.cpuSeconds + laneCount * SECONDS_PER_LAYER;
-  const isDisplacing = laneCount >= coreCount && early.cpuSeconds + late.cpuSeconds > 0;
+    earlyLook + list + reads + laneCount * SECONDS_PER_LAYER;
+  const isDisplacing = laneCount >= coreCount && reads > 0;
   const books = neuronCount < FAR_NEURONS ? 0 : DISPLACED_SECONDS_PER_LAYER;
-  const besides = books + earlyLook + early.cpuSeconds + late.cpuSeconds;
+  const besides = books + earlyLook + reads;
   const displaced = isDisplacing ? Math.max(0, besides - waitingFlash) : 0;
   const contention = Math.max(displaced, cpu / coreCount - path);
   return {
