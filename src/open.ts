@@ -127,7 +127,7 @@ function connect(
   plan: Plan,
   disk: DiskFacts,
   memories: WebAssembly.Memory[],
-  { options, policy, wishes, gapBytes, hasEarlyLook }: Settings,
+  { options, policy, wishes, gapBytes, draftLoss, hasEarlyLook }: Settings,
 ) {
   const { laneCount, readerCount } = wishes;
   const { slotCounts, shape } = plan;
@@ -180,6 +180,7 @@ function connect(
     positionsMax: shape.positionsMax,
     promptChunk: plan.promptChunk,
     draftsMax: plan.draftsMax,
+    draftLoss,
     weights: locateWeights(header, plan),
     flash: {
       layers,

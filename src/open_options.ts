@@ -116,6 +116,11 @@ export interface OpenOptions {
    * Changes no result.
    */
   drafts?: number;
+  /**
+   * Share of the time that drafts may lose where the text misleads them, beside half a step: then they stop. 1: whatever they
+   * cost. Default 2 %. Changes no result.
+   */
+  draftLoss?: string | number;
   /** Rows of logits, and of observations, that may wait for who takes them. Default 8. */
   logitsRows?: number;
   /**
@@ -143,6 +148,7 @@ const INT32_MAX = 2 ** 31 - 1;
 const LOGITS_ROWS = 8, LOGITS_ROWS_MAX = 1024;
 /** With its first token a step of drafts is one of `EARLY_POSITIONS`, which reads what it names and streams nothing. */
 const DRAFTS_MAX = EARLY_POSITIONS - 1;
+const DRAFT_LOSS = 0.02;
 const PROMPT_CHUNK = 64, PROMPT_CHUNK_MAX = 1024;
 
 /** Options with every default in place. */
@@ -153,6 +159,8 @@ export interface Settings {
   gapBytes: number;
   /** Whether a kept probe chose how to read. */
   isProbed: boolean;
+  /** Share of the time that drafts may lose. */
+  draftLoss: number;
   /** Whether reads may be started by an early look. */
   hasEarlyLook: boolean;
   /** Added to each layer's biases for the recall that was asked for; null for none. */
@@ -254,6 +262,7 @@ export function settle(
     policy: choosePolicy(options),
     gapBytes: reading.gapBytes,
     isProbed: reading.isProbed,
+    draftLoss: parseShare(options.draftLoss ?? DRAFT_LOSS),
     hasEarlyLook: (options.prefetch ?? true) && mode !== "dense" && predictors !== null,
     recallShifts: predictors && recallShifts(predictors, recall, path),
     wishes: {

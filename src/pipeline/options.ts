@@ -111,6 +111,8 @@ export interface PipelineOptions {
   /** Positions of a prompt's chunk, and tokens of a draft, at most. */
   promptChunk: number;
   draftsMax: number;
+  /** Share of the time that drafts may lose: see `DraftBalance`. */
+  draftLoss: number;
   weights: ModelWeights;
   flash: {
     layers: LayerFlash[];

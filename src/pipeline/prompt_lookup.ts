@@ -22,7 +22,7 @@ export class PromptLookup {
   /** @param most tokens of a draft */
   constructor(most: number) {
     this.#most = most;
-    this.#length = Math.min(2, most);
+    this.#length = Math.min(1, most);
   }
 
   /**
@@ -50,7 +50,7 @@ export class PromptLookup {
     if (offered === 0) return;
     if (accepted === 0) {
       this.#pause = 2 ** Math.min(MISTAKES_MAX, this.#mistakes++);
-      this.#length = Math.min(2, this.#most);
+      this.#length = 1;
       return;
     }
     this.#mistakes = 0;

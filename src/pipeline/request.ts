@@ -1,6 +1,7 @@
 import type { Lane } from "../lane/lane.ts";
 import { REQUEST_RING, TOKEN_RING } from "./control.ts";
 import type { Control, Snapshot } from "./control.ts";
+import { DraftBalance } from "./draft_balance.ts";
 import type { PipelineOptions } from "./options.ts";
 import { PromptLookup } from "./prompt_lookup.ts";
 import type { Ring } from "./ring.ts";
@@ -129,22 +130,27 @@ export class Leader {
   }
 
   #generate(request: Request): EndReason {
-    const { sizes, contextLength } = this.#options;
+    const { sizes, contextLength } = this.#options, { clock } = this.#lane.seat;
     const sampler = new Sampler(sizes.vocabSize, request);
     const { idCount, maxTokens } = request, ids = this.#ids;
     const step = emptyStep();
     if (!this.#takePrompt(idCount, step)) return "cancelled";
     this.#mark("prompt", 1);
     const lookup = new PromptLookup(this.#options.draftsMax);
+    const balance = new DraftBalance(this.#options.draftLoss);
     // The row of logits that comes next, and how many drafts the step has beside its first token.
-    let row = 0, drafts = 0;
+    let row = 0, drafts = 0, stepMs = 0;
+    const judge = (accepted: number) => {
+      this.#judge(lookup, drafts, accepted);
+      balance.draftedStep(stepMs, 1 + accepted);
+    };
     for (let count = 1; count <= maxTokens; count++) {
       const token = this.#sample(sampler, row);
       const isDrafted = row < drafts && token === ids[step.position + row];
-      if (row < drafts && !isDrafted) this.#judge(lookup, drafts, row);
+      if (row < drafts && !isDrafted) judge(row);
       const isEnd = token === sizes.eosTokenId && !request.ignoreEos;
       if (isEnd || count === maxTokens) {
-        if (isDrafted) this.#judge(lookup, drafts, row + 1);
+        if (isDrafted) judge(row + 1);
         if (isEnd) return "end-of-text";
         this.#pushToken(token, 0);
         break;
@@ -152,7 +158,7 @@ export class Leader {
       this.#pushToken(token, 0);
       if (isDrafted) {
         // It was right, so what comes after it is there already.
-        if (++row === drafts) this.#judge(lookup, drafts, drafts);
+        if (++row === drafts) judge(drafts);
         continue;
       }
       if (this.#isCancelled()) return "cancelled";
@@ -160,9 +166,12 @@ export class Leader {
       if (step.position === contextLength) return "context-full";
       ids[step.position] = token;
       const room = Math.min(contextLength - step.position - 1, maxTokens - count - 1);
-      drafts = lookup.propose(ids, step.position + 1, room);
+      drafts = balance.allowsDrafts ? lookup.propose(ids, step.position + 1, room) : 0;
       step.positions = step.logits = 1 + drafts;
+      const began = clock();
       this.#lane.lead(step, ids.subarray(step.position, step.position + step.positions));
+      stepMs = clock() - began;
+      if (drafts === 0) balance.plainStep(stepMs);
       step.position++;
       row = 0;
     }
