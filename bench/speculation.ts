@@ -7,6 +7,9 @@
 import process from "node:process";
 import { parseByteSize } from "../src/byte_size.ts";
 import { open } from "../src/mod.ts";
+import { prepare } from "../src/open.ts";
+import type { Prepared } from "../src/open.ts";
+import type { Plan } from "../src/plan.ts";
 import type { Model, OpenOptions } from "../src/mod.ts";
 import { residentBytes, runtimeName } from "../src/runtime.ts";
 import { parseBenchArgs } from "./bench_args.ts";
@@ -22,7 +25,11 @@ export interface SpeculationBench {
   prompt: number;
   tokens: number;
   rounds: number;
+  /** Default: all. */
+  texts?: readonly PromptKind[];
 }
+
+const TEXTS: readonly PromptKind[] = ["repetitive", "misleading", "jumping"];
 
 export interface SpeculationResult {
   text: PromptKind;
@@ -39,17 +46,37 @@ export interface SpeculationResult {
 /** Throws `Error` if drafts change an id. */
 export async function benchSpeculation(bench: SpeculationBench): Promise<SpeculationResult[]> {
   const { modelPath, options: { memory, ...options } } = bench, beforeBytes = residentBytes();
-  await using drafting = await open(modelPath, { ...options, memory });
+  let slots = 0;
+  const onPlan = ({ plan }: Prepared) => void (slots = slotsOf(plan));
+  await using drafting = await open(modelPath, { ...options, memory, onPlan });
   // A ceiling is the process's: the second model gets as much as the first, which is part of the process now.
   const ceiling = memory === undefined
     ? undefined
     : parseByteSize(memory) + residentBytes() - beforeBytes;
-  await using plain = await open(modelPath, { ...options, memory: ceiling, drafts: 0 });
+  const without = { ...options, drafts: 0 };
+  await using plain = await open(modelPath, {
+    ...without,
+    memory: ceiling && evened(modelPath, { ...without, memory: ceiling }, slots),
+  });
   const results: SpeculationResult[] = [];
-  for (const text of ["repetitive", "misleading", "jumping"] as const) {
+  for (const text of bench.texts ?? TEXTS) {
     results.push(await compare({ drafting, plain }, text, bench));
   }
   return results;
+}
+
+/** The ceiling with which a model has no more slots than so many: a larger cache would pass for slower drafts. */
+function evened(
+  modelPath: string,
+  options: OpenOptions & { memory: number },
+  slots: number,
+): number {
+  const { plan } = prepare(modelPath, options), more = slotsOf(plan) - slots;
+  return options.memory - Math.max(0, more) * plan.shape.slotByteLength;
+}
+
+function slotsOf({ slotCounts }: Plan): number {
+  return slotCounts.reduce((sum, count) => sum + count, 0);
 }
 
 async function compare(
@@ -99,6 +126,7 @@ const HELP =
   --prompt N       tokens of the prompt (default 96)
   --tokens N       new tokens (default 64)
   --rounds N       default 5
+  --text KIND      only repetitive, misleading or jumping (default all)
   --json           print the results as JSON`;
 
 export async function main(args: string[]): Promise<void> {
@@ -110,6 +138,7 @@ export async function main(args: string[]): Promise<void> {
       prompt: { type: "string", default: "96" },
       tokens: { type: "string", default: "64" },
       rounds: { type: "string", default: "5" },
+      text: { type: "string" },
       json: { type: "boolean" },
     },
   });
@@ -118,7 +147,11 @@ export async function main(args: string[]): Promise<void> {
   if (!modelPath) throw new RangeError("usage: speculation MODEL.flash [--memory SIZE]");
   const options: OpenOptions = { ...JSON.parse(values.options), memory: values.memory };
   const [prompt, tokens, rounds] = [values.prompt, values.tokens, values.rounds].map(Number);
-  const results = await benchSpeculation({ modelPath, options, prompt, tokens, rounds });
+  const texts = TEXTS.filter((text) => values.text === undefined || text === values.text);
+  if (texts.length === 0) {
+    throw new RangeError(`There is no text "${values.text}": ${TEXTS.join(", ")}`);
+  }
+  const results = await benchSpeculation({ modelPath, options, prompt, tokens, rounds, texts });
   if (values.json) return console.log(JSON.stringify(results));
   console.log(`${runtimeName()}, medians of ${rounds}, prompt of ${prompt}, ${tokens} tokens`);
   for (const { text, ratio, withDrafts, without, drafted, accepted } of results) {
