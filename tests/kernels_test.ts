@@ -416,6 +416,42 @@ for (const build of BUILDS) {
       assert.deepEqual(bits(whole), bits(expected));
     });
 
+    test(`${quantization} down leaves the books of a column alone to whom no column belongs (${build})`, () => {
+      const random = new Random(29), rows = 40, cols = 64;
+      const weights = random.vector(rows * cols, 0.05);
+      const t = setUp(kernels, quantization, { rows, cols, x: new Float32Array(cols), weights });
+      const byteLength = accumulatorByteLength(quantization, cols);
+      const accumulator = t.scratch.reserve(byteLength), residualAt = t.scratch.reserve(4 * cols);
+      kernels.zero(accumulator, byteLength);
+      const addressesAt = t.scratch.words(t.addresses);
+      const activationsAt = t.scratch.floats(new Float32Array(rows).fill(1));
+      const downScratch = dirtyScratch(t.scratch, cols);
+      const down = (from: number, to: number) =>
+        kernels.down[quantization](
+          ...[
+            addressesAt,
+            0,
+            activationsAt,
+            rows,
+            accumulator,
+            from,
+            to,
+            cols,
+            downScratch,
+          ] as const,
+        );
+      const sums = () => new Uint8Array(memory.buffer, accumulator, byteLength).slice();
+      for (const column of [0, 32, 64]) down(column, column);
+      assertZero(accumulator, byteLength);
+      down(0, cols);
+      const before = sums();
+      for (const column of [0, 32, 64]) {
+        down(column, column);
+        kernels.finishDown[quantization](accumulator, 0, residualAt, column, column, cols);
+      }
+      assert.deepEqual(sums(), before);
+    });
+
     test(`${quantization} down sums are near those of f64 (${build})`, () => {
       const random = new Random(23);
       const [rows, cols] = [400, 96];

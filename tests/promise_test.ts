@@ -205,6 +205,24 @@ test("Model.logits() in exact equals dense, bit for bit", async () => {
   }
 });
 
+/** A residual stream of 64 numbers makes two shares of columns: of five lanes three have none, whose books must be nobody's. */
+for (const quant of ["q8", "q4"] as const) {
+  test(`Model.logits() in ${quant} does not depend on lanes, though there be more of them than columns to share`, async () => {
+    const path = await models.flashOf("opt", quant), { input_ids } = goldenOf("opt");
+    const logitsOf = async (options: OpenOptions) => {
+      await using model = await open(path, { ffn: "exact", readers: 2, ...options });
+      return await model.logits(input_ids);
+    };
+    const expected = await logitsOf({ lanes: 1, ffnCache: "20%" });
+    for (let round = 0; round < 2; round++) {
+      for (const promptChunk of [1, 64]) {
+        const found = await logitsOf({ lanes: 5, ffnCache: "50%", promptChunk });
+        assert.deepEqual(found, expected, `round ${round}, ${promptChunk} at a time`);
+      }
+    }
+  });
+}
+
 /**
  * Plain SIMD has no operation whose result differs between runtimes. The hashes were printed by this test in Deno 2.9.6 and are the same in
  * Bun 1.4.5 and Node 26; the weights are those of models/tales, the predictors seeded integers.

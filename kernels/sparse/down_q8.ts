@@ -28,6 +28,7 @@ export function downQ8(
   scratch: usize,
 ): void {
   assert(colFrom % 32 == 0 && colTo % 32 == 0 && colTo <= cols);
+  if (colFrom >= colTo) return; // The desk there is that of whoever has the column.
   const n = usize(count);
   const part = usize(colFrom), width = usize(colTo - colFrom), all = usize(cols);
   const desk = Grid.desk(accumulator, part, all);

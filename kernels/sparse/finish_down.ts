@@ -53,6 +53,7 @@ export function finishDownQ8(
   cols: i32,
 ): void {
   assert(colFrom % 32 == 0 && colTo % 32 == 0 && colTo <= cols);
+  if (colFrom >= colTo) return; // As in downQ8.
   const part = usize(colFrom), width = usize(colTo - colFrom);
   Grid.finish(accumulator, bias, residual, part, width, usize(cols));
 }

@@ -13,7 +13,7 @@
  *   accumulator: | 18 digits: i32[cols] each | desks, one per 32 columns |
  *
  * The last two digits belong to no neuron, they only take carries. Each lane keeps its books at the desk of its first
- * column:
+ * column, so one without columns has no desk, and must not touch any:
  *
  *   desk: | used grids: u32 bits | spoilt: f32, 0 or NaN | bound of each digit: u32[18], in 128 steps |
  *
