@@ -226,7 +226,7 @@ function kernelBounds({ modelPath, kernelBytes, rounds, llama }: BoundsBench): B
     byteLength: kernelBytes,
     rounds,
     hiddenSize: d,
-    headDim: d / file.header.config.numAttentionHeads,
+    headDim: file.header.config.headDim,
     counts: [64],
     only: `matmat q8 ${d}`,
   });

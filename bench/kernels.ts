@@ -19,6 +19,7 @@ import {
 } from "../src/format/layout.ts";
 import {
   accumulatorByteLength,
+  ACTIVATION,
   instantiateKernels,
   type KernelBuild,
   type Kernels,
@@ -221,6 +222,8 @@ function sparseEntry(
           0,
           activations,
           hiddenSize,
+          ACTIVATION.relu,
+          0,
         );
         kernels.down[quantization](
           addresses,

@@ -31,6 +31,7 @@ import {
 } from "../src/kv_page.ts";
 import {
   accumulatorByteLength,
+  ACTIVATION,
   downScratchByteLength,
   instantiateKernels,
   type Kernels,
@@ -246,7 +247,7 @@ function attentionEntry(
     name: `attention ${kv} ${context}`,
     steps,
     run: (step) =>
-      attention(q, table + 4 * pages * step, n, 0, n, 1, out, scratch, headDim, context, 0.1),
+      attention(q, table + 4 * pages * step, n, 0, n, 1, out, scratch, headDim, context, 0, 0.1, 0),
     fellow: (step) => kernels.fold(cache + step * layer, layer - layer % 128),
     work: layer,
     output: { address: out, length: hiddenSize },
@@ -271,7 +272,7 @@ function bundleEntries(
   kernels.zero(sums, accumulatorByteLength("q8", d));
   const up = (step: number) => {
     const list = addresses + 4 * count * step;
-    kernels.up.q8(list, neurons, 0, 0, count, 0, xp, 0, dots, d);
+    kernels.up.q8(list, neurons, 0, 0, count, 0, xp, 0, dots, d, ACTIVATION.relu, 0);
   };
   const down = (step: number) => {
     const list = addresses + 4 * count * step;

@@ -1,3 +1,5 @@
+import { Activation, RELU } from "./activation";
+
 /**
  * Bit masks of rows: bit `row % 32` of the u32 `mask[row / 32]`. rowFrom and rowTo are multiples of 32, so that lanes
  * write different words. Both return how many bits they set; a NaN sets its bit, so that it is not hidden.
@@ -28,9 +30,22 @@ export function thresholdMask(
   return count;
 }
 
-/** `values[row] = max(values[row], 0)`; bit: that is not zero. */
-export function reluMask(values: usize, mask: usize, rowFrom: i32, rowTo: i32): i32 {
+/** `values[row]` becomes its activation (kernels/activation.ts); bit: that is not zero. */
+export function activeMask(
+  values: usize,
+  mask: usize,
+  rowFrom: i32,
+  rowTo: i32,
+  kind: i32,
+  threshold: f32,
+): i32 {
   assert(rowFrom % 32 == 0 && rowTo % 32 == 0);
+  if (kind != RELU) {
+    for (let row = rowFrom; row < rowTo; row++) {
+      const at = values + (usize(row) << 2);
+      store<f32>(at, Activation.of(kind, load<f32>(at), threshold, 0));
+    }
+  }
   const zero = f32x4.splat(0);
   const end = usize(rowTo) << 2;
   let count = 0;
@@ -38,8 +53,11 @@ export function reluMask(values: usize, mask: usize, rowFrom: i32, rowTo: i32): 
     let bits: u32 = 0;
     for (let group: usize = 0; group < 8; group++) {
       const at = byte + (group << 4);
-      const value = f32x4.max(v128.load(values + at), zero);
-      v128.store(values + at, value);
+      let value = v128.load(values + at);
+      if (kind == RELU) {
+        value = f32x4.max(value, zero);
+        v128.store(values + at, value);
+      }
       bits |= u32(i32x4.bitmask(f32x4.ne(value, zero))) << u32(group << 2);
     }
     store<u32>(mask + (byte >> 5), bits);
@@ -73,6 +91,28 @@ export function pickNamed(
       store<u32>(at, u32(k));
       at += 4;
     } else store<f32>(activations + (k << 2), 0);
+  }
+  return i32((at - picked) >> 2);
+}
+
+/**
+ * For from <= j < to, k = order[j] (order 0: k = j): appends k to `picked` (which may be `order`) if `activations[k]` is not zero.
+ * Returns how many.
+ */
+export function pickActive(
+  order: usize,
+  from: i32,
+  to: i32,
+  activations: usize,
+  picked: usize,
+): i32 {
+  assert(from >= 0);
+  let at = picked;
+  for (let j = from; j < to; j++) {
+    const k = order != 0 ? load<u32>(order + (usize(j) << 2)) : u32(j);
+    if (load<f32>(activations + (usize(k) << 2)) == 0) continue;
+    store<u32>(at, k);
+    at += 4;
   }
   return i32((at - picked) >> 2);
 }

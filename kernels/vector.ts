@@ -1,8 +1,40 @@
+import { Exp } from "./exp";
+
 /** `y[i] += x[i]` for from <= i < to (multiples of 4), f32. */
 export function add(y: usize, x: usize, from: i32, to: i32): void {
   const end = usize(to) << 2;
   for (let byte = usize(from) << 2; byte < end; byte += 16) {
     v128.store(y + byte, f32x4.add(v128.load(y + byte), v128.load(x + byte)));
+  }
+}
+
+/** `y[i] += factor * x[i]` for from <= i < to (multiples of 4), f32; each product is rounded first. */
+export function addScaled(y: usize, x: usize, factor: f32, from: i32, to: i32): void {
+  const end = usize(to) << 2, factors = f32x4.splat(factor);
+  for (let byte = usize(from) << 2; byte < end; byte += 16) {
+    const product = f32x4.mul(v128.load(x + byte), factors);
+    v128.store(y + byte, f32x4.add(v128.load(y + byte), product));
+  }
+}
+
+/** `x[i] *= factor` for from <= i < to (multiples of 4), f32. */
+export function scale(x: usize, factor: f32, from: i32, to: i32): void {
+  const end = usize(to) << 2, factors = f32x4.splat(factor);
+  for (let byte = usize(from) << 2; byte < end; byte += 16) {
+    v128.store(x + byte, f32x4.mul(v128.load(x + byte), factors));
+  }
+}
+
+/** `x[i] = cap * tanh(x[i] / cap)` for from <= i < to (multiples of 4), f32. NaN stays NaN. */
+export function softcap(x: usize, cap: f32, from: i32, to: i32): void {
+  const end = usize(to) << 2, caps = f32x4.splat(cap), one = f32x4.splat(1);
+  const sign = i32x4.splat(i32.MIN_VALUE);
+  for (let byte = usize(from) << 2; byte < end; byte += 16) {
+    const value = v128.load(x + byte), unit = f32x4.div(value, caps);
+    // tanh |u| = (1 - e^-2|u|) / (1 + e^-2|u|)
+    const e = Exp.ofNegative(f32x4.mul(f32x4.abs(unit), f32x4.splat(-2)));
+    const tanh = f32x4.div(f32x4.sub(one, e), f32x4.add(one, e));
+    v128.store(x + byte, v128.or(f32x4.mul(tanh, caps), v128.and(value, sign)));
   }
 }
 

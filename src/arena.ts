@@ -53,6 +53,17 @@ export interface CommonShape {
   ffnQuantization: Quantization;
   vocabSize: number;
   hiddenSize: number;
+  /** Of all heads together: queries, and keys (as many as values). */
+  querySize: number;
+  keySize: number;
+  numAttentionHeads: number;
+  /** Longest vector that is prepared for a product. */
+  colsMax: number;
+  /** Tables of angles of rotary positions, and numbers of a position in each. */
+  angleTables: number;
+  angleDims: number;
+  /** Whether the FFN's input must outlast attention: see `BLOCKS` in models/config.ts. */
+  isParallel: boolean;
   intermediateSize: number;
   numLayers: number;
   /** Positions of the KV cache, and its pages. */
@@ -102,6 +113,8 @@ export interface InputsPlan {
   lookPrepared: number;
   /** f32[rankMax] of the predictor's first product, prepared. */
   lowRankPrepared: number;
+  /** What else is multiplied by a matrix of attention, prepared: its own input beside the FFN's, or the heads' results. */
+  attentionPrepared: number;
 }
 
 /** Scratch that one lane has for itself. */
@@ -120,6 +133,7 @@ export interface BatchPlan {
   lookPrepared: number;
   /** f32[rankMax] of each position, prepared. */
   lowRankPrepared: number;
+  attentionPrepared: number;
   /** u32[batchPassNeuronsMax] of each lane: entries of a pass that a position computes. */
   picked: number[];
   /** Of each lane: scratch of products of a matrix with several positions. */
@@ -130,6 +144,11 @@ export interface BatchPlan {
 export interface RowStrides {
   /** f32[hiddenSize] */
   hidden: number;
+  /** f32[querySize], f32[keySize] */
+  query: number;
+  key: number;
+  /** f32[angleDims], of all tables */
+  angles: number;
   prepared: number;
   /** f32[rankMax], and the same prepared. */
   lowRank: number;
@@ -165,6 +184,8 @@ export interface AuditPlan {
   neurons: number;
   /** f32[neuronsMax] */
   activations: number;
+  /** u32[neuronsMax]: those whose gate is not zero. */
+  picked: number;
   /** The FFN's input, prepared. */
   prepared: number;
   window: number;
@@ -198,11 +219,14 @@ export interface ArenaPlan {
   residual: number;
   /** f32[up to EARLY_POSITIONS][hiddenSize], two: what the early look at layer l sees, in number l % 2. */
   layerInput: number[];
-  /** f32[positions][hiddenSize] */
+  /** f32[positions][angleTables][angleDims]: cosines and sines of rotary positions. */
+  angles: number;
+  /** f32[positions][querySize], and of keys and values [keySize]. */
   query: number;
   key: number;
   value: number;
   attention: number;
+  /** f32[positions][hiddenSize] */
   projected: number;
   /** f32[positions][rankMax] */
   lowRank: number;
@@ -233,6 +257,9 @@ export interface ArenaPlan {
 /** Positions whose scores are computed together: B is read once for so many. */
 export const LOOK_POSITIONS = 8;
 
+/** Entries of a pass that a lane can pick out, at least. */
+export const PICKED_MIN = 256;
+
 /** Steps of up to so many positions have an early look, and read what their lists name; longer ones stream. */
 export const EARLY_POSITIONS = 8;
 
@@ -245,7 +272,10 @@ function stridesOf(shape: CommonShape): RowStrides {
   const { hiddenSize: d, intermediateSize: n, rankMax, ffnQuantization } = shape;
   return {
     hidden: 4 * d,
-    prepared: alignUp(preparedByteLength(d), 64),
+    query: 4 * shape.querySize,
+    key: 4 * shape.keySize,
+    angles: 4 * shape.angleTables * shape.angleDims,
+    prepared: alignUp(preparedByteLength(shape.colsMax), 64),
     lowRank: 4 * Math.max(rankMax, 32),
     lowRankPrepared: alignUp(preparedByteLength(Math.max(rankMax, 32)), 64),
     scores: alignUp(4 * paddedRows(n), 64),
@@ -256,9 +286,10 @@ function stridesOf(shape: CommonShape): RowStrides {
 }
 
 /** Bytes of what attention needs on its way, whichever heads are a lane's. */
-export function attentionByteLength({ pages }: Pick<CommonShape, "pages">): number {
-  const { numKeyValueHeads, headDim, count } = pages;
-  return pagedScratchByteLength(numKeyValueHeads, headDim, count * PAGE_POSITIONS);
+export function attentionByteLength(
+  { pages, numAttentionHeads }: Pick<CommonShape, "pages" | "numAttentionHeads">,
+): number {
+  return pagedScratchByteLength(numAttentionHeads, pages.headDim, pages.count * PAGE_POSITIONS);
 }
 
 /** Address of a page of a layer's KV cache. */
@@ -293,13 +324,14 @@ export function planArena(shape: ArenaShape): ArenaPlan {
   const { positionsMax: positions, layers: range, laneCount } = shape;
   const isFirst = range.from === 0, layerCount = range.to - range.from;
   const strides = stridesOf(shape);
-  const products = matmatScratchByteLength(Math.max(d, rankMax));
+  const products = matmatScratchByteLength(Math.max(shape.colsMax, rankMax));
   const isBatched = positions > 1, batched = isBatched ? positions : 0;
   const inputs = (): InputsPlan => ({
     normed: take(4 * d),
-    prepared: take(preparedByteLength(d)),
+    prepared: take(preparedByteLength(shape.colsMax)),
     lookPrepared: take(preparedByteLength(d)),
     lowRankPrepared: take(preparedByteLength(Math.max(rankMax, 32))),
+    attentionPrepared: take(shape.isParallel ? preparedByteLength(shape.colsMax) : 0),
   });
   const scratch = (): ScratchPlan => ({
     ...inputs(),
@@ -324,10 +356,11 @@ export function planArena(shape: ArenaShape): ArenaPlan {
     strides,
     residual: take(positions * strides.hidden),
     layerInput: each(2, () => take(Math.min(positions, EARLY_POSITIONS) * strides.hidden)),
-    query: take(positions * strides.hidden),
-    attention: take(positions * strides.hidden),
-    key: take(positions * strides.hidden),
-    value: take(positions * strides.hidden),
+    angles: take(positions * strides.angles),
+    query: take(positions * strides.query),
+    attention: take(positions * strides.query),
+    key: take(positions * strides.key),
+    value: take(positions * strides.key),
     projected: take(positions * strides.hidden),
     lowRank: take(positions * strides.lowRank),
     scores: take(scoreRows * strides.scores),
@@ -352,7 +385,8 @@ export function planArena(shape: ArenaShape): ArenaPlan {
       prepared: take(batched * strides.prepared),
       lookPrepared: take(batched * strides.prepared),
       lowRankPrepared: take(batched * strides.lowRankPrepared),
-      picked: each(laneCount, () => take(isBatched ? 4 * shape.batchPassNeuronsMax : 0)),
+      attentionPrepared: take(shape.isParallel ? batched * strides.prepared : 0),
+      picked: each(laneCount, () => take(4 * Math.max(PICKED_MIN, shape.batchPassNeuronsMax))),
       products: each(laneCount, () => take(isBatched ? products : 0)),
     },
     predictor: {
@@ -368,6 +402,7 @@ export function planArena(shape: ArenaShape): ArenaPlan {
       addresses: take(4 * shape.audit.neuronsMax),
       neurons: take(4 * shape.audit.neuronsMax),
       activations: take(4 * shape.audit.neuronsMax),
+      picked: take(4 * shape.audit.neuronsMax),
       prepared: take(preparedByteLength(d)),
       window: take(shape.audit.windowByteLength, 4096),
     },
@@ -404,10 +439,27 @@ function greatestCommonDivisor(a: number, b: number): number {
   return b === 0 ? a : greatestCommonDivisor(b, a % b);
 }
 
-/** Bytes of the record that a mode reads of a neuron, and where it begins within the bundle. */
-export function recordOf(quantization: Quantization, hiddenSize: number, isDownOnly: boolean) {
-  const vector = vectorByteLength(quantization, hiddenSize);
-  return isDownOnly
-    ? { offset: vector, byteLength: vector }
-    : { offset: 0, byteLength: 2 * vector };
+/** The part of a bundle that is read, and where the up row and the down column begin in that. */
+export interface RecordShape {
+  offset: number;
+  byteLength: number;
+  upOffset: number;
+  downOffset: number;
+}
+
+/** What a mode reads of a neuron; `isFirstResident`: the row that decides is in memory already (`exact`). */
+export function recordOf(
+  quantization: Quantization,
+  hiddenSize: number,
+  isFirstResident: boolean,
+  isGated = false,
+): RecordShape {
+  const vector = vectorByteLength(quantization, hiddenSize), vectors = isGated ? 3 : 2;
+  const left = isFirstResident ? 1 : 0, read = vectors - left;
+  return {
+    offset: left * vector,
+    byteLength: read * vector,
+    upOffset: (isGated ? 1 - left : 0) * vector,
+    downOffset: (read - 1) * vector,
+  };
 }

@@ -46,6 +46,20 @@ export function matmatScratchByteLength(cols: number): number {
   return 4096 + 16_384 + 4 * 544 * (cols / 32);
 }
 
+/** What becomes of a dot product; numbers as in kernels/activation.ts. */
+export const ACTIVATION = {
+  relu: 0,
+  relu2: 1,
+  fatrelu: 2,
+  silu: 3,
+  gelu: 4,
+  "gelu-tanh": 5,
+  /** What stands there already, times the dot product ... */
+  times: 6,
+  /** ... or times its ReLU. */
+  timesRelu: 7,
+} as const;
+
 /** A compiled module, which can be posted to workers. */
 export interface KernelModule {
   module: WebAssembly.Module;
@@ -103,8 +117,8 @@ export interface Kernels {
 
   /**
    * For j in [from, to), with k = order[j] (order 0: k = j):
-   * `activations[k] = relu(dot(row at addresses[k] + upOffset, x) + bias[neurons[k]])`; bias 0: none.
-   * `addresses`, `neurons`, `order`: u32. Returns how many of these activations are not zero (NaN is not).
+   * `activations[k] = activation(dot(row at addresses[k] + rowOffset, x) + bias[neurons[k]])`; bias 0: none. `kind`: of
+   * `ACTIVATION`. `addresses`, `neurons`, `order`: u32. Returns how many of these activations are not zero (NaN is not).
    */
   up: PerQuantization<
     (
@@ -113,11 +127,13 @@ export interface Kernels {
       order: number,
       from: number,
       to: number,
-      upOffset: number,
+      rowOffset: number,
       xp: number,
       bias: number,
       activations: number,
       cols: number,
+      kind: number,
+      threshold: number,
     ) => number
   >;
 
@@ -163,6 +179,15 @@ export interface Kernels {
   /** `y = (x - mean) / sqrt(variance + eps) * weight + bias` over n f32, n a multiple of 4. */
   layerNorm(x: number, weight: number, bias: number, y: number, n: number, eps: number): void;
 
+  /** `y = x / sqrt(mean of squares + eps) * weight` over n f32, n a multiple of 4. */
+  rmsNorm(x: number, weight: number, y: number, n: number, eps: number): void;
+
+  /**
+   * Turns the first `dims` (a multiple of 8) numbers of each of f32[heads][headDim], number i with number i + dims / 2;
+   * `angles`: f32[dims], cosines and then sines.
+   */
+  rotate(x: number, angles: number, heads: number, headDim: number, dims: number): void;
+
   /** In place over n >= 1 f32; there is room for n rounded up to a multiple of 4, and the rest becomes zero. */
   softmax(x: number, n: number): void;
 
@@ -196,6 +221,8 @@ export interface Kernels {
    * f32[(headTo - headFrom) * group][headDim]. `table`: u32 addresses of the pages of `count` positions, multiples of
    * 16. `scratch`: `pagedScratchByteLength`, aligned to 16. f32 gives the bits of `attentionHead`; no bit depends on
    * where pages lie or how heads are split. All of a lane's heads in one call are up to twice as fast as one by one.
+   * `first`: positions of the first page that are left out, fewer than a page has. `cap` c: scores become c tanh(score / c); 0: they
+   * do not.
    */
   attentionPages: PerKv<
     (
@@ -209,7 +236,9 @@ export interface Kernels {
       scratch: number,
       headDim: number,
       count: number,
+      first: number,
       scale: number,
+      cap: number,
     ) => void
   >;
 
@@ -243,11 +272,27 @@ export interface Kernels {
     cols: number,
   ): void;
 
-  /** `values[row] = max(values[row], 0)`, and its bit if that is not zero. Returns how many bits are set. */
-  reluMask(values: number, mask: number, rowFrom: number, rowTo: number): number;
+  /** `values[row]` becomes its activation, of `ACTIVATION`; its bit, if that is not zero. Returns how many bits are set. */
+  activeMask(
+    values: number,
+    mask: number,
+    rowFrom: number,
+    rowTo: number,
+    kind: number,
+    threshold: number,
+  ): number;
 
   /** `y[i] += x[i]` for i in [from, to), multiples of 4. */
   add(y: number, x: number, from: number, to: number): void;
+
+  /** `y[i] += factor * x[i]` for i in [from, to), multiples of 4; each product is rounded first. */
+  addScaled(y: number, x: number, factor: number, from: number, to: number): void;
+
+  /** `x[i] *= factor` for i in [from, to), multiples of 4. */
+  scale(x: number, factor: number, from: number, to: number): void;
+
+  /** `x[i] = cap * tanh(x[i] / cap)` for i in [from, to), multiples of 4. */
+  softcap(x: number, cap: number, from: number, to: number): void;
 
   copy(target: number, source: number, byteLength: number): void;
 
@@ -268,6 +313,18 @@ export interface Kernels {
     mask: number,
     picked: number,
     activations: number,
+  ): number;
+
+  /**
+   * For j in [from, to), with k = order[j] (order 0: k = j): appends k to `picked`, which may be `order`, if `activations[k]` is not zero. Returns
+   * how many were picked.
+   */
+  pickActive(
+    order: number,
+    from: number,
+    to: number,
+    activations: number,
+    picked: number,
   ): number;
 
   /** The index of the largest of n f32, the first of equals. */
@@ -309,6 +366,8 @@ export function instantiateKernels(
     },
     embedRow: { f32: e.embedRowF32, f16: e.embedRowF16, q8: e.embedRowQ8, q4: e.embedRowQ4 },
     layerNorm: e.layerNorm,
+    rmsNorm: e.rmsNorm,
+    rotate: e.rotate,
     softmax: e.softmax,
     attentionHead: e.attentionHead,
     matmat: { f32: e.matmatF32, f16: e.matmatF16, q8: e.matmatQ8, q4: e.matmatQ4 },
@@ -322,12 +381,16 @@ export function instantiateKernels(
     thresholdMask: e.thresholdMask,
     preparePlanes: e.preparePlanes,
     planeScores: e.planeScores,
-    reluMask: e.reluMask,
+    activeMask: e.activeMask,
     add: e.add,
+    addScaled: e.addScaled,
+    scale: e.scale,
+    softcap: e.softcap,
     copy: e.copy,
     zero: e.zero,
     gather: e.gather,
     pickNamed: e.pickNamed,
+    pickActive: e.pickActive,
     argmax: e.argmax,
     fold: e.fold,
   };

@@ -261,18 +261,28 @@ function shiftBiases(
 export function locateWeights(header: FlashHeader, plan: Plan): ModelWeights {
   const tensors = new Map(header.tensors.map((tensor) => [tensor.name, tensor]));
   const places = new Places(plan);
-  const at = (name: string) => places.of(tensors.get(name)!.byteOffset).address;
+  const at = (name: string) => {
+    const tensor = tensors.get(name);
+    return tensor ? places.of(tensor.byteOffset).address : 0;
+  };
   const pair = (name: string) => ({ weight: at(`${name}.weight`), bias: at(`${name}.bias`) });
+  const pairIf = (name: string) => tensors.has(`${name}.weight`) ? pair(name) : null;
   const layer = (index: number): LayerWeights => {
     const prefix = `layers.${index}`;
     const predictor = header.predictors?.layers[index];
+    const attentionNorm = pair(`${prefix}.attentionNorm`);
     return {
-      attentionNorm: pair(`${prefix}.attentionNorm`),
+      attentionNorm,
       query: pair(`${prefix}.attention.query`),
       key: pair(`${prefix}.attention.key`),
       value: pair(`${prefix}.attention.value`),
+      queryNorm: pairIf(`${prefix}.attention.queryNorm`),
+      keyNorm: pairIf(`${prefix}.attention.keyNorm`),
       output: pair(`${prefix}.attention.output`),
-      ffnNorm: pair(`${prefix}.ffnNorm`),
+      attentionOutputNorm: pairIf(`${prefix}.attentionOutputNorm`),
+      ffnOutputNorm: pairIf(`${prefix}.ffnOutputNorm`),
+      ffnNorm: pairIf(`${prefix}.ffnNorm`) ?? attentionNorm,
+      gateBias: at(`${prefix}.ffn.gate.bias`),
       upBias: at(`${prefix}.ffn.up.bias`),
       downBias: at(`${prefix}.ffn.down.bias`),
       predictor: predictor
@@ -280,16 +290,23 @@ export function locateWeights(header: FlashHeader, plan: Plan): ModelWeights {
         : null,
     };
   };
-  const positions = tensors.get("embedPositions")!;
+  const positions = tensors.get("embedPositions");
   return {
     embedTokens: at("embedTokens"),
-    embedPositions: {
-      address: at("embedPositions"),
-      dtype: positions.dtype === "f32" ? "f32" : "f16",
-      rows: positions.shape[0],
+    embedPositions: positions
+      ? {
+        address: at("embedPositions"),
+        dtype: positions.dtype === "f32" ? "f32" : "f16",
+        rows: positions.shape[0],
+      }
+      : null,
+    projectIn: at("projectIn"),
+    projectOut: at("projectOut"),
+    finalNorm: pairIf("finalNorm"),
+    output: {
+      weight: at(header.config.tiedEmbedding ? "embedTokens" : "lmHead"),
+      bias: at("lmHead.bias"),
     },
-    finalNorm: pair("finalNorm"),
-    output: at(header.config.tiedEmbedding ? "embedTokens" : "lmHead"),
     layers: Array.from({ length: header.config.numLayers }, (_, index) => layer(index)),
   };
 }

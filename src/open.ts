@@ -18,7 +18,7 @@ import type { OpenOptions, Settings, SettleWith } from "./open_options.ts";
 import { Control } from "./pipeline/control.ts";
 import { Crew } from "./pipeline/crew.ts";
 import type { CrewMember } from "./pipeline/crew.ts";
-import type { LayerFlash, ModelSizes, PipelineOptions, RereadPiece } from "./pipeline/options.ts";
+import type { LayerFlash, PipelineOptions, RereadPiece } from "./pipeline/options.ts";
 import { createTraceBuffer } from "./pipeline/trace.ts";
 import { BOUNCE_BYTES, makePlan, REREAD_CHUNKS } from "./plan.ts";
 import type { Plan } from "./plan.ts";
@@ -171,7 +171,7 @@ function connect(
     arenas: memories.map((memory, index) => ({ memory, plan: plan.arenas[index] })),
     kernels: loadKernelModule(options.kernels),
     mode: plan.mode,
-    sizes: sizesOf(header),
+    sizes: header.config,
     quantization: header.quantization,
     ffnQuantization: header.ffnQuantization,
     contextLength: wishes.contextLength,
@@ -297,21 +297,6 @@ function rereadsOf({ arenas, shape, blockByteLength }: Plan): RereadPiece[] {
     ...piece,
     layer: Math.floor(index * numLayers / pieces.length),
   }));
-}
-
-function sizesOf({ config }: FlashHeader): ModelSizes {
-  const { vocabSize, hiddenSize, intermediateSize, numLayers, numAttentionHeads } = config;
-  const { layerNormEpsilon, positionOffset } = config;
-  return {
-    vocabSize,
-    hiddenSize,
-    intermediateSize,
-    numLayers,
-    numAttentionHeads,
-    layerNormEpsilon,
-    positionOffset,
-    eosTokenId: config.eosTokenId ?? -1,
-  };
 }
 
 function layersOf(header: FlashHeader, plan: Plan): LayerFlash[] {

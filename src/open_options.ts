@@ -1,3 +1,4 @@
+import { isSparse } from "./activation.ts";
 import { EARLY_POSITIONS } from "./arena.ts";
 import { parseByteSize, parseShare } from "./byte_size.ts";
 import { DEFAULT_POLICY, POLICY_NAMES } from "./cache/policies.ts";
@@ -31,7 +32,8 @@ export interface OpenOptions {
   ffnCache?: string | number;
   /**
    * `predicted`: compute the neurons that the predictor names; `exact`: the true active set, with the up projection in memory;
-   * `dense`: all neurons, those of layers that do not fit in memory streamed. Default: `predicted` if the file has predictors, else `exact`.
+   * `dense`: all neurons, those of layers that do not fit in memory streamed. Default: `predicted` if the file has predictors, else
+   * `exact`; `dense` for an activation that leaves hardly anything at zero.
    */
   ffn?: FfnMode;
   /**
@@ -205,6 +207,9 @@ export interface SettleWith {
   nowBytes?: number;
 }
 
+/** Positions of a text unless told otherwise: a model may know more than a user's memory has room for. */
+const CONTEXT_DEFAULT_MAX = 4096;
+
 /** Checks the options and fills in what they leave open. Throws `RangeError` for what makes no sense. */
 export function settle(
   header: FlashHeader,
@@ -213,7 +218,7 @@ export function settle(
   { probe = null, nowBytes }: SettleWith = {},
 ): Settings {
   const { config, predictors } = header;
-  const mode = options.ffn ?? (predictors ? "predicted" : "exact");
+  const mode = options.ffn ?? (predictors ? "predicted" : isSparse(config) ? "exact" : "dense");
   if (!FFN_MODES.includes(mode)) {
     throw new RangeError(`Cannot compute the FFN as "${mode}": one of ${FFN_MODES.join(", ")}`);
   }
@@ -230,6 +235,9 @@ export function settle(
   if (options.recall !== undefined && mode !== "predicted") {
     throw new RangeError(`Cannot set a recall in ${mode}: it is of \`predicted\` alone`);
   }
+  if (options.unbundled && config.ffn.isGated) {
+    throw new RangeError("Cannot read the parts of a bundle one by one where there is a gate");
+  }
   if (options.naive && mode !== "dense") {
     throw new RangeError(`Cannot be naive in ${mode}: it is of \`dense\` alone`);
   }
@@ -244,7 +252,8 @@ export function settle(
   const { backend } = reading;
   const readerCount = integer("readers", reading.readerCount, READERS_MAX);
   const contextMax = config.maxPositionEmbeddings;
-  const contextLength = integer("context", options.context ?? contextMax, contextMax);
+  const contextDefault = Math.min(contextMax, CONTEXT_DEFAULT_MAX);
+  const contextLength = integer("context", options.context ?? contextDefault, contextMax);
   if (options.window !== undefined) integer("window", options.window, 1e6, 0);
   if (options.waitMsMax !== undefined) integer("waitMsMax", options.waitMsMax, INT32_MAX);
   for (const name of ["spins", "flashSpins", "gapBytes"] as const) {

@@ -1,3 +1,4 @@
+import type { ModelConfig } from "../models/config.ts";
 import { EARLY_POSITIONS, planArena, recordOf, slotByteLength } from "./arena.ts";
 import type {
   ArenaPlan,
@@ -5,6 +6,7 @@ import type {
   CommonShape,
   LayerRange,
   PageShape,
+  RecordShape,
   Section,
 } from "./arena.ts";
 import { planSample, sampleNeuronsMax } from "./audit/sample.ts";
@@ -71,7 +73,7 @@ export interface Plan {
   arenas: ArenaPlan[];
   shape: CommonShape;
   /** The part of a bundle that is read. */
-  record: { offset: number; byteLength: number };
+  record: RecordShape;
   /** Slots of each layer while the context is short, and when it is full. */
   slotCounts: number[];
   slotCountsFull: number[];
@@ -197,7 +199,7 @@ function planWith(
   const { config, ffnQuantization } = header;
   const { intermediateSize: n, numLayers, hiddenSize } = config;
   const isExact = wishes.mode === "exact";
-  const record = recordOf(ffnQuantization, hiddenSize, isExact);
+  const record = recordOf(ffnQuantization, hiddenSize, isExact, config.ffn.isGated);
   const strideBytes = header.layers[0].bundles.bundleByteLength;
   const isResident = slotTotal >= n * numLayers;
   const neuronsPerRead = Math.max(1, Math.floor(STAGING_CHUNK_BYTES / strideBytes));
@@ -221,6 +223,7 @@ function planWith(
     ffnQuantization,
     vocabSize: config.vocabSize,
     hiddenSize,
+    ...attentionShape(config),
     intermediateSize: n,
     numLayers,
     contextLength: wishes.contextLength,
@@ -321,9 +324,25 @@ function planArenas(
   return arenas;
 }
 
+/** Sizes of what attention leaves on its way. */
+function attentionShape(config: ModelConfig) {
+  const { hiddenSize, embeddingSize, numAttentionHeads, numKeyValueHeads, headDim } = config;
+  const { positions, block } = config, querySize = numAttentionHeads * headDim;
+  const isRotary = positions.kind === "rotary";
+  return {
+    numAttentionHeads,
+    querySize,
+    keySize: numKeyValueHeads * headDim,
+    colsMax: Math.max(hiddenSize, embeddingSize, querySize),
+    angleTables: !isRotary ? 0 : positions.windowTheta === null ? 1 : 2,
+    angleDims: isRotary ? positions.dims : 0,
+    isParallel: block === "parallel" || block === "parallel-two",
+  };
+}
+
 function pagesOf({ config }: FlashHeader, { kv, contextLength }: PlanWishes): PageShape {
-  const { hiddenSize, numAttentionHeads } = config;
-  const heads = { numKeyValueHeads: numAttentionHeads, headDim: hiddenSize / numAttentionHeads };
+  const { numKeyValueHeads, headDim } = config;
+  const heads = { numKeyValueHeads, headDim };
   const byteLength = pageByteLength(kv, heads);
   return { kv, ...heads, byteLength, count: pageCount(contextLength) };
 }

@@ -7,6 +7,7 @@ import {
   LOOK_POSITIONS,
   observationByteLength,
   paddedRows,
+  PICKED_MIN,
   planArena,
   recordOf,
   slotByteLength,
@@ -30,7 +31,7 @@ interface Range {
 
 /** Every range of a plan, with the length that its users take. */
 function rangesOf(plan: ArenaPlan, shape: ArenaShape): Range[] {
-  const { hiddenSize: d, intermediateSize: n, ffnQuantization } = shape;
+  const { hiddenSize: d, intermediateSize: n, ffnQuantization, colsMax } = shape;
   const { positionsMax: positions, passNeuronsMax, batchPassNeuronsMax } = shape;
   const rank = Math.max(shape.rankMax, 32), isBatched = positions > 1;
   const batched = isBatched ? positions : 0, isFirst = shape.layers.from === 0;
@@ -40,9 +41,14 @@ function rangesOf(plan: ArenaPlan, shape: ArenaShape): Range[] {
     addresses.map((at, i) => one(`${name} ${i}`, at, byteLength));
   const inputs = (name: string, plan: InputsPlan, rows: number) => [
     one(`${name} normed`, plan.normed, rows * 4 * d),
-    one(`${name} prepared`, plan.prepared, rows * preparedByteLength(d)),
+    one(`${name} prepared`, plan.prepared, rows * preparedByteLength(colsMax)),
     one(`${name} lookPrepared`, plan.lookPrepared, rows * preparedByteLength(d)),
     one(`${name} lowRankPrepared`, plan.lowRankPrepared, rows * preparedByteLength(rank)),
+    one(
+      `${name} attentionPrepared`,
+      plan.attentionPrepared,
+      shape.isParallel ? rows * preparedByteLength(colsMax) : 0,
+    ),
   ];
   const scratch = (name: string, plan: ScratchPlan) => [
     ...inputs(name, plan, 1),
@@ -76,10 +82,11 @@ function rangesOf(plan: ArenaPlan, shape: ArenaShape): Range[] {
     ]),
     one("residual", plan.residual, positions * 4 * d),
     ...all("layerInput", plan.layerInput, Math.min(positions, EARLY_POSITIONS) * 4 * d),
-    one("query", plan.query, positions * 4 * d),
-    one("key", plan.key, positions * 4 * d),
-    one("value", plan.value, positions * 4 * d),
-    one("attention", plan.attention, positions * 4 * d),
+    one("angles", plan.angles, positions * 4 * shape.angleTables * shape.angleDims),
+    one("query", plan.query, positions * 4 * shape.querySize),
+    one("key", plan.key, positions * 4 * shape.keySize),
+    one("value", plan.value, positions * 4 * shape.keySize),
+    one("attention", plan.attention, positions * 4 * shape.querySize),
     one("projected", plan.projected, positions * 4 * d),
     one("lowRank", plan.lowRank, positions * 4 * rank),
     one(
@@ -101,9 +108,9 @@ function rangesOf(plan: ArenaPlan, shape: ArenaShape): Range[] {
     ...all(
       "products",
       plan.batch.products,
-      isBatched ? matmatScratchByteLength(Math.max(d, shape.rankMax)) : 0,
+      isBatched ? matmatScratchByteLength(Math.max(colsMax, shape.rankMax)) : 0,
     ),
-    ...all("picked", plan.batch.picked, isBatched ? 4 * batchPassNeuronsMax : 0),
+    ...all("picked", plan.batch.picked, 4 * Math.max(PICKED_MIN, batchPassNeuronsMax)),
     ...inputs("predictor", plan.predictor, 1),
     one("predictor lowRank", plan.predictor.lowRank, 4 * rank),
     one("predictor scores", plan.predictor.scores, 4 * paddedRows(n)),
@@ -120,6 +127,13 @@ const shapes: fc.Arbitrary<ArenaShape> = fc.integer({ min: 1, max: 5 }).chain((n
     hiddenSize: fc.integer({ min: 1, max: 40 }).map((x) => 32 * x),
     intermediateSize: fc.integer({ min: 1, max: 40 }).map((x) => 32 * x),
     numLayers: fc.constant(2 * numLayers),
+    querySize: fc.integer({ min: 1, max: 40 }).map((x) => 32 * x),
+    keySize: fc.integer({ min: 1, max: 40 }).map((x) => 16 * x),
+    numAttentionHeads: fc.integer({ min: 1, max: 16 }),
+    colsMax: fc.constant(32 * 40),
+    angleTables: fc.integer({ min: 0, max: 2 }),
+    angleDims: fc.constantFrom(8, 64),
+    isParallel: fc.boolean(),
     layers: fc.constantFrom(0, numLayers).map((from) => ({ from, to: from + numLayers })),
     positionsMax: fc.integer({ min: 1, max: 20 }),
     batchPassNeuronsMax: fc.integer({ min: 1, max: 200 }),

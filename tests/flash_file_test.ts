@@ -1,6 +1,7 @@
 import assert from "node:assert/strict";
 import { existsSync, readdirSync, readFileSync, writeFileSync } from "node:fs";
 import { test } from "node:test";
+import { familyOf } from "../models/registry.ts";
 import { crc32 } from "node:zlib";
 import { decode, encode } from "@msgpack/msgpack";
 import { ModelFileError, UnsupportedModelError } from "../src/errors.ts";
@@ -12,7 +13,6 @@ import { predictorTensors } from "../src/format/header.ts";
 import type { FlashHeader } from "../src/format/header.ts";
 import { findMsgpackProblem } from "../src/format/msgpack_bounds.ts";
 import { encodeSlot } from "../src/format/prelude.ts";
-import { opt } from "../models/opt_tensors.ts";
 import { addBitPlanes, addPredictors, packTiny, withHeader } from "./tiny_flash.ts";
 import { TemporaryFolder, TINY_CONFIG } from "./tiny_model.ts";
 
@@ -183,11 +183,11 @@ const BAD_HEADERS: [string, (header: Loose) => void, RegExp][] = [
   ["wild sizes", (h) => h.config.hiddenSize = 2 ** 40, /config\.hiddenSize/],
   [
     "heads that do not divide",
-    (h) => h.config.numAttentionHeads = 5,
-    /5 attention heads leave 6\.4/,
+    (h) => h.config.numKeyValueHeads = 3,
+    /2 attention heads cannot share 3/,
   ],
   ["a token beyond the vocabulary", (h) => h.config.bosTokenId = 43, /token 43 is not in/],
-  ["NaN", (h) => h.config.layerNormEpsilon = NaN, /layerNormEpsilon/],
+  ["NaN", (h) => h.config.norm.epsilon = NaN, /norm\.epsilon/],
   ["a wrong count of bundles", (h) => h.layers[0].bundles.count = 95, /bundles\.count/],
   ["bundles of another size", (h) => h.layers[0].bundles.bundleByteLength = 4, /bundleByteLength/],
   ["unaligned bundles", (h) => h.layers[0].bundles.byteOffset += 64, /bundles\.byteOffset/],
@@ -323,7 +323,7 @@ test("FlashWriter refuses bytes beyond a part and unfinished files, and leaves n
     architecture: "opt",
     quantization: "f32",
     ffnQuantization: "f32",
-    config: opt.readConfig(TINY_CONFIG, "config.json"),
+    config: familyOf("opt", "here").readConfig(TINY_CONFIG, "config.json"),
     tokenizer: null,
     provenance: {
       source: "x",

@@ -1,6 +1,7 @@
 /** Forecasts against arithmetic by hand. */
 import assert from "node:assert/strict";
 import { test } from "node:test";
+import { decoderConfig } from "../models/config.ts";
 import { renderPlot } from "../src/cli/plot.ts";
 import {
   DISPLACED_SECONDS_PER_LAYER,
@@ -245,14 +246,21 @@ function preparedFor(wishes: Partial<PlanWishes>): Prepared {
     architecture: "opt",
     quantization: "q8",
     ffnQuantization: "q8",
-    config: {
+    config: decoderConfig({
       hiddenSize: 64,
       intermediateSize: n,
       numLayers: 2,
       vocabSize: 1000,
       numAttentionHeads: 2,
       maxPositionEmbeddings: 128,
-    },
+      positions: { kind: "learned", offset: 2 },
+      norm: { kind: "layer", epsilon: 1e-5 },
+      ffn: { activation: "relu", threshold: 0, isGated: false },
+      bosTokenId: null,
+      eosTokenIds: [],
+      padTokenId: null,
+      tiedEmbedding: true,
+    }),
     tensors: [{ name: "embedTokens", byteOffset: 4096, byteLength: 68_000 }],
     layers: [0, 1].map((layer) => ({
       bundles: {

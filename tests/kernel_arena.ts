@@ -88,3 +88,7 @@ export function bitsOf(values: Float32Array): Uint32Array {
   const copy = Float32Array.from(values, (value) => Number.isNaN(value) ? NaN : value);
   return new Uint32Array(copy.buffer);
 }
+
+export function wordsAt(address: number, length: number): Uint32Array {
+  return new Uint32Array(memory.buffer, address, length);
+}

@@ -126,7 +126,7 @@ function kernelOutputs(
     const scratch = put(new Uint8Array(downScratchByteLength(COLS)));
     often(() => {
       const neurons = list + 4 * ROWS;
-      kernels.up[quantization](list, neurons, 0, 0, ROWS, 0, xp, biasAt, activations, COLS);
+      kernels.up[quantization](list, neurons, 0, 0, ROWS, 0, xp, biasAt, activations, COLS, 0, 0);
       kernels.zero(sums, sumsLength);
       kernels.down[quantization](list, 0, activations, ROWS, sums, 0, COLS, COLS, scratch);
     });

@@ -92,7 +92,7 @@ function attend(
     for (let head = 0; head < heads; head += width) {
       const first = 4 * head * group * headDim, to = Math.min(head + width, heads);
       const [from, at] = [q + first, out + first];
-      attention(from, table, heads, head, to, group, at, scratch, headDim, count, 0.25);
+      attention(from, table, heads, head, to, group, at, scratch, headDim, count, 0, 0.25, 0);
     }
   }
   arena.assertCanaries();

@@ -2,6 +2,7 @@ import assert from "node:assert/strict";
 import { test } from "node:test";
 import {
   accumulatorByteLength,
+  ACTIVATION,
   downScratchByteLength,
   instantiateKernels,
   type KernelBuild,
@@ -200,6 +201,8 @@ for (const build of BUILDS) {
               t.biasAt,
               activations,
               cols,
+              ACTIVATION.relu,
+              0,
             );
             const result = bits(floatsAt(activations, rows));
             const minusOne = bits(Float32Array.of(-1))[0];
@@ -317,7 +320,7 @@ for (const build of BUILDS) {
       const neurons = t.scratch.words([0]);
       const activations = t.scratch.floats([0]);
       assert.equal(
-        kernels.up[quantization](addresses, neurons, 0, 0, 1, 0, t.xp, 0, activations, cols),
+        kernels.up[quantization](addresses, neurons, 0, 0, 1, 0, t.xp, 0, activations, cols, 0, 0),
         1,
       );
       assert(Number.isNaN(floatsAt(activations, 1)[0]));
@@ -543,7 +546,7 @@ for (const build of BUILDS) {
     }
   });
 
-  test(`thresholdMask and reluMask set the bits of positive and NaN rows (${build})`, () => {
+  test(`thresholdMask and activeMask set the bits of positive and NaN rows (${build})`, () => {
     const scratch = new Scratch();
     const rows = 128;
     const random = new Random(11);
@@ -565,7 +568,7 @@ for (const build of BUILDS) {
     assert.equal(kernels.thresholdMask(scoresAt, biasAt, mask, 0, 32), countIn(0, 32));
     assert.deepEqual(readMask(), maskOf(sums));
     const values = scratch.floats(sums);
-    assert.equal(kernels.reluMask(values, mask, 0, rows), countIn(0, rows));
+    assert.equal(kernels.activeMask(values, mask, 0, rows, ACTIVATION.relu, 0), countIn(0, rows));
     assert.deepEqual(readMask(), maskOf(sums));
     assertAgrees("plain", floatsAt(values, rows), sums.map((v) => Math.max(v, 0)), 0, "relu");
   });

@@ -7,16 +7,49 @@ import { open } from "../src/open.ts";
 import type { OpenOptions } from "../src/open.ts";
 import { TemporaryFolder } from "./tiny_model.ts";
 
-const SOURCES = {
-  opt: new URL("./fixtures/opt/", import.meta.url),
-  tales: new URL("../models/tales/", import.meta.url),
-};
+/** Tiny random models, a family each, with answers of an independent implementation. */
+export const FAMILY_FIXTURES = [
+  "opt",
+  "llama_relu",
+  "llama_fatrelu",
+  "bamboo_drelu",
+  "mistral_silu",
+  "nemotron",
+  "persimmon",
+  "falcon_relu",
+  "phi_relu",
+  "arcee",
+  "opt_post_norm",
+  "falcon_new_decoder",
+  "mistral_window",
+  "qwen2_silu",
+  "qwen3_silu",
+  "gemma2_gelu",
+  "gemma3_gelu",
+  "llama_rope_linear",
+  "llama_rope_llama3",
+  "llama_rope_yarn",
+  "minicpm_relu",
+] as const;
+
+type FixtureName = typeof FAMILY_FIXTURES[number];
+
+const fixtures = Object.fromEntries(
+  FAMILY_FIXTURES.map((name) => [name, new URL(`./fixtures/${name}/`, import.meta.url)]),
+) as Record<FixtureName, URL>;
+
+const SOURCES = { ...fixtures, tales: new URL("../models/tales/", import.meta.url) };
 
 export type SourceName = keyof typeof SOURCES;
 
 /** What an independent implementation computes of a model. */
 export function goldenOf(source: SourceName) {
   return JSON.parse(readFileSync(new URL("golden.json", SOURCES[source]), "utf8"));
+}
+
+/** `model_type` of its config.json. */
+export function modelTypeOf(source: SourceName): string {
+  return JSON.parse(readFileSync(new URL("config.json", SOURCES[source]), "utf8")).model_type;
 }
 
 /** A folder of packed models, each made when first asked for; it is removed with `Symbol.dispose`. */

@@ -1,6 +1,7 @@
 import fc from "fast-check";
 import assert from "node:assert/strict";
 import { test } from "node:test";
+import { decoderConfig } from "../models/config.ts";
 import { MemoryBudgetError } from "../src/errors.ts";
 import type { DiskFacts } from "../src/flash/bypass.ts";
 import type { FlashHeader } from "../src/format/header.ts";
@@ -46,14 +47,21 @@ function headerOf(
   return {
     quantization,
     ffnQuantization: quantization,
-    config: {
+    config: decoderConfig({
       hiddenSize,
       intermediateSize,
       numLayers,
       vocabSize: 4096,
       numAttentionHeads: 2,
       maxPositionEmbeddings: 512,
-    },
+      positions: { kind: "learned", offset: 2 },
+      norm: { kind: "layer", epsilon: 1e-5 },
+      ffn: { activation: "relu", threshold: 0, isGated: false },
+      bosTokenId: null,
+      eosTokenIds: [],
+      padTokenId: null,
+      tiedEmbedding: true,
+    }),
     tensors: [{ name: "embedTokens", byteOffset: 4096, byteLength: residentBytes }],
     layers: Array.from({ length: numLayers }, (_, layer) => ({
       bundles: {
@@ -244,7 +252,7 @@ test("makePlan() knows layers that have a slot for each neuron, whatever the con
 
 test("makePlan() reads the down column alone in exact, whose up rows stay in memory", () => {
   const { record, bytes } = plan(SMALL, { mode: "exact" });
-  assert.deepEqual(record, { offset: 512, byteLength: 512 });
+  assert.deepEqual(record, { offset: 512, byteLength: 512, upOffset: 0, downOffset: 0 });
   assert.equal(bytes.residentUp, 6 * 1024 * 256 * 2);
 });
 

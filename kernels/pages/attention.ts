@@ -1,4 +1,5 @@
 import { Softmax } from "../softmax";
+import { softcap } from "../vector";
 import { HeadF16 } from "./f16";
 import { HeadF32 } from "./f32";
 import { F16, F32, Page, PAGE_POSITIONS, Q8 } from "./page";
@@ -15,7 +16,8 @@ import { Row } from "./row";
  *
  * All heads take a page before the next one, so that memory is read in long runs. The bits of a head depend neither on
  * where pages lie nor on the other heads, and are those of attentionHead. Places of the last page that have no position
- * yet may hold anything.
+ * yet may hold anything. Of the first page the first `first` positions are left out; scores s become cap * tanh(s / cap), unless
+ * cap is 0.
  */
 export function attentionPagesF32(
   q: usize,
@@ -28,10 +30,27 @@ export function attentionPagesF32(
   scratch: usize,
   headDim: i32,
   count: i32,
+  first: i32,
   scale: f32,
+  cap: f32,
 ): void {
   const heads = headTo - headFrom;
-  Paged.run(F32, q, table, numHeads, headFrom, heads, group, out, scratch, headDim, count, scale);
+  Paged.run(
+    F32,
+    q,
+    table,
+    numHeads,
+    headFrom,
+    heads,
+    group,
+    out,
+    scratch,
+    headDim,
+    count,
+    first,
+    scale,
+    cap,
+  );
 }
 
 /** attentionPagesF32 over pages of f16. */
@@ -46,10 +65,27 @@ export function attentionPagesF16(
   scratch: usize,
   headDim: i32,
   count: i32,
+  first: i32,
   scale: f32,
+  cap: f32,
 ): void {
   const heads = headTo - headFrom;
-  Paged.run(F16, q, table, numHeads, headFrom, heads, group, out, scratch, headDim, count, scale);
+  Paged.run(
+    F16,
+    q,
+    table,
+    numHeads,
+    headFrom,
+    heads,
+    group,
+    out,
+    scratch,
+    headDim,
+    count,
+    first,
+    scale,
+    cap,
+  );
 }
 
 /** attentionPagesF32 over pages of q8; headDim is at most 512. */
@@ -64,11 +100,28 @@ export function attentionPagesQ8(
   scratch: usize,
   headDim: i32,
   count: i32,
+  first: i32,
   scale: f32,
+  cap: f32,
 ): void {
   assert(headDim <= 512);
   const heads = headTo - headFrom;
-  Paged.run(Q8, q, table, numHeads, headFrom, heads, group, out, scratch, headDim, count, scale);
+  Paged.run(
+    Q8,
+    q,
+    table,
+    numHeads,
+    headFrom,
+    heads,
+    group,
+    out,
+    scratch,
+    headDim,
+    count,
+    first,
+    scale,
+    cap,
+  );
 }
 
 class Paged {
@@ -84,9 +137,11 @@ class Paged {
     scratch: usize,
     headDim: i32,
     count: i32,
+    first: i32,
     scale: f32,
+    cap: f32,
   ): void {
-    assert(headDim % 16 == 0 && count > 0);
+    assert(headDim % 16 == 0 && count > first && first < PAGE_POSITIONS);
     const queries = heads * group, row = usize(headDim) << 2;
     const blockLength = Page.blockLength(kv, headDim);
     const weights = scratch + usize(queries) * row;
@@ -109,7 +164,10 @@ class Paged {
     }
 
     for (let i: usize = 0; i < usize(queries); i++) {
-      Softmax.run(weights + i * weightsLength, count);
+      const scores = weights + i * weightsLength;
+      if (cap != 0) softcap(scores, cap, 0, count + 3 & -4);
+      for (let t = 0; t < first; t++) store<f32>(scores + (usize(t) << 2), -Infinity);
+      Softmax.run(scores, count);
       if (kv == F16) HeadF16.scaleWeights(weights + i * weightsLength, count);
     }
     memory.fill(out, 0, usize(queries) * row);

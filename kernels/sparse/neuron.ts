@@ -1,3 +1,5 @@
+import { Activation, RELU } from "../activation";
+
 /**
  * Lists of neurons, as the sparse kernels read them: entry k has the address of its bundle in `addresses[k]` (u32), its
  * neuron's index in `neurons[k]` (u32), and its activation in `activations[k]` (f32).
@@ -14,12 +16,23 @@ export class Neuron {
     return usize(load<u32>(addresses + (k << 2)));
   }
 
-  /** Stores `max(dot + bias, 0)` of entry k; NaN stays NaN. Returns 1 if that is not zero. */
+  /** Stores what becomes of `dot + bias` of entry k (kernels/activation.ts). Returns 1 if that is not zero (NaN is not). */
   @inline
-  static activate(activations: usize, neurons: usize, bias: usize, k: usize, dot: f32): i32 {
+  static activate(
+    activations: usize,
+    neurons: usize,
+    bias: usize,
+    kind: i32,
+    threshold: f32,
+    k: usize,
+    dot: f32,
+  ): i32 {
     if (bias != 0) dot += load<f32>(bias + (usize(load<u32>(neurons + (k << 2))) << 2));
-    const activation = max<f32>(dot, 0);
-    store<f32>(activations + (k << 2), activation);
+    const at = activations + (k << 2);
+    const activation = kind == RELU
+      ? max<f32>(dot, 0)
+      : Activation.of(kind, dot, threshold, load<f32>(at));
+    store<f32>(at, activation);
     return i32(activation != 0);
   }
 

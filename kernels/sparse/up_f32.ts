@@ -4,7 +4,7 @@ import { Touch } from "./touch";
 
 /**
  * For entries k of a list (the j-th in `order`, from <= j < to):
- * `activations[k] = relu(dot(up row of the bundle at addresses[k], x) + bias[neurons[k]])`, f32 bundles.
+ * `activations[k] = activation(dot(row at addresses[k] + upOffset, x) + bias[neurons[k]])`, f32 bundles.
  *
  * Same bits as matvecF32 of the same row. Returns how many activations are not zero. Four bundles at a time, so that
  * four reads of memory overlap.
@@ -20,6 +20,8 @@ export function upF32(
   bias: usize,
   activations: usize,
   cols: i32,
+  kind: i32,
+  threshold: f32,
 ): i32 {
   assert(from >= 0 && cols % 32 == 0);
   const xEnd = xp + (usize(cols) << 2);
@@ -49,10 +51,42 @@ export function upF32(
       a3 = Lanes.madd(v128.load(p3, 16), x1, a3);
     }
     const total = Lanes.sums(a0, a1, a2, a3);
-    active += Neuron.activate(activations, neurons, bias, k0, f32x4.extract_lane(total, 0));
-    active += Neuron.activate(activations, neurons, bias, k1, f32x4.extract_lane(total, 1));
-    active += Neuron.activate(activations, neurons, bias, k2, f32x4.extract_lane(total, 2));
-    active += Neuron.activate(activations, neurons, bias, k3, f32x4.extract_lane(total, 3));
+    active += Neuron.activate(
+      activations,
+      neurons,
+      bias,
+      kind,
+      threshold,
+      k0,
+      f32x4.extract_lane(total, 0),
+    );
+    active += Neuron.activate(
+      activations,
+      neurons,
+      bias,
+      kind,
+      threshold,
+      k1,
+      f32x4.extract_lane(total, 1),
+    );
+    active += Neuron.activate(
+      activations,
+      neurons,
+      bias,
+      kind,
+      threshold,
+      k2,
+      f32x4.extract_lane(total, 2),
+    );
+    active += Neuron.activate(
+      activations,
+      neurons,
+      bias,
+      kind,
+      threshold,
+      k3,
+      f32x4.extract_lane(total, 3),
+    );
   }
   for (; j < to; j++) {
     const k = Neuron.entry(order, j);
@@ -61,7 +95,7 @@ export function upF32(
     let a = f32x4.splat(0);
     for (; x < xEnd; x += 16, p += 16) a = Lanes.madd(v128.load(p), v128.load(x), a);
     const total = Lanes.sum(a);
-    active += Neuron.activate(activations, neurons, bias, k, total);
+    active += Neuron.activate(activations, neurons, bias, kind, threshold, k, total);
   }
   return active;
 }

@@ -6,7 +6,7 @@ import { Touch } from "./touch";
 
 /**
  * For entries k of a list (the j-th in `order`, from <= j < to):
- * `activations[k] = relu(dot(up row of the bundle at addresses[k], x) + bias[neurons[k]])`, q4 bundles.
+ * `activations[k] = activation(dot(row at addresses[k] + upOffset, x) + bias[neurons[k]])`, q4 bundles.
  *
  * Same bits as matvecQ4 of the same row. Returns how many activations are not zero. Four bundles at a time, one a lane;
  * where fewer are left, the last one stands in for the others.
@@ -22,6 +22,8 @@ export function upQ4(
   bias: usize,
   activations: usize,
   cols: i32,
+  kind: i32,
+  threshold: f32,
 ): i32 {
   assert(from >= 0 && cols % 32 == 0);
   const scalesLength = usize(cols) >> 4;
@@ -92,13 +94,45 @@ export function upQ4(
       p0 += 16, p1 += 16, p2 += 16, p3 += 16;
     }
     const total = f32x4.mul(a, Half.scale());
-    active += Neuron.activate(activations, neurons, bias, k0, f32x4.extract_lane(total, 0));
+    active += Neuron.activate(
+      activations,
+      neurons,
+      bias,
+      kind,
+      threshold,
+      k0,
+      f32x4.extract_lane(total, 0),
+    );
     if (j + 1 > last) break;
-    active += Neuron.activate(activations, neurons, bias, k1, f32x4.extract_lane(total, 1));
+    active += Neuron.activate(
+      activations,
+      neurons,
+      bias,
+      kind,
+      threshold,
+      k1,
+      f32x4.extract_lane(total, 1),
+    );
     if (j + 2 > last) break;
-    active += Neuron.activate(activations, neurons, bias, k2, f32x4.extract_lane(total, 2));
+    active += Neuron.activate(
+      activations,
+      neurons,
+      bias,
+      kind,
+      threshold,
+      k2,
+      f32x4.extract_lane(total, 2),
+    );
     if (j + 3 > last) break;
-    active += Neuron.activate(activations, neurons, bias, k3, f32x4.extract_lane(total, 3));
+    active += Neuron.activate(
+      activations,
+      neurons,
+      bias,
+      kind,
+      threshold,
+      k3,
+      f32x4.extract_lane(total, 3),
+    );
   }
   return active;
 }

@@ -6,7 +6,7 @@ import { Touch } from "./touch";
 
 /**
  * For entries k of a list (the j-th in `order`, from <= j < to):
- * `activations[k] = relu(dot(up row of the bundle at addresses[k], x) + bias[neurons[k]])`, q8 bundles.
+ * `activations[k] = activation(dot(row at addresses[k] + upOffset, x) + bias[neurons[k]])`, q8 bundles.
  *
  * Same bits as matvecQ8 of the same row. Returns how many activations are not zero. Four bundles at a time, so that
  * four reads of memory overlap.
@@ -22,6 +22,8 @@ export function upQ8(
   bias: usize,
   activations: usize,
   cols: i32,
+  kind: i32,
+  threshold: f32,
 ): i32 {
   assert(from >= 0 && cols % 32 == 0);
   const scalesLength = usize(cols) >> 4;
@@ -96,10 +98,42 @@ export function upQ8(
       p0 += 32, p1 += 32, p2 += 32, p3 += 32;
     }
     const total = f32x4.mul(Lanes.sums(a0, a1, a2, a3), Half.scale());
-    active += Neuron.activate(activations, neurons, bias, k0, f32x4.extract_lane(total, 0));
-    active += Neuron.activate(activations, neurons, bias, k1, f32x4.extract_lane(total, 1));
-    active += Neuron.activate(activations, neurons, bias, k2, f32x4.extract_lane(total, 2));
-    active += Neuron.activate(activations, neurons, bias, k3, f32x4.extract_lane(total, 3));
+    active += Neuron.activate(
+      activations,
+      neurons,
+      bias,
+      kind,
+      threshold,
+      k0,
+      f32x4.extract_lane(total, 0),
+    );
+    active += Neuron.activate(
+      activations,
+      neurons,
+      bias,
+      kind,
+      threshold,
+      k1,
+      f32x4.extract_lane(total, 1),
+    );
+    active += Neuron.activate(
+      activations,
+      neurons,
+      bias,
+      kind,
+      threshold,
+      k2,
+      f32x4.extract_lane(total, 2),
+    );
+    active += Neuron.activate(
+      activations,
+      neurons,
+      bias,
+      kind,
+      threshold,
+      k3,
+      f32x4.extract_lane(total, 3),
+    );
   }
   for (; j < to; j++) {
     const k = Neuron.entry(order, j);
@@ -119,7 +153,7 @@ export function upQ8(
       a = Lanes.madd(dot, Block.scale(s, Lanes.splatAt(xScales), mask), a);
     }
     const total = Lanes.sum(a) * SCALE;
-    active += Neuron.activate(activations, neurons, bias, k, total);
+    active += Neuron.activate(activations, neurons, bias, kind, threshold, k, total);
   }
   return active;
 }

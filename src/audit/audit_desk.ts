@@ -1,3 +1,5 @@
+import { activationKinds } from "../activation.ts";
+import type { ActivationKinds } from "../activation.ts";
 import type { AuditPlan } from "../arena.ts";
 import { instantiateKernels, preparedByteLength } from "../kernels.ts";
 import type { Kernels } from "../kernels.ts";
@@ -14,6 +16,7 @@ export class AuditDesk {
   readonly plan: AuditPlan;
   readonly #options: PipelineOptions;
   readonly #kernels: Kernels;
+  readonly #kinds: ActivationKinds;
   /** The late look's answer. */
   readonly #mask: Uint32Array;
   /** The FFN's input as lane 0 prepared it. */
@@ -29,6 +32,7 @@ export class AuditDesk {
       new Float32Array(buffer, activations, passNeuronsMax)
     );
     this.#options = options;
+    this.#kinds = activationKinds(sizes);
     this.#kernels = instantiateKernels(options.kernels, memory);
     this.#mask = new Uint32Array(buffer, plan.mask, Math.ceil(sizes.intermediateSize / 32));
     this.#prepared = plan.lanes[0].prepared;
@@ -46,10 +50,15 @@ export class AuditDesk {
 
   /** Activations of the first `count` neurons that were sampled of a layer, from the input as it is, or as it was kept. */
   compute(layer: number, count: number, input: "present" | "kept"): void {
-    const { sizes, weights, ffnQuantization } = this.#options;
-    const { addresses, neurons, activations, prepared: kept } = this.plan;
+    const { sizes, weights, ffnQuantization, flash } = this.#options;
+    const { addresses, neurons, activations, picked, prepared: kept } = this.plan;
     const prepared = input === "kept" ? kept : this.#prepared;
-    const up = this.#kernels.up[ffnQuantization], { upBias } = weights.layers[layer];
-    up(addresses, neurons, 0, 0, count, 0, prepared, upBias, activations, sizes.hiddenSize);
+    const dots = this.#kernels.up[ffnQuantization], d = sizes.hiddenSize;
+    const { gateBias, upBias } = weights.layers[layer], { first, second, threshold } = this.#kinds;
+    const bias = second === null ? upBias : gateBias, y = activations;
+    dots(addresses, neurons, 0, 0, count, 0, prepared, bias, y, d, first, threshold);
+    if (second === null) return;
+    const active = this.#kernels.pickActive(0, 0, count, y, picked), { upOffset } = flash.record;
+    dots(addresses, neurons, picked, 0, active, upOffset, prepared, upBias, y, d, second, 0);
   }
 }

@@ -1,6 +1,7 @@
 import type { Control } from "../pipeline/control.ts";
 import { NeuronOrder } from "../format/neuron_order.ts";
-import type { ModelSizes, PipelineOptions } from "../pipeline/options.ts";
+import type { ModelConfig } from "../../models/config.ts";
+import type { PipelineOptions } from "../pipeline/options.ts";
 import { NeuronCache } from "./neuron_cache.ts";
 import { makePolicy } from "./policies.ts";
 import type { PolicyFactory } from "./policy.ts";
@@ -14,7 +15,7 @@ export type SlotsOptions =
   & Pick<PipelineOptions, "flash" | "policy">
   & {
     arenas: { memory: { buffer: ArrayBufferLike } }[];
-    sizes: Pick<ModelSizes, "intermediateSize">;
+    sizes: Pick<ModelConfig, "intermediateSize">;
   };
 
 /**

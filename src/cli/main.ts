@@ -1,6 +1,6 @@
 #!/usr/bin/env node
 /**
- * The command line: `flashpipe run | pack | calibrate | eval | reorder | inspect | trace | simulate | synth | probe | plan | bench`, one
+ * The command line: `flashpipe run | pack | calibrate | eval | reorder | inspect | trace | simulate | synth | probe | plan | families | bench`, one
  * file a command.
  *
  * Exit codes: 0 all went well; 1 the world failed (a damaged file, a disk, a worker); 2 the caller's mistake (an
@@ -14,6 +14,7 @@ import { VERSION } from "../version.ts";
 import { benchCommand } from "./bench.ts";
 import { calibrateCommand } from "./calibrate.ts";
 import { evalCommand } from "./eval.ts";
+import { familiesCommand } from "./families.ts";
 import { inspectCommand } from "./inspect.ts";
 import { packCommand } from "./pack.ts";
 import { planCommand } from "./plan.ts";
@@ -63,6 +64,7 @@ function createProgram(): Command {
     synthCommand,
     probeCommand,
     planCommand,
+    familiesCommand,
     benchCommand,
   ];
   for (const make of commands) {

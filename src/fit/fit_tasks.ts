@@ -385,7 +385,7 @@ export class FitTasks {
   }
 }
 
-/** The up rows of a layer as f32[n][d], and their bias. */
+/** The rows of a layer that decide, gates or up rows, as f32[n][d], and their bias. */
 function upOf(file: FlashFile, layer: number): { up: Float32Array; upBias: Float32Array } {
   const { ffnQuantization, layers, config } = file.header;
   const { intermediateSize: n, hiddenSize: d } = config;
@@ -398,7 +398,8 @@ function upOf(file: FlashFile, layer: number): { up: Float32Array; upBias: Float
     const values = up.subarray(first * d, (first + rows) * d);
     loadRows(ffnQuantization, bytes, { rows, cols: d }, values, { byteOffset: 0, byteStride });
   }
-  return { up, upBias: file.floats(`layers.${layer}.ffn.up.bias`) };
+  const { ffn, biases } = config, name = `layers.${layer}.ffn.${ffn.isGated ? "gate" : "up"}.bias`;
+  return { up, upBias: biases.up ? file.floats(name) : new Float32Array(n) };
 }
 
 /** A fitted layer of either kind. */

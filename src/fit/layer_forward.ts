@@ -1,8 +1,14 @@
+import type { ModelConfig } from "../../models/config.ts";
+import { activationKinds } from "../activation.ts";
+import type { ActivationKinds } from "../activation.ts";
 import type { FlashFile } from "../format/flash_file.ts";
 import type { Quantization } from "../format/layout.ts";
 import { matrixByteLength, vectorByteLength } from "../format/layout.ts";
 import { loadRows, untileRows } from "../format/quantize.ts";
+import { ACTIVATION } from "../kernels.ts";
 import type { KernelModule } from "../kernels.ts";
+import { applyNorm } from "../norm.ts";
+import { Rope } from "../rope.ts";
 import { FitMemory } from "./fit_memory.ts";
 import type { Block } from "./fit_memory.ts";
 import { Matmul } from "./matmul.ts";
@@ -22,9 +28,7 @@ export interface GroupSizes {
  * One layer of the dense model for many positions at once, for `calibrate`: matrices are read from the file block by
  * block, widened to f32, and multiplied with all positions of a group. So a layer costs its bytes once a group and not
  * once a token, and memory holds blocks of it only. The engine's pipeline computes the same layer token by token; its
- * sums have another order, so their last bits differ.
- *
- *   residual += attention(norm(residual));   residual += down(ReLU(up(norm(residual))))
+ * sums have another order, so their last bits differ. How the halves come together: `BLOCKS` in models/config.ts.
  */
 export class LayerForward {
   /** f32[positionsMax][d]: the layer's input, and after `run` its output. */
@@ -38,234 +42,399 @@ export class LayerForward {
   readonly #file: FlashFile;
   readonly #memory: FitMemory;
   readonly #matmul: Matmul;
-  readonly #blocks: Record<
-    "residual" | "normed" | "early" | "query" | "key" | "value" | "attended" | "hidden",
-    Block
-  >;
+  readonly #blocks: Record<BlockName, Block>;
   readonly #masks: { address: number; values: Uint32Array };
   readonly #weights: Block;
   readonly #vectors: Block;
   readonly #scores: Block;
   readonly #head: Block;
+  readonly #angles: Block;
+  readonly #rope?: Rope;
+  readonly #kinds: ActivationKinds;
   #layer = 0;
 
   constructor(file: FlashFile, kernels: KernelModule, sizes: GroupSizes) {
-    const { hiddenSize: d, intermediateSize: n, numAttentionHeads } = file.header.config;
+    const { config } = file.header, { hiddenSize: d, intermediateSize: n, positions } = config;
+    const widths = widthsOf(config);
     this.#file = file;
     this.#memory = new FitMemory(kernels, LayerForward.byteLength(file, sizes));
     this.#matmul = new Matmul(this.#memory);
     const rows = padded(sizes.positionsMax, 4), chunk = padded(sizes.chunkLengthMax, 8);
-    const wide = () => this.#memory.floats(rows * d);
-    const block = Math.min(BLOCK_ROWS, n);
-    this.#blocks = {
-      residual: wide(),
-      normed: wide(),
-      early: wide(),
-      query: wide(),
-      key: wide(),
-      value: wide(),
-      attended: wide(),
-      hidden: this.#memory.floats(rows * block),
-    };
+    this.#blocks = Object.fromEntries(
+      Object.entries(widths).map(([name, width]) => [name, this.#memory.floats(rows * width)]),
+    ) as Record<BlockName, Block>;
     this.#masks = this.#memory.words(rows * n / 32);
-    this.#weights = this.#memory.floats(Math.max(BLOCK_ROWS, 32) * d);
+    this.#weights = this.#memory.floats(BLOCK_ROWS * colsMaxOf(config));
     this.#vectors = this.#memory.floats(2 * d + n);
     this.#scores = this.#memory.floats(chunk * chunk);
-    this.#head = this.#memory.floats(chunk * padded(d / numAttentionHeads, 8));
+    this.#head = this.#memory.floats(chunk * padded(config.headDim, 8));
+    this.#angles = this.#memory.floats(config.headDim);
+    if (positions.kind === "rotary") this.#rope = new Rope(positions);
+    this.#kinds = activationKinds(config);
     this.residual = this.#blocks.residual.values;
-    this.ffnInput = this.#blocks.normed.values;
+    this.ffnInput = this.#blocks.ffnInput.values;
     this.earlyInput = this.#blocks.early.values;
     this.active = this.#masks.values;
   }
 
   /** Bytes of memory that groups of these sizes take, beside small buffers. */
   static byteLength(file: FlashFile, { positionsMax, chunkLengthMax }: GroupSizes): number {
-    const { hiddenSize: d, intermediateSize: n } = file.header.config;
+    const { config } = file.header, { hiddenSize: d, intermediateSize: n, headDim } = config;
     const rows = padded(positionsMax, 4), chunk = padded(chunkLengthMax, 8);
-    const numbers = rows * (7 * d + Math.min(BLOCK_ROWS, n) + n / 32) + BLOCK_ROWS * d +
-      2 * d + n + chunk * (chunk + d + 8) + Matmul.length;
+    const widths = Object.values(widthsOf(config)).reduce((sum, width) => sum + width, 0);
+    const numbers = rows * (widths + n / 32) + BLOCK_ROWS * colsMaxOf(config) + 2 * d + n +
+      chunk * (chunk + headDim + 8) + headDim + Matmul.length;
     return 4 * numbers + 4096;
   }
 
   /** The embedding of `ids`, one chunk after the other, goes to `residual`. */
   embed(chunks: readonly (readonly number[])[]): void {
-    const { hiddenSize: d, positionOffset } = this.#file.header.config;
-    const row = this.#vectors.values.subarray(0, d);
-    const tokens = this.#file.tensor("embedTokens");
-    const positions = this.#positions();
-    const tileBytes = matrixByteLength(tokens.dtype, 8, d);
-    const bytes = new Uint8Array(tileBytes), tile = new Float32Array(8 * d);
+    const { config } = this.#file.header, { hiddenSize: d, embeddingSize, scales } = config;
+    const tokens = this.#file.tensor("embedTokens"), learned = this.#positions();
+    const tileBytes = matrixByteLength(tokens.dtype, 8, embeddingSize);
+    const bytes = new Uint8Array(tileBytes), tile = new Float32Array(8 * embeddingSize);
+    const narrow = embeddingSize === d ? this.residual : this.#blocks.half.values;
     let at = 0;
-    for (const ids of chunks) {
-      for (const [index, id] of ids.entries()) {
-        this.#file.read(bytes, tokens.byteOffset + (id >> 3) * tileBytes);
-        loadTiles(tokens.dtype, bytes, { rows: 8, cols: d }, tile);
-        row.set(tile.subarray((id & 7) * d, ((id & 7) + 1) * d));
-        const from = (index + positionOffset) * d;
-        for (let k = 0; k < d; k++) this.residual[at + k] = row[k] + positions[from + k];
-        at += d;
-      }
+    for (const id of chunks.flat()) {
+      this.#file.read(bytes, tokens.byteOffset + (id >> 3) * tileBytes);
+      loadTiles(tokens.dtype, bytes, { rows: 8, cols: embeddingSize }, tile);
+      narrow.set(tile.subarray((id & 7) * embeddingSize, ((id & 7) + 1) * embeddingSize), at);
+      at += embeddingSize;
+    }
+    const count = at / embeddingSize, { half, residual } = this.#blocks;
+    if (narrow !== this.residual) {
+      this.#multiply("projectIn", half, residual, { count, from: embeddingSize, to: d });
+    }
+    for (let k = 0; scales.embedding !== 1 && k < count * d; k++) {
+      this.residual[k] *= scales.embedding;
+    }
+    let row = 0;
+    for (const { length } of learned ? chunks : []) {
+      for (let k = 0; k < length * d; k++) this.residual[row + k] += learned![k];
+      row += length * d;
     }
   }
 
-  #positions(): Float32Array {
-    const tensor = this.#file.tensor("embedPositions");
-    const values = new Float32Array(tensor.shape[0] * tensor.shape[1]);
-    const bytes = this.#file.readRange(tensor);
-    loadRows(tensor.dtype, bytes, { rows: tensor.shape[0], cols: tensor.shape[1] }, values);
-    return values;
+  /** f32[positions][d] from position 0 on, where positions are learned. */
+  #positions(): Float32Array | null {
+    const { positions } = this.#file.header.config;
+    if (positions.kind !== "learned") return null;
+    const tensor = this.#file.tensor("embedPositions"), [rows, cols] = tensor.shape;
+    const values = new Float32Array(rows * cols);
+    loadRows(tensor.dtype, this.#file.readRange(tensor), { rows, cols }, values);
+    return values.subarray(positions.offset * cols);
   }
 
   /** Takes `residual` through a layer. `lengths`: of the chunks that lie one after the other. */
   run(layer: number, lengths: readonly number[]): void {
     this.#layer = layer;
+    const { block } = this.#file.header.config, isAfter = block === "after";
     const count = lengths.reduce((sum, length) => sum + length, 0);
-    const { residual, normed, early, query, key, value, attended } = this.#blocks;
-    this.#norm("ffnNorm", early, count);
-    this.#norm("attentionNorm", normed, count);
-    for (const [name, target] of Object.entries({ query, key, value })) {
-      this.#linear(name, normed, target, count);
-    }
-    this.#attend(lengths);
-    this.#linear("output", attended, query, count);
-    add(residual.values, query.values, count * this.#d);
-    this.#norm("ffnNorm", normed, count);
+    const { early, normed, ffnInput } = this.#blocks;
+    const ffnNorm = block === "parallel" ? "attentionNorm" : "ffnNorm";
+    this.#norm(isAfter ? null : ffnNorm, early, count);
+    this.#norm(isAfter ? null : "attentionNorm", normed, count);
+    if (block.startsWith("parallel")) this.#norm(ffnNorm, ffnInput, count);
+    this.#attention(lengths, count);
+    this.#join("attention", count);
+    if (!block.startsWith("parallel")) this.#norm(isAfter ? null : ffnNorm, ffnInput, count);
     this.#ffn(count);
+    this.#join("ffn", count);
   }
 
-  get #d(): number {
-    return this.#file.header.config.hiddenSize;
+  get #config(): ModelConfig {
+    return this.#file.header.config;
   }
 
-  #floats(name: string): Float32Array {
-    return this.#file.floats(`layers.${this.#layer}.${name}`);
+  /** A vector of the layer, or null if the model has none of this name. */
+  #floats(name: string): Float32Array | null {
+    const whole = `layers.${this.#layer}.${name}`;
+    const isThere = this.#file.header.tensors.some((tensor) => tensor.name === whole);
+    return isThere ? this.#file.floats(whole) : null;
   }
 
-  #norm(name: string, target: Block, count: number): void {
-    const { layerNormEpsilon } = this.#file.header.config, d = this.#d;
-    const { values, address: weight } = this.#vectors;
-    const { residual } = this.#blocks, { kernels } = this.#memory;
-    values.set(this.#floats(`${name}.weight`), 0);
-    values.set(this.#floats(`${name}.bias`), d);
-    for (let row = 0; row < 4 * count * d; row += 4 * d) {
-      const x = residual.address + row, y = target.address + row;
-      kernels.layerNorm(x, weight, weight + 4 * d, y, d, layerNormEpsilon);
+  /** Norms the residual stream; without a norm as it is. */
+  #norm(name: string | null, target: Block, count: number): void {
+    const { residual } = this.#blocks, d = this.#config.hiddenSize;
+    if (name === null) target.values.set(residual.values.subarray(0, count * d));
+    else this.#normRows(name, residual.address, target.address, { count, length: d });
+  }
+
+  /** Rows that follow each other. */
+  #normRows(
+    name: string,
+    source: number,
+    target: number,
+    { count, length }: { count: number; length: number },
+  ): void {
+    const { values, address: weight } = this.#vectors, { kernels } = this.#memory;
+    values.set(this.#floats(`${name}.weight`)!, 0);
+    values.set(this.#floats(`${name}.bias`) ?? [], length);
+    const pair = { weight, bias: weight + 4 * length };
+    for (let row = 0; row < 4 * count * length; row += 4 * length) {
+      applyNorm(kernels, this.#config.norm, source + row, pair, target + row, length);
     }
   }
 
-  /** target = W x + b, all [d][d] matrices of attention. */
-  #linear(name: string, source: Block, target: Block, count: number): void {
-    const d = this.#d, tensor = this.#file.tensor(`layers.${this.#layer}.attention.${name}.weight`);
-    const bias = this.#floats(`attention.${name}.bias`);
-    for (let first = 0; first < d; first += BLOCK_ROWS) {
-      const rows = Math.min(BLOCK_ROWS, d - first);
+  /** `half` comes to the residual stream. */
+  #join(part: "attention" | "ffn", count: number): void {
+    const { half, residual } = this.#blocks, { block, scales, hiddenSize: d } = this.#config;
+    const length = count * d, shape = { count, length: d };
+    if (block === "both") {
+      this.#normRows(`${part}OutputNorm`, half.address, half.address, shape);
+    }
+    const factor = scales.residual;
+    for (let k = 0; k < length; k++) residual.values[k] += factor * half.values[k];
+    if (block !== "after") return;
+    this.#normRows(`${part}Norm`, residual.address, residual.address, shape);
+  }
+
+  /** target = W x, for all positions; W [to][from]. */
+  #multiply(
+    name: string,
+    source: Block,
+    target: Block,
+    { count, from, to }: { count: number; from: number; to: number },
+  ): void {
+    const tensor = this.#file.tensor(name);
+    for (let first = 0; first < to; first += BLOCK_ROWS) {
+      const rows = Math.min(BLOCK_ROWS, to - first);
       const bytes = this.#file.readRange({
-        byteOffset: tensor.byteOffset + matrixByteLength(tensor.dtype, first, d),
-        byteLength: matrixByteLength(tensor.dtype, rows, d),
+        byteOffset: tensor.byteOffset + matrixByteLength(tensor.dtype, first, from),
+        byteLength: matrixByteLength(tensor.dtype, rows, from),
       });
-      loadTiles(tensor.dtype, bytes, { rows, cols: d }, this.#weights.values);
+      loadTiles(tensor.dtype, bytes, { rows, cols: from }, this.#weights.values);
       this.#matmul.multiply({
         rows: count,
         cols: rows,
-        depth: d,
-        left: { address: source.address, stride: d },
-        right: { address: this.#weights.address, stride: d, transposed: true },
-        target: { address: target.address + 4 * first, stride: d },
+        depth: from,
+        left: { address: source.address, stride: from },
+        right: { address: this.#weights.address, stride: from, transposed: true },
+        target: { address: target.address + 4 * first, stride: to },
       });
     }
-    addToRows(target.values, bias, count);
+  }
+
+  /** target = W x + b, a matrix of attention. */
+  #linear(
+    name: string,
+    source: Block,
+    target: Block,
+    sizes: { count: number; from: number; to: number },
+  ): void {
+    const part = `attention.${name}`, bias = this.#floats(`${part}.bias`);
+    this.#multiply(`layers.${this.#layer}.${part}.weight`, source, target, sizes);
+    if (bias) addToRows(target.values, bias, sizes.count);
+  }
+
+  /** half = output(attention(normed)) */
+  #attention(lengths: readonly number[], count: number): void {
+    const { normed, query, key, value, attended, half } = this.#blocks, d = this.#config.hiddenSize;
+    const { numAttentionHeads, numKeyValueHeads, headDim, attention } = this.#config;
+    const queries = numAttentionHeads * headDim, keys = numKeyValueHeads * headDim;
+    this.#linear("query", normed, query, { count, from: d, to: queries });
+    this.#linear("key", normed, key, { count, from: d, to: keys });
+    this.#linear("value", normed, value, { count, from: d, to: keys });
+    for (
+      const [name, block, heads] of [
+        ["query", query, numAttentionHeads],
+        ["key", key, numKeyValueHeads],
+      ] as const
+    ) {
+      if (attention.hasQueryKeyNorm) {
+        const rows = { count: count * heads, length: headDim };
+        this.#normRows(`attention.${name}Norm`, block.address, block.address, rows);
+      }
+      this.#turn(block, lengths, heads);
+    }
+    this.#attend(lengths);
+    this.#linear("output", attended, half, { count, from: queries, to: d });
+  }
+
+  /** Rotary positions; each chunk begins at position 0. */
+  #turn({ address }: Block, lengths: readonly number[], heads: number): void {
+    if (!this.#rope) return;
+    const { headDim, attention, positions } = this.#config, { kernels } = this.#memory;
+    const dims = positions.kind === "rotary" ? positions.dims : 0;
+    const inWindow = attention.window?.layers.includes(this.#layer) ?? false;
+    const angles = this.#angles.values.subarray(0, dims);
+    let row = address;
+    for (const length of lengths) {
+      for (let position = 0; position < length; position++, row += 4 * heads * headDim) {
+        this.#rope.write(position, inWindow, angles);
+        kernels.rotate(row, this.#angles.address, heads, headDim, dims);
+      }
+    }
   }
 
   /** Causal attention of each chunk, head by head. */
   #attend(lengths: readonly number[]): void {
-    const { numAttentionHeads } = this.#file.header.config, d = this.#d;
+    const { numAttentionHeads, numKeyValueHeads, headDim, attention } = this.#config;
     const { query, key, value, attended } = this.#blocks;
-    const width = d / numAttentionHeads, headStride = padded(width, 8);
-    const scale = 1 / Math.sqrt(width);
-    for (let k = 0; k < query.values.length; k++) query.values[k] *= scale;
+    const queries = numAttentionHeads * headDim, keys = numKeyValueHeads * headDim;
+    const group = numAttentionHeads / numKeyValueHeads, headStride = padded(headDim, 8);
+    for (let k = 0; k < query.values.length; k++) query.values[k] *= attention.scale;
     let first = 0;
     for (const length of lengths) {
       const stride = padded(length, 8);
       for (let head = 0; head < numAttentionHeads; head++) {
-        const at = 4 * (first * d + head * width);
+        const at = first * queries + head * headDim;
+        const shared = 4 * (first * keys + Math.floor(head / group) * headDim);
         this.#matmul.multiply({
           rows: length,
           cols: length,
-          depth: width,
-          left: { address: query.address + at, stride: d },
-          right: { address: key.address + at, stride: d, transposed: true },
+          depth: headDim,
+          left: { address: query.address + 4 * at, stride: queries },
+          right: { address: key.address + shared, stride: keys, transposed: true },
           target: { address: this.#scores.address, stride },
         });
         this.#softmaxRows(length, stride);
         this.#matmul.multiply({
           rows: length,
-          cols: width,
+          cols: headDim,
           depth: length,
           left: { address: this.#scores.address, stride },
-          right: { address: value.address + at, stride: d },
+          right: { address: value.address + shared, stride: keys },
           target: { address: this.#head.address, stride: headStride },
         });
         for (let row = 0; row < length; row++) {
-          const from = this.#head.values.subarray(row * headStride, row * headStride + width);
-          attended.values.set(from, (first + row) * d + head * width);
+          const from = this.#head.values.subarray(row * headStride, row * headStride + headDim);
+          attended.values.set(from, at + row * queries);
         }
       }
       first += length;
     }
   }
 
-  /** Row i keeps its first i + 1 scores; what comes later becomes zero. */
+  /** Row i keeps its first i + 1 scores, or the last of them in a window; what comes later becomes zero. */
   #softmaxRows(length: number, stride: number): void {
     const { values, address } = this.#scores, { kernels } = this.#memory;
+    const { window, softcap } = this.#config.attention;
+    const most = window?.layers.includes(this.#layer) ? window.length : Infinity;
     for (let row = 0; row < length; row++) {
-      values.fill(0, row * stride + row + 1, row * stride + stride);
-      kernels.softmax(address + 4 * row * stride, row + 1);
+      const at = row * stride, end = at + row + 1;
+      values.fill(0, end, at + stride);
+      if (softcap !== null) kernels.softcap(address + 4 * at, softcap, 0, padded(row + 1, 4));
+      values.fill(-Infinity, at, Math.max(at, end - most));
+      kernels.softmax(address + 4 * at, row + 1);
     }
   }
 
-  /** residual += down(ReLU(up x)) + bias, in blocks of neurons. */
+  /** half = down(activations) + bias, in blocks of neurons. */
   #ffn(count: number): void {
-    const { header } = this.#file, { intermediateSize: n } = header.config, d = this.#d;
-    const { ffnQuantization } = header, { bundles } = header.layers[this.#layer];
-    const { residual, normed, hidden } = this.#blocks, { kernels } = this.#memory;
-    const upBias = this.#floats("ffn.up.bias");
-    const vector = vectorByteLength(ffnQuantization, d);
+    const { intermediateSize: n, hiddenSize: d, ffn } = this.#config;
+    const { ffnQuantization, layers } = this.#file.header;
+    const { half, hidden } = this.#blocks,
+      { bundleByteLength: byteStride } = layers[this.#layer].bundles;
+    const vector = vectorByteLength(ffnQuantization, d), vectors = ffn.isGated ? 3 : 2;
+    half.values.fill(0, 0, count * d);
     for (let first = 0; first < n; first += BLOCK_ROWS) {
       const rows = Math.min(BLOCK_ROWS, n - first);
       const bytes = this.#file.readBundles(this.#layer, { first, count: rows });
-      const byteStride = bundles.bundleByteLength;
-      const load = (byteOffset: number) =>
+      const load = (index: number) =>
         loadRows(ffnQuantization, bytes, { rows, cols: d }, this.#weights.values, {
-          byteOffset,
+          byteOffset: index * vector,
           byteStride,
         });
-      load(0);
-      this.#matmul.multiply({
-        rows: count,
-        cols: rows,
-        depth: d,
-        left: { address: normed.address, stride: d },
-        right: { address: this.#weights.address, stride: d, transposed: true },
-        target: { address: hidden.address, stride: rows },
-      });
-      addToRows(hidden.values, upBias.subarray(first, first + rows), count);
-      for (let t = 0; t < count; t++) {
-        const mask = this.#masks.address + 4 * (t * n + first) / 32;
-        kernels.reluMask(hidden.address + 4 * t * rows, mask, 0, rows);
-      }
-      load(vector);
+      this.#activate({ count, first, rows }, load);
+      load(vectors - 1);
       this.#matmul.multiply({
         rows: count,
         cols: d,
         depth: rows,
         left: { address: hidden.address, stride: rows },
         right: { address: this.#weights.address, stride: d },
-        target: { address: residual.address, stride: d },
+        target: { address: half.address, stride: d },
         accumulate: true,
       });
     }
-    addToRows(residual.values, this.#floats("ffn.down.bias"), count);
+    const bias = this.#floats("ffn.down.bias");
+    if (bias) addToRows(half.values, bias, count);
   }
+
+  /** hidden = activations of `rows` neurons from `first` on, and their bits of the masks. */
+  #activate(
+    { count, first, rows }: { count: number; first: number; rows: number },
+    load: (index: number) => void,
+  ): void {
+    const { intermediateSize: n } = this.#config, { hidden, product } = this.#blocks;
+    const { first: kind, second, threshold } = this.#kinds, { kernels } = this.#memory;
+    const masksOf = (kind: number) => {
+      for (let t = 0; t < count; t++) {
+        const mask = this.#masks.address + 4 * (t * n + first) / 32;
+        kernels.activeMask(hidden.address + 4 * t * rows, mask, 0, rows, kind, threshold);
+      }
+    };
+    load(0);
+    this.#dots(hidden, { count, first, rows }, second === null ? "up" : "gate");
+    masksOf(kind);
+    if (second === null) return;
+    load(1);
+    this.#dots(product, { count, first, rows }, "up");
+    const isDouble = second === ACTIVATION.timesRelu;
+    for (let k = 0; k < count * rows; k++) {
+      const times = product.values[k];
+      hidden.values[k] *= isDouble ? Math.max(times, 0) : times;
+    }
+    if (isDouble) masksOf(ACTIVATION.relu); // None of them is below zero.
+  }
+
+  /** target [count][rows] = rows of the FFN that were loaded, times its input, + bias. */
+  #dots(
+    target: Block,
+    { count, first, rows }: { count: number; first: number; rows: number },
+    name: "gate" | "up",
+  ): void {
+    const { ffnInput } = this.#blocks, d = this.#config.hiddenSize;
+    this.#matmul.multiply({
+      rows: count,
+      cols: rows,
+      depth: d,
+      left: { address: ffnInput.address, stride: d },
+      right: { address: this.#weights.address, stride: d, transposed: true },
+      target: { address: target.address, stride: rows },
+    });
+    const bias = this.#floats(`ffn.${name}.bias`);
+    if (bias) addToRows(target.values, bias.subarray(first, first + rows), count);
+  }
+}
+
+type BlockName =
+  | "residual"
+  | "normed"
+  | "ffnInput"
+  | "early"
+  | "query"
+  | "key"
+  | "value"
+  | "attended"
+  | "half"
+  | "hidden"
+  | "product";
+
+/** Numbers of a position in each block. */
+function widthsOf(config: ModelConfig): Record<BlockName, number> {
+  const { hiddenSize: d, intermediateSize: n, headDim, ffn } = config;
+  const queries = config.numAttentionHeads * headDim, keys = config.numKeyValueHeads * headDim;
+  const block = Math.min(BLOCK_ROWS, n);
+  return {
+    residual: d,
+    normed: d,
+    ffnInput: d,
+    early: d,
+    query: queries,
+    key: keys,
+    value: keys,
+    attended: queries,
+    half: d,
+    hidden: block,
+    product: ffn.isGated ? block : 0,
+  };
+}
+
+/** The longest row of a matrix. */
+function colsMaxOf({ hiddenSize, numAttentionHeads, headDim, embeddingSize }: ModelConfig): number {
+  return Math.max(hiddenSize, numAttentionHeads * headDim, embeddingSize);
 }
 
 /** Tiles of a matrix into f32 rows. */
@@ -278,10 +447,6 @@ function loadTiles(
   const rowBytes = new Uint8Array(shape.rows * vectorByteLength(dtype, shape.cols));
   untileRows(dtype, tiles, shape, rowBytes);
   loadRows(dtype, rowBytes, shape, values);
-}
-
-function add(target: Float32Array, values: Float32Array, length: number): void {
-  for (let k = 0; k < length; k++) target[k] += values[k];
 }
 
 function addToRows(rows: Float32Array, bias: Float32Array, count: number): void {

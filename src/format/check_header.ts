@@ -1,3 +1,5 @@
+import { problemWithConfig } from "../../models/config.ts";
+import { residentTensors } from "../../models/tensors.ts";
 import { familyOf } from "../../models/registry.ts";
 import { ModelFileError } from "../errors.ts";
 import {
@@ -40,8 +42,8 @@ export function validateHeader(value: unknown, place: HeaderPlace): FlashHeader 
     throw headerError(place, issue.path.join(".") || "header", issue.message);
   }
   const header = parsed.data;
-  const family = familyOf(header.architecture, place.path);
-  const problem = family.problemWith(header.config) ??
+  familyOf(header.architecture, place.path);
+  const problem = problemWithConfig(header.config) ??
     problemWithNeurons(header.ffnQuantization, header.config.intermediateSize);
   if (problem !== null) throw headerError(place, "config", problem);
   checkTensors(header, place);
@@ -52,10 +54,9 @@ export function validateHeader(value: unknown, place: HeaderPlace): FlashHeader 
 }
 
 function checkTensors(
-  { architecture, config, quantization, tensors }: FlashHeader,
+  { config, quantization, tensors }: FlashHeader,
   place: HeaderPlace,
 ) {
-  const family = familyOf(architecture, place.path);
   const found = new Map(tensors.map((tensor, index) => [tensor.name, { tensor, index }]));
   // Before the list of expected tensors is made: its length follows from a number in the file.
   if (config.numLayers > tensors.length) {
@@ -65,7 +66,7 @@ function checkTensors(
       `${config.numLayers} layers in ${tensors.length} tensors`,
     );
   }
-  const expected = family.residentTensors(config, quantization);
+  const expected = residentTensors(config, quantization);
   for (const wanted of expected) {
     const entry = found.get(wanted.name);
     if (entry === undefined) {
@@ -113,7 +114,7 @@ function checkTensor(
 }
 
 function checkLayers({ config, ffnQuantization, layers }: FlashHeader, place: HeaderPlace): void {
-  const { numLayers, hiddenSize, intermediateSize } = config;
+  const { numLayers, intermediateSize } = config;
   if (layers.length !== numLayers) {
     throw headerError(place, "layers", `${layers.length} layers, expected ${numLayers}`);
   }
@@ -127,7 +128,7 @@ function checkLayers({ config, ffnQuantization, layers }: FlashHeader, place: He
     expect(
       "bundleByteLength",
       bundles.bundleByteLength,
-      bundleByteLength(ffnQuantization, hiddenSize),
+      bundleByteLength(ffnQuantization, config.hiddenSize, config.ffn.isGated),
     );
     expect("byteOffset", bundles.byteOffset % SECTION_ALIGNMENT, 0);
     const groups = Math.ceil(bundles.count / bundles.groupCount);

@@ -2,8 +2,8 @@ import process from "node:process";
 import { closeSync, fsyncSync, openSync, renameSync, rmSync, statSync, writeSync } from "node:fs";
 import { dirname } from "node:path";
 import { crc32 } from "node:zlib";
-import type { ModelConfig } from "../../models/family.ts";
-import { familyOf } from "../../models/registry.ts";
+import type { ModelConfig } from "../../models/config.ts";
+import { residentTensors } from "../../models/tensors.ts";
 import { FlashWriteError } from "../errors.ts";
 import { alignUp } from "./align.ts";
 import {
@@ -57,15 +57,14 @@ export type FlashPart =
 
 /** Lays the parts of a file out: a function of sizes alone, so that it also tells a model's size beforehand. */
 export function planParts(
-  { architecture, quantization, ffnQuantization, config }: Pick<
+  { quantization, ffnQuantization, config }: Pick<
     FlashContent,
-    "architecture" | "quantization" | "ffnQuantization" | "config"
+    "quantization" | "ffnQuantization" | "config"
   >,
 ): FlashPart[] {
   const parts: FlashPart[] = [];
   let end = PRELUDE_BYTES;
-  const family = familyOf(architecture, "this model");
-  for (const { name, dtype, layout, shape } of family.residentTensors(config, quantization)) {
+  for (const { name, dtype, layout, shape } of residentTensors(config, quantization)) {
     const byteOffset = alignUp(end, TENSOR_ALIGNMENT);
     const byteLength = tensorByteLength({ dtype, layout, shape: [...shape] });
     const place = { byteOffset, byteLength };
@@ -74,7 +73,7 @@ export function planParts(
     end = byteOffset + byteLength;
   }
   const count = config.intermediateSize;
-  const bundleBytes = bundleByteLength(ffnQuantization, config.hiddenSize);
+  const bundleBytes = bundleByteLength(ffnQuantization, config.hiddenSize, config.ffn.isGated);
   for (let layerIndex = 0; layerIndex < config.numLayers; layerIndex++) {
     const byteOffset = alignUp(end, SECTION_ALIGNMENT);
     const bundles = {

@@ -1,5 +1,5 @@
 import { z } from "zod";
-import { modelConfigSchema } from "../../models/family.ts";
+import { modelConfigSchema } from "../../models/config.ts";
 import { isBlocked, matrixByteLength, QUANTIZATIONS } from "./layout.ts";
 
 /**

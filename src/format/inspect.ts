@@ -1,4 +1,4 @@
-import type { ModelConfig } from "../../models/family.ts";
+import type { ModelConfig } from "../../models/config.ts";
 import { formatBytes } from "../byte_size.ts";
 import { FlashFile, type VerifyOptions, type VerifyResult } from "./flash_file.ts";
 import {

@@ -12,12 +12,13 @@
  *   q4  block,  144 bytes: | 8 f16 scales | columns 0..3: 16 bytes | columns 4..7 | ... | columns 28..31 |
  *       four columns: | rows 0, 1: 4 bytes, one a column, row 0 in its low nibble | rows 2, 3 | 4, 5 | 6, 7 |
  *
- * A bundle is the record of one neuron on flash:
+ * A bundle is the record of one neuron on flash, two vectors or, with a gate, three:
  *
- *   f32, f16: | up row: d numbers | down column: d numbers |
- *   q8:       | up: d/32 f16 scales, d i8 | down: d/32 f16 scales, d i8 |
- *   q4:       | up: d/32 f16 scales, d/32 x 16 bytes | down: the same |
- *             byte j of a block: column j in its low nibble, column j + 16 in its high one
+ *   | up row | down column |     | gate row | up row | down column |
+ *
+ *   f32, f16: d numbers
+ *   q8:       d/32 f16 scales, d i8
+ *   q4:       d/32 f16 scales, d/32 x 16 bytes; byte j of a block: column j in its low nibble, column j + 16 in its high one
  */
 
 /**
@@ -94,7 +95,11 @@ export function floatsAt(
     : new Float32Array(buffer, byteOffset, length);
 }
 
-/** Bytes of a bundle: the up row and the down column of one neuron of a model with `hiddenSize` = d. */
-export function bundleByteLength(quantization: Quantization, hiddenSize: number): number {
-  return 2 * vectorByteLength(quantization, hiddenSize);
+/** Bytes of a bundle: the gate's row if there is one, the up row and the down column of one neuron, each `hiddenSize` = d long. */
+export function bundleByteLength(
+  quantization: Quantization,
+  hiddenSize: number,
+  isGated = false,
+): number {
+  return (isGated ? 3 : 2) * vectorByteLength(quantization, hiddenSize);
 }

@@ -1,7 +1,8 @@
 import { existsSync } from "node:fs";
 import { basename, join, resolve } from "node:path";
 import { setImmediate } from "node:timers/promises";
-import type { ModelConfig, ModelFamily } from "../../models/family.ts";
+import type { ModelConfig } from "../../models/config.ts";
+import type { ModelFamily } from "../../models/family.ts";
 import { familyOf } from "../../models/registry.ts";
 import { ModelFileError, UnsupportedModelError } from "../errors.ts";
 import { VERSION } from "../version.ts";

@@ -1,5 +1,10 @@
-import type { ModelConfig, ModelFamily, ResidentTensor } from "../../models/family.ts";
+import type { ModelConfig } from "../../models/config.ts";
+import type { ModelFamily } from "../../models/family.ts";
+import { residentTensors } from "../../models/tensors.ts";
+import type { ResidentTensor } from "../../models/tensors.ts";
 import { ModelFileError } from "../errors.ts";
+import { TensorFinder } from "./find_tensors.ts";
+import type { FoundTensor } from "./find_tensors.ts";
 import type { FlashPart } from "./flash_writer.ts";
 import {
   bundleByteLength,
@@ -31,8 +36,9 @@ export class PartPacker {
   #config: ModelConfig;
   #ffnQuantization: Quantization;
   #stripBytesMax: number;
-  #resident = new Map<string, { tensor: ResidentTensor; source: SafeTensor }>();
-  #ffn: { up: SafeTensor; down: SafeTensor }[] = [];
+  #resident = new Map<string, { tensor: ResidentTensor; found: FoundTensor }>();
+  /** Of each layer: rows of a bundle, [n, d] (the gate's first, if there is one), and its columns, [d, n]. */
+  #ffn: { rows: FoundTensor[]; down: SafeTensor }[] = [];
 
   /** Finds every tensor and checks its type and shape, so that nothing is missing hours later. */
   constructor({ weights, family, config, quantization, ffnQuantization, stripBytesMax }: {
@@ -47,33 +53,31 @@ export class PartPacker {
     this.#config = config;
     this.#ffnQuantization = ffnQuantization;
     this.#stripBytesMax = stripBytesMax;
-    const used = new Set(family.ignoredSources(config));
-    const find = (name: string, shape: readonly number[]) => {
-      const source = findSource(weights, family, name, shape);
-      used.add(source.name);
-      return source;
-    };
-    for (const tensor of family.residentTensors(config, quantization)) {
-      this.#resident.set(tensor.name, { tensor, source: find(tensor.sourceName, tensor.shape) });
+    const finder = new TensorFinder(weights, family, config);
+    for (const tensor of residentTensors(config, quantization)) {
+      this.#resident.set(tensor.name, { tensor, found: finder.find(tensor.name, tensor.shape) });
     }
-    const { hiddenSize: d, intermediateSize: n } = config;
+    const { hiddenSize: d, intermediateSize: n, ffn: { isGated } } = config;
+    const names = isGated ? ["gate", "up"] : ["up"];
     for (let layer = 0; layer < config.numLayers; layer++) {
-      const { up, down } = family.ffnSource(layer);
-      this.#ffn.push({ up: find(up, [n, d]), down: find(down, [d, n]) });
+      const find = (name: string, shape: number[]) =>
+        finder.find(`layers.${layer}.ffn.${name}.weight`, shape);
+      const rows = names.map((name) => find(name, [n, d]));
+      this.#ffn.push({ rows, down: find("down", [d, n]).source });
     }
-    this.ignoredTensors = [...weights.tensors.keys()].filter((name) => !used.has(name));
+    this.ignoredTensors = finder.unused();
   }
 
   /** The bytes of a part. Each piece is valid only until the next is asked for. */
   *bytesOf(part: FlashPart): Generator<Uint8Array> {
     if (part.kind === "bundles") yield* this.#bundles(part.layerIndex);
     else {
-      const { tensor, source } = this.#resident.get(part.tensor.name)!;
-      yield* this.#tensor(tensor, source);
+      const { tensor, found } = this.#resident.get(part.tensor.name)!;
+      yield* this.#tensor(tensor, found);
     }
   }
 
-  *#tensor({ dtype, layout, shape }: ResidentTensor, source: SafeTensor): Generator<Uint8Array> {
+  *#tensor({ dtype, layout, shape }: ResidentTensor, found: FoundTensor): Generator<Uint8Array> {
     const rowCount = shape.length === 1 ? 1 : shape[0];
     const cols = shape[shape.length - 1];
     const chunkRows = Math.min(rowCount, rowsPerChunk(cols));
@@ -82,11 +86,10 @@ export class PartPacker {
     const tiles = new Uint8Array(layout === "tiled" ? matrixByteLength(dtype, chunkRows, cols) : 0);
     for (let row = 0; row < rowCount; row += chunkRows) {
       const rows = Math.min(chunkRows, rowCount - row);
-      const range = { from: row * cols, length: rows * cols };
-      this.#weights.readFloats(source, range, values);
-      const bad = findUnstorable(dtype, values, range.length);
-      if (bad >= 0) throw unstorable(source, dtype, range.from + bad, values[bad]);
-      storeRows(dtype, values, { rows, cols }, rowBytes);
+      // Of a vector a row of the source is a number.
+      this.#read(found, { from: row * cols, length: rows * cols }, values, dtype);
+      const byteStride = numbersByteLength(dtype, cols);
+      storeRows(dtype, values, { rows, cols }, rowBytes, { byteOffset: 0, byteStride });
       if (layout === "tiled") {
         tileRows(dtype, rowBytes, { rows, cols }, tiles);
         yield tiles.subarray(0, matrixByteLength(dtype, rows, cols));
@@ -94,29 +97,61 @@ export class PartPacker {
     }
   }
 
+  /** Reads numbers of ours, wherever their rows lie in the checkpoint. Throws for what `dtype` cannot hold. */
+  #read(
+    { source, runs, offset }: FoundTensor,
+    { from, length }: { from: number; length: number },
+    values: Float32Array,
+    dtype: Quantization,
+  ): void {
+    const cols = source.shape.length === 1 ? 1 : source.shape[1];
+    let first = 0, done = 0;
+    for (const run of runs) {
+      const count = run.count * cols, begin = Math.max(from, first);
+      const end = Math.min(from + length, first + count);
+      if (begin < end) {
+        const at = run.from * cols + begin - first, target = values.subarray(done);
+        this.#weights.readFloats(source, { from: at, length: end - begin }, target);
+        if (offset !== 0) { for (let i = 0; i < end - begin; i++) target[i] += offset; }
+        const bad = findUnstorable(dtype, target, end - begin);
+        if (bad >= 0) throw unstorable(source, dtype, at + bad, target[bad]);
+        done += end - begin;
+      }
+      first += count;
+    }
+  }
+
   *#bundles(layerIndex: number): Generator<Uint8Array> {
     const { hiddenSize: d, intermediateSize: n } = this.#config;
-    const { up, down } = this.#ffn[layerIndex];
+    const { rows: rowSources, down } = this.#ffn[layerIndex], dtype = this.#ffnQuantization;
     const stripMax = Math.floor(this.#stripBytesMax / (d * floatByteLength(down)));
     const stripCount = Math.min(n, Math.max(1, stripMax));
     const pieceCount = Math.min(stripCount, rowsPerChunk(d));
     const strip = new Uint8Array(stripCount * d * floatByteLength(down));
     const columns = new Uint8Array(pieceCount * d * floatByteLength(down));
     const values = new Float32Array(pieceCount * d);
-    const bundles = new Uint8Array(pieceCount * bundleByteLength(this.#ffnQuantization, d));
+    const byteStride = bundleByteLength(dtype, d, rowSources.length > 1),
+      vector = vectorByteLength(dtype, d);
+    const bundles = new Uint8Array(pieceCount * byteStride);
     for (let from = 0; from < n; from += stripCount) {
       const count = Math.min(stripCount, n - from);
       this.#readStrip(down, { from, count }, strip);
       for (let piece = 0; piece < count; piece += pieceCount) {
-        const rows = Math.min(pieceCount, count - piece);
-        const range = { from: (from + piece) * d, length: rows * d };
-        this.#weights.readFloats(up, range, values);
-        this.#store(up, values, rows, bundles, "up", (index) => range.from + index);
+        const rows = Math.min(pieceCount, count - piece), shape = { rows, cols: d };
+        for (const [index, source] of rowSources.entries()) {
+          this.#read(source, { from: (from + piece) * d, length: rows * d }, values, dtype);
+          storeRows(dtype, values, shape, bundles, { byteOffset: index * vector, byteStride });
+        }
         transpose(down, strip, { from: piece, count: rows, stride: count, length: d }, columns);
         toFloats(down.dtype, columns, rows * d, values);
-        const indexOf = (index: number) => (index % d) * n + from + piece + Math.floor(index / d);
-        this.#store(down, values, rows, bundles, "down", indexOf);
-        yield bundles.subarray(0, rows * bundleByteLength(this.#ffnQuantization, d));
+        const bad = findUnstorable(dtype, values, rows * d);
+        if (bad >= 0) {
+          const index = (bad % d) * n + from + piece + Math.floor(bad / d);
+          throw unstorable(down, dtype, index, values[bad]);
+        }
+        const byteOffset = rowSources.length * vector;
+        storeRows(dtype, values, shape, bundles, { byteOffset, byteStride });
+        yield bundles.subarray(0, rows * byteStride);
       }
     }
   }
@@ -134,24 +169,6 @@ export class PartPacker {
       const target = strip.subarray(row * rowBytes, (row + 1) * rowBytes);
       this.#weights.readBytes(down, { from: row * n + from, length: count }, target);
     }
-  }
-
-  /** Stores f32[rows][d] as the up or down halves of bundles. */
-  #store(
-    source: SafeTensor,
-    values: Float32Array,
-    rows: number,
-    bundles: Uint8Array,
-    half: "up" | "down",
-    indexOf: (index: number) => number,
-  ): void {
-    const { hiddenSize: d } = this.#config;
-    const quantization = this.#ffnQuantization;
-    const bad = findUnstorable(quantization, values, rows * d);
-    if (bad >= 0) throw unstorable(source, quantization, indexOf(bad), values[bad]);
-    const byteOffset = half === "up" ? 0 : vectorByteLength(quantization, d);
-    const byteStride = bundleByteLength(quantization, d);
-    storeRows(quantization, values, { rows, cols: d }, bundles, { byteOffset, byteStride });
   }
 }
 
@@ -177,26 +194,6 @@ function transpose(
       }
     }
   }
-}
-
-function findSource(
-  weights: Safetensors,
-  family: ModelFamily,
-  name: string,
-  shape: readonly number[],
-): SafeTensor {
-  const tensor = family.prefixes.map((prefix) => weights.tensors.get(prefix + name)).find(Boolean);
-  if (tensor === undefined) {
-    const place = { path: weights.sources[0].path, field: name, byteOffset: 8 };
-    throw new ModelFileError(`tensor ${name} is missing`, place);
-  }
-  floatByteLength(tensor);
-  if (String(tensor.shape) !== String(shape)) {
-    const problem = `tensor ${tensor.name} has shape [${tensor.shape}], expected [${shape}]`;
-    const { source: { path }, byteOffset } = tensor;
-    throw new ModelFileError(problem, { path, field: `${tensor.name}.shape`, byteOffset });
-  }
-  return tensor;
 }
 
 function rowsPerChunk(cols: number): number {

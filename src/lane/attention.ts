@@ -1,43 +1,62 @@
 import { keysOffset, PAGE_POSITIONS, valuesOffset } from "../kv_page.ts";
+import { applyNorm } from "../norm.ts";
+import type { WeightPair } from "../pipeline/options.ts";
 import type { Step } from "../pipeline/step.ts";
+import { Joining } from "./joining.ts";
 import type { LaneArena } from "./lane_arena.ts";
 import type { LaneSeat, Share } from "./lane_seat.ts";
 
 /**
- * residual += output(attention(norm(residual))): this lane's heads, then this lane's rows of the output matrix; in the layers of
- * one arena.
+ * The first half of a layer: this lane's heads of attention, then this lane's rows of the output matrix; in the layers of one
+ * arena.
  */
 export class Attention {
   readonly #seat: LaneSeat;
   readonly #arena: LaneArena;
-  readonly #heads: Share;
+  readonly #joining: Joining;
+  /** This lane's key/value heads, and its queries. */
+  readonly #keyHeads: Share;
+  readonly #queryHeads: Share;
+  /** Whether queries are those of the lane's own keys, so that nobody waits for another lane's. */
+  readonly #ownsKeys: boolean;
+  /** Queries that share a key. */
+  readonly #group: number;
   /** Of each layer: where the pages of its KV cache lie. */
   readonly #tables: Uint32Array[];
-  /** Of each head: where in a page its keys and values begin. */
+  /** Of each key/value head: where in a page its keys and values begin. */
   readonly #keys: number[];
   readonly #values: number[];
+  /** Layers that look back over a window. */
+  readonly #windowed: ReadonlySet<number>;
 
   constructor(seat: LaneSeat, arena: LaneArena) {
     this.#seat = seat;
     this.#arena = arena;
-    const { plan, buffer } = arena, { pages } = seat.options;
-    const heads = Array.from({ length: pages.numKeyValueHeads }, (_, head) => head);
+    this.#joining = new Joining(seat, arena);
+    const { plan, buffer } = arena, { pages, sizes } = seat.options;
+    const { numAttentionHeads, numKeyValueHeads, attention } = sizes;
+    const heads = Array.from({ length: numKeyValueHeads }, (_, head) => head);
     this.#keys = heads.map((head) => keysOffset(pages.kv, pages, head));
     this.#values = heads.map((head) => valuesOffset(pages.kv, pages, head));
     this.#tables = plan.layers.map(({ pageTable }) =>
       new Uint32Array(buffer, pageTable, pages.count)
     );
-    this.#heads = seat.shareOf(seat.options.sizes.numAttentionHeads, 1);
+    const group = numAttentionHeads / numKeyValueHeads;
+    this.#group = group;
+    this.#ownsKeys = numKeyValueHeads >= seat.control.shape.laneCount;
+    this.#keyHeads = seat.shareOf(numKeyValueHeads, 1);
+    const { from, to } = this.#keyHeads;
+    this.#queryHeads = this.#ownsKeys
+      ? { from: from * group, to: to * group }
+      : seat.shareOf(numAttentionHeads, 1);
+    this.#windowed = new Set(attention.window?.layers);
   }
 
-  compute(layer: number, step: Step): void {
-    const { clock, trace, options: { weights, quantization } } = this.#seat;
-    const began = clock();
-    this.#seat.prepareInputs(this.#arena, weights.layers[layer].attentionNorm, quantization, {
-      positions: step.positions,
-      what: "the input of attention",
-    });
-    this.#project(layer, step);
+  /** `input`: rows of the residual stream, normed and prepared. */
+  compute(layer: number, step: Step, input: number): void {
+    const { clock, trace } = this.#seat, began = clock();
+    this.#project(layer, step, input);
+    if (!this.#ownsKeys) this.#seat.meet("the keys and values of a layer");
     this.#attend(layer, step);
     trace?.span("attention", began, clock(), layer);
     this.#seat.meet("the heads of a layer");
@@ -48,23 +67,48 @@ export class Attention {
   }
 
   /** Queries, and keys and values, which go to their pages of the KV cache. */
-  #project(layer: number, step: Step): void {
+  #project(layer: number, step: Step, input: number): void {
     const { sizes, weights, quantization } = this.#seat.options, { positions } = step;
-    const { plan } = this.#arena, { hidden: stride, prepared } = plan.strides;
-    const { query, key, value } = weights.layers[layer];
-    const cols = sizes.hiddenSize, headDim = cols / sizes.numAttentionHeads;
-    const x = { address: this.#arena.inputs(positions).prepared, stride: prepared };
-    const range = {
-      positions,
-      from: this.#heads.from * headDim,
-      to: this.#heads.to * headDim,
-      cols,
+    const { plan } = this.#arena, { strides } = plan, { headDim } = sizes;
+    const { query, key, value, queryNorm, keyNorm } = weights.layers[layer];
+    const x = { address: input, stride: strides.prepared };
+    const multiply = (matrix: WeightPair, y: number, stride: number, heads: Share) => {
+      const from = heads.from * headDim, to = heads.to * headDim;
+      if (from === to) return;
+      const range = { positions, from, to, cols: sizes.hiddenSize };
+      this.#arena.multiply(quantization, matrix, x, { address: y, stride }, range);
     };
-    if (range.from === range.to) return;
-    this.#arena.multiply(quantization, query, x, { address: plan.query, stride }, range);
-    this.#arena.multiply(quantization, key, x, { address: plan.key, stride }, range);
-    this.#arena.multiply(quantization, value, x, { address: plan.value, stride }, range);
+    multiply(query, plan.query, strides.query, this.#queryHeads);
+    multiply(key, plan.key, strides.key, this.#keyHeads);
+    multiply(value, plan.value, strides.key, this.#keyHeads);
+    this.#place(layer, step, plan.query, strides.query, this.#queryHeads, queryNorm);
+    this.#place(layer, step, plan.key, strides.key, this.#keyHeads, keyNorm);
     this.#store(layer, step);
+  }
+
+  /** Norms and turns heads, where the model does. */
+  #place(
+    layer: number,
+    { positions }: Step,
+    address: number,
+    stride: number,
+    heads: Share,
+    norm: WeightPair | null,
+  ): void {
+    const { sizes } = this.#seat.options, { headDim, positions: places } = sizes;
+    const { plan, kernels } = this.#arena, count = heads.to - heads.from;
+    for (let position = 0; position < positions; position++) {
+      const x = address + position * stride + 4 * heads.from * headDim;
+      for (let head = 0; norm && head < count; head++) {
+        const at = x + 4 * head * headDim;
+        applyNorm(kernels, sizes.norm, at, norm, at, headDim);
+      }
+      if (places.kind !== "rotary") continue;
+      // A second table is that of layers with a window.
+      const table = this.#windowed.has(layer) ? plan.strides.angles - 4 * places.dims : 0;
+      const angles = plan.angles + position * plan.strides.angles + table;
+      kernels.rotate(x, angles, count, headDim, places.dims);
+    }
   }
 
   /** Keys and values of this lane's heads, into their places. */
@@ -75,8 +119,8 @@ export class Attention {
     for (let position = 0; position < positions; position++) {
       const page = table[Math.floor((first + position) / PAGE_POSITIONS)];
       const place = (first + position) % PAGE_POSITIONS;
-      for (let head = this.#heads.from; head < this.#heads.to; head++) {
-        const row = position * plan.strides.hidden + 4 * head * headDim;
+      for (let head = this.#keyHeads.from; head < this.#keyHeads.to; head++) {
+        const row = position * plan.strides.key + 4 * head * headDim;
         storeKey(plan.key + row, page + this.#keys[head], place, headDim);
         storeValue(plan.value + row, page + this.#values[head], place, headDim);
       }
@@ -84,44 +128,72 @@ export class Attention {
   }
 
   #attend(layer: number, { position: first, positions }: Step): void {
-    const { kv, headDim, numKeyValueHeads } = this.#seat.options.pages;
-    const { plan, kernels, scratch } = this.#arena, { from, to } = this.#heads;
-    const { pageTable } = plan.layers[layer - plan.range.from];
-    if (from === to) return;
+    const { window } = this.#seat.options.sizes.attention;
+    const length = this.#windowed.has(layer) ? window!.length : Infinity;
     for (let position = 0; position < positions; position++) {
-      const row = position * plan.strides.hidden + 4 * from * headDim;
-      kernels.attentionPages[kv](
-        plan.query + row,
-        pageTable,
-        numKeyValueHeads,
-        from,
-        to,
-        1,
-        plan.attention + row,
-        scratch.attentionScratch,
-        headDim,
-        first + position + 1,
-        1 / Math.sqrt(headDim),
-      );
+      const count = first + position + 1, begin = Math.max(0, count - length);
+      if (this.#ownsKeys) {
+        this.#attendHeads(layer, position, { begin, count }, this.#keyHeads, this.#group);
+        continue;
+      }
+      // Queries of one key are shared out, too: one key/value head after the other.
+      const { from, to } = this.#queryHeads, group = this.#group;
+      for (let query = from; query < to;) {
+        const head = Math.floor(query / group), end = Math.min(to, (head + 1) * group);
+        const heads = { from: head, to: head + 1 };
+        this.#attendHeads(layer, position, { begin, count }, heads, end - query, query);
+        query = end;
+      }
     }
   }
 
+  /** `group` queries of each of some key/value heads, from query `query` on, over positions [begin, count). */
+  #attendHeads(
+    layer: number,
+    position: number,
+    { begin, count }: { begin: number; count: number },
+    heads: Share,
+    group: number,
+    query = heads.from * group,
+  ): void {
+    if (heads.from === heads.to) return;
+    const { pages: { kv, headDim, numKeyValueHeads }, sizes } = this.#seat.options;
+    const { plan, kernels, scratch } = this.#arena, { scale, softcap } = sizes.attention;
+    const { pageTable } = plan.layers[layer - plan.range.from];
+    const row = position * plan.strides.query + 4 * query * headDim;
+    const page = Math.floor(begin / PAGE_POSITIONS), outside = page * PAGE_POSITIONS;
+    kernels.attentionPages[kv](
+      plan.query + row,
+      pageTable + 4 * page,
+      numKeyValueHeads,
+      heads.from,
+      heads.to,
+      group,
+      plan.attention + row,
+      scratch.attentionScratch,
+      headDim,
+      count - outside,
+      begin - outside,
+      scale,
+      softcap ?? 0,
+    );
+  }
+
   #addOutput(layer: number, positions: number): void {
-    const { columns, options } = this.#seat;
-    const { sizes, weights, quantization } = options, { output } = weights.layers[layer];
-    const { plan, kernels } = this.#arena, { hidden, prepared } = plan.strides;
-    const { from, to } = columns, cols = sizes.hiddenSize;
-    const x = { address: this.#arena.inputs(positions).prepared, stride: prepared };
+    const { columns, options } = this.#seat, { sizes, weights, quantization } = options;
+    const { output, attentionOutputNorm, attentionNorm } = weights.layers[layer];
+    const { plan, kernels } = this.#arena, { hidden, query, prepared } = plan.strides;
+    const { from, to } = columns, cols = sizes.numAttentionHeads * sizes.headDim;
+    const inputs = this.#arena.inputs(positions);
+    const address = this.#seat.isParallel ? inputs.attentionPrepared : inputs.prepared;
     this.#seat.eachPosition(positions, (position) => {
-      const source = plan.attention + position * hidden;
-      kernels.prepare[quantization](source, x.address + position * prepared, cols);
+      const source = plan.attention + position * query;
+      kernels.prepare[quantization](source, address + position * prepared, cols);
     });
     if (positions > 1) this.#seat.meet("the heads' results");
-    const y = { address: plan.projected, stride: hidden };
+    const x = { address, stride: prepared }, y = { address: plan.projected, stride: hidden };
     this.#arena.multiply(quantization, output, x, y, { positions, from, to, cols });
-    for (let position = 0; position < positions; position++) {
-      const row = position * hidden;
-      kernels.add(plan.residual + row, plan.projected + row, from, to);
-    }
+    const norm = sizes.block === "after" ? attentionNorm : attentionOutputNorm;
+    this.#joining.join(norm, positions);
   }
 }

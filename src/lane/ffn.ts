@@ -1,6 +1,10 @@
+import { activationKinds } from "../activation.ts";
+import type { ActivationKinds } from "../activation.ts";
+import { PICKED_MIN } from "../arena.ts";
 import { PassReader } from "../pipeline/pass_ring.ts";
 import { LANE } from "../pipeline/statistics.ts";
 import type { Step } from "../pipeline/step.ts";
+import { Joining } from "./joining.ts";
 import type { LaneArena } from "./lane_arena.ts";
 import { LateLook } from "./late_look.ts";
 import type { Observer } from "./observer.ts";
@@ -10,7 +14,14 @@ import type { LaneSeat } from "./lane_seat.ts";
  * Entries of a pass that all positions compute before the next ones. Of fewer a position has named too few for the kernel to be
  * fast; with more, lanes begin later with what has landed.
  */
-const GROUP = 256;
+const GROUP = PICKED_MIN;
+
+/** Entries [from, to) of an order of a pass; 0: its own. */
+interface Entries {
+  order: number;
+  from: number;
+  to: number;
+}
 
 /**
  * residual += down(ReLU(up(norm(residual)))) of the neurons that the late look names, which the predictor hands over in
@@ -23,6 +34,8 @@ export class Ffn {
   readonly #lateLook: LateLook;
   readonly #pass: PassReader;
   readonly #observer?: Observer;
+  readonly #joining: Joining;
+  readonly #kinds: ActivationKinds;
 
   /**
    * @param pass the lane's only one: passes are counted through all arenas
@@ -34,18 +47,20 @@ export class Ffn {
     this.#lateLook = new LateLook(seat, arena);
     this.#pass = pass;
     this.#observer = observer;
+    this.#joining = new Joining(seat, arena);
+    this.#kinds = activationKinds(seat.options.sizes);
   }
 
-  compute(layer: number, step: Step): void {
-    const { positions } = step, { weights, ffnQuantization } = this.#seat.options;
-    this.#seat.prepareInputs(this.#arena, weights.layers[layer].ffnNorm, ffnQuantization, {
-      positions,
-      what: "the input of the FFN",
-    });
+  /** The FFN's input is there, `normed` and `prepared`: decides which neurons are computed, and the predictor hears of it. */
+  look(layer: number, step: Step): void {
     if (step.wantsObservation) this.#observer?.seeFfnInput(this.#arena, layer, step);
     // Before the mask, with which the predictor hears that it is there.
-    this.#seat.showInput(this.#arena, layer + 1, positions);
-    this.#lateLook.look(layer, positions);
+    this.#seat.showInput(this.#arena, layer + 1, step.positions);
+    this.#lateLook.look(layer, step.positions);
+  }
+
+  /** Computes what the look named. */
+  compute(layer: number, { positions }: Step): void {
     do {
       this.#takePass(layer);
       this.#computePass(layer, positions);
@@ -65,7 +80,7 @@ export class Ffn {
   #computePass(layer: number, positions: number): void {
     const { options } = this.#seat;
     if (this.#pass.count > 0) {
-      if (options.mode === "exact") this.#takeActivations(positions);
+      if (options.mode === "exact") this.#takeActivations(layer, positions);
       else if (positions === 1) this.#computeUp(layer);
       else this.#computeUps(layer, positions);
       this.#seat.meet("the activations of a pass");
@@ -97,11 +112,42 @@ export class Ffn {
   /** Entries [from, to) of the pass's order, for the only position. Returns how many are active. */
   #up(layer: number, from: number, to: number): number {
     if (from >= to) return 0;
+    const { order, activations } = this.#pass.plan, { prepared } = this.#arena.scratch;
+    if (this.#kinds.second === null) {
+      return this.#activate(layer, { order, from, to }, prepared, activations);
+    }
+    let active = 0;
+    for (; from < to; from += GROUP) {
+      const group = { order, from, to: Math.min(from + GROUP, to) };
+      active += this.#activateGated(layer, group, prepared, activations);
+    }
+    return active;
+  }
+
+  /** Activations of entries of the pass, from the row that decides. Returns how many are not zero. */
+  #activate(layer: number, { order, from, to }: Entries, x: number, y: number): number {
     const { sizes, weights, ffnQuantization } = this.#seat.options;
-    const { kernels, scratch } = this.#arena, { upBias } = weights.layers[layer];
-    const { addresses, neurons, order, activations } = this.#pass.plan;
-    const up = kernels.up[ffnQuantization], { prepared } = scratch, d = sizes.hiddenSize;
-    return up(addresses, neurons, order, from, to, 0, prepared, upBias, activations, d);
+    const { gateBias, upBias } = weights.layers[layer], { first, threshold, second } = this.#kinds;
+    const { addresses, neurons } = this.#pass.plan, d = sizes.hiddenSize;
+    const dots = this.#arena.kernels.up[ffnQuantization],
+      bias = second === null ? upBias : gateBias;
+    return dots(addresses, neurons, order, from, to, 0, x, bias, y, d, first, threshold);
+  }
+
+  /** The same with a gate: where it is not zero, times the up row's product. At most `GROUP` entries. */
+  #activateGated(layer: number, entries: Entries, x: number, y: number): number {
+    this.#activate(layer, entries, x, y);
+    return this.#multiplyUp(layer, entries, x, y);
+  }
+
+  /** Gates that are not zero become their product with the up row's. Returns how many are still not zero. */
+  #multiplyUp(layer: number, { order, from, to }: Entries, x: number, y: number): number {
+    const { sizes, weights, ffnQuantization, flash } = this.#seat.options;
+    const { kernels, picked } = this.#arena, { upBias } = weights.layers[layer];
+    const { addresses, neurons } = this.#pass.plan, { upOffset } = flash.record;
+    const count = kernels.pickActive(order, from, to, y, picked), d = sizes.hiddenSize;
+    const dots = kernels.up[ffnQuantization], kind = this.#kinds.second!;
+    return dots(addresses, neurons, picked, 0, count, upOffset, x, upBias, y, d, kind, 0);
   }
 
   /** The same for several positions: group after group, so that each bundle is fetched from memory once. */
@@ -125,31 +171,31 @@ export class Ffn {
 
   /** Entries [from, to) of the pass's order, for each position that named them; zero for the others. */
   #ups(layer: number, from: number, to: number, positions: number): number {
-    const { statistics, options } = this.#seat;
-    const { sizes, weights, ffnQuantization, mode } = options, { upBias } = weights.layers[layer];
+    const { statistics, options: { mode } } = this.#seat, isAll = mode === "dense";
     const { kernels, plan, picked } = this.#arena, { strides } = plan;
-    const { addresses, neurons, order, activations } = this.#pass.plan;
-    const up = kernels.up[ffnQuantization], d = sizes.hiddenSize, isAll = mode === "dense";
+    const { neurons, order, activations } = this.#pass.plan;
     const { prepared } = this.#arena.inputs(positions);
     let active = 0;
     for (let position = 0; position < positions; position++) {
       const x = prepared + position * strides.prepared;
       const y = activations + position * strides.activations;
       const mask = plan.mask + position * strides.mask;
-      const count = isAll
-        ? to - from
-        : kernels.pickNamed(order, from, to, neurons, mask, picked, y);
-      statistics[LANE.computed] += count;
-      if (isAll) active += up(addresses, neurons, order, from, to, 0, x, upBias, y, d);
-      else if (count > 0) {
-        active += up(addresses, neurons, picked, 0, count, 0, x, upBias, y, d);
-      }
+      const entries = isAll ? { order, from, to } : {
+        order: picked,
+        from: 0,
+        to: kernels.pickNamed(order, from, to, neurons, mask, picked, y),
+      };
+      statistics[LANE.computed] += entries.to - entries.from;
+      if (entries.from === entries.to) continue;
+      active += this.#kinds.second === null
+        ? this.#activate(layer, entries, x, y)
+        : this.#activateGated(layer, entries, x, y);
     }
     return active;
   }
 
-  /** `exact` knows the activations already; the down columns must be there. */
-  #takeActivations(positions: number): void {
+  /** `exact` knows what decides already: activations, or gates. What is read of the neurons must be there. */
+  #takeActivations(layer: number, positions: number): void {
     const { index, statistics } = this.#seat, { kernels, plan } = this.#arena, { strides } = plan;
     const { count, hitCount } = this.#pass;
     const { neurons, activations } = this.#pass.plan;
@@ -164,6 +210,15 @@ export class Ffn {
       statistics[LANE.computed] += count;
     }
     this.#awaitLanded(hitCount, count);
+    if (this.#kinds.second === null) return;
+    const { prepared } = this.#arena.inputs(positions);
+    for (let position = 0; position < positions; position++) {
+      const x = prepared + position * strides.prepared;
+      const y = activations + position * strides.activations;
+      for (let first = from; first < to; first += GROUP) {
+        this.#multiplyUp(layer, { order: 0, from: first, to: Math.min(first + GROUP, to) }, x, y);
+      }
+    }
   }
 
   /** Waits until the misses `from` to `to` of the pass's order have landed. */
@@ -180,10 +235,10 @@ export class Ffn {
   /** Adds the down columns of active neurons, in the order of the pass, to this lane's part of the sums. */
   #computeDown(positions: number): void {
     const { clock, trace, columns, options } = this.#seat;
-    const { sizes, ffnQuantization, mode, flash } = options;
+    const { sizes, ffnQuantization, flash } = options;
     const { kernels, scratch, plan: { accumulator, strides } } = this.#arena;
     const { addresses, activations } = this.#pass.plan, { count } = this.#pass;
-    const downOffset = mode === "exact" ? 0 : flash.record.byteLength / 2;
+    const { downOffset } = flash.record;
     const down = kernels.down[ffnQuantization], { from, to } = columns, d = sizes.hiddenSize;
     const began = clock();
     for (let position = 0; position < positions; position++) {
@@ -194,16 +249,20 @@ export class Ffn {
     trace?.span("down", began, clock(), count);
   }
 
-  /** residual += sum of the columns + bias. */
+  /** The sum of the columns + bias comes to the residual stream. */
   #addSum(layer: number, positions: number): void {
     const { columns, options } = this.#seat, { from, to } = columns;
-    const { sizes, weights, ffnQuantization } = options, { downBias } = weights.layers[layer];
-    const { kernels, plan } = this.#arena, { accumulator, residual, strides } = plan;
+    const { sizes, weights, ffnQuantization } = options;
+    const { downBias, ffnNorm, ffnOutputNorm } = weights.layers[layer], { isPlain } = this.#joining;
+    const { kernels, plan } = this.#arena, { accumulator, strides } = plan;
     const finish = kernels.finishDown[ffnQuantization];
     for (let position = 0; position < positions; position++) {
       const sum = accumulator + position * strides.accumulator;
-      finish(sum, downBias, residual + position * strides.hidden, from, to, sizes.hiddenSize);
+      const target = (isPlain ? plan.residual : plan.projected) + position * strides.hidden;
+      if (!isPlain) kernels.zero(target + 4 * from, 4 * (to - from));
+      finish(sum, downBias, target, from, to, sizes.hiddenSize);
     }
+    if (!isPlain) this.#joining.join(sizes.block === "after" ? ffnNorm : ffnOutputNorm, positions);
     this.#seat.meet("the end of a layer");
   }
 }

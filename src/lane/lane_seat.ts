@@ -1,5 +1,6 @@
 import { EARLY_POSITIONS } from "../arena.ts";
 import type { Quantization } from "../format/layout.ts";
+import { applyNorm } from "../norm.ts";
 import { Barrier } from "../pipeline/barrier.ts";
 import { Control } from "../pipeline/control.ts";
 import type { PipelineOptions, WeightPair } from "../pipeline/options.ts";
@@ -30,6 +31,8 @@ export class LaneSeat {
   readonly statistics: Float64Array;
   readonly clock: Clock;
   readonly trace?: Trace;
+  /** Whether attention and FFN have inputs of the same time. */
+  readonly isParallel: boolean;
   readonly #barrier: Barrier;
 
   constructor(options: PipelineOptions, index: number) {
@@ -41,6 +44,7 @@ export class LaneSeat {
     this.arenas = options.arenas.map((arena, at) =>
       new LaneArena(arena, options.kernels, at, index)
     );
+    this.isParallel = options.sizes.block.startsWith("parallel");
     this.columns = this.shareOf(options.sizes.hiddenSize, 32);
     this.statistics = control.statistics(index);
     this.clock = sharedClock(options.timeOrigin);
@@ -68,23 +72,31 @@ export class LaneSeat {
   }
 
   /**
-   * Leaves LayerNorm of rows of the residual stream in the arena's `inputs`: plain, and prepared for the weights that come next.
-   * Rows are those from `first` on.
+   * Leaves rows of the residual stream in the arena's `inputs`: normed (`norm` null: as they are), and prepared for the weights that
+   * come next. Rows are those from `first` on.
+   *
+   * @param target where the prepared rows go
    */
   prepareInputs(
     arena: LaneArena,
-    { weight, bias }: WeightPair,
+    norm: WeightPair | null,
     quantization: Quantization,
-    { positions, first = 0, what }: { positions: number; first?: number; what: string },
+    { positions, first = 0, target = "prepared", what }: {
+      positions: number;
+      first?: number;
+      target?: "prepared" | "attentionPrepared";
+      what: string;
+    },
   ): void {
-    const { hiddenSize, layerNormEpsilon } = this.options.sizes;
+    const { hiddenSize: d, norm: kind } = this.options.sizes;
     const { kernels, plan: { residual, strides } } = arena;
-    const { normed, prepared } = arena.inputs(positions);
+    const inputs = arena.inputs(positions), prepare = kernels.prepare[quantization];
     this.eachPosition(positions, (position) => {
       const source = residual + (first + position) * strides.hidden;
-      const target = normed + position * strides.hidden;
-      kernels.layerNorm(source, weight, bias, target, hiddenSize, layerNormEpsilon);
-      kernels.prepare[quantization](target, prepared + position * strides.prepared, hiddenSize);
+      const normed = inputs.normed + position * strides.hidden;
+      if (norm) applyNorm(kernels, kind, source, norm, normed, d);
+      else kernels.copy(normed, source, 4 * d);
+      prepare(normed, inputs[target] + position * strides.prepared, d);
     });
     if (positions > 1) this.meet(what);
   }

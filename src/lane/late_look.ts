@@ -1,3 +1,5 @@
+import { activationKinds } from "../activation.ts";
+import type { ActivationKinds } from "../activation.ts";
 import { LOOK_POSITIONS } from "../arena.ts";
 import type { BitPlanes } from "../predict/bit_planes_look.ts";
 import type { LowRank } from "../predict/low_rank_look.ts";
@@ -14,11 +16,13 @@ export class LateLook {
   readonly #arena: LaneArena;
   readonly #neurons: Share;
   readonly #maskReady: Sequence;
+  readonly #kinds: ActivationKinds;
 
   constructor(seat: LaneSeat, arena: LaneArena) {
     this.#seat = seat;
     this.#arena = arena;
     this.#neurons = seat.shareOf(seat.options.sizes.intermediateSize, 32);
+    this.#kinds = activationKinds(seat.options.sizes);
     this.#maskReady = seat.control.sequence("maskReady");
   }
 
@@ -108,22 +112,24 @@ export class LateLook {
     }
   }
 
-  /** activations = ReLU(up x + bias) of all neurons, from the resident up projection; mask = those above 0. */
+  /** Activations of all neurons, from the resident rows that decide; mask = those that are not zero. */
   #lookExactly(layer: number, positions: number): void {
     const { sizes, weights, ffnQuantization } = this.#seat.options;
+    const { gateBias, upBias } = weights.layers[layer], { first, threshold } = this.#kinds;
     const { kernels, plan } = this.#arena, { strides } = plan;
     const { prepared } = this.#arena.inputs(positions), { from, to } = this.#neurons;
     const { residentUp } = plan.layers[layer - plan.range.from];
     this.#arena.multiply(
       ffnQuantization,
-      { weight: residentUp, bias: weights.layers[layer].upBias },
+      { weight: residentUp, bias: sizes.ffn.isGated ? gateBias : upBias },
       { address: prepared, stride: strides.prepared },
       { address: plan.scores, stride: strides.scores },
       { positions, from, to, cols: sizes.hiddenSize },
     );
     for (let position = 0; position < positions; position++) {
       const scores = plan.scores + position * strides.scores;
-      kernels.reluMask(scores, plan.mask + position * strides.mask, from, to);
+      const mask = plan.mask + position * strides.mask;
+      kernels.activeMask(scores, mask, from, to, first, threshold);
     }
   }
 

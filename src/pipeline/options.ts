@@ -1,4 +1,5 @@
-import type { ArenaPlan, PageShape } from "../arena.ts";
+import type { ModelConfig } from "../../models/config.ts";
+import type { ArenaPlan, PageShape, RecordShape } from "../arena.ts";
 import type { AuditOptions } from "../audit/audit_options.ts";
 import type { PolicyChoice } from "../cache/policies.ts";
 import type { ReadPlanOptions } from "../cache/read_plan.ts";
@@ -13,20 +14,7 @@ export type FfnMode = "predicted" | "exact" | "dense";
 
 export const FFN_MODES: readonly FfnMode[] = ["predicted", "exact", "dense"];
 
-/** Sizes of the model, named as in `config.json`. */
-export interface ModelSizes {
-  vocabSize: number;
-  hiddenSize: number;
-  intermediateSize: number;
-  numLayers: number;
-  numAttentionHeads: number;
-  layerNormEpsilon: number;
-  /** Row of the position table for position 0. */
-  positionOffset: number;
-  eosTokenId: number;
-}
-
-/** Addresses of a matrix or vector and of its bias in the arena. */
+/** Addresses of a matrix or vector and of its bias in the arena; 0 where the model has no bias. */
 export interface WeightPair {
   weight: number;
   bias: number;
@@ -38,8 +26,16 @@ export interface LayerWeights {
   query: WeightPair;
   key: WeightPair;
   value: WeightPair;
+  /** Norms of each head's queries and keys. */
+  queryNorm: WeightPair | null;
+  keyNorm: WeightPair | null;
   output: WeightPair;
+  /** Norms of what a half adds, where the model has them. */
+  attentionOutputNorm: WeightPair | null;
+  ffnOutputNorm: WeightPair | null;
+  /** That of attention, where both halves have one input. */
   ffnNorm: WeightPair;
+  gateBias: number;
   upBias: number;
   downBias: number;
   predictor: LayerPredictor | null;
@@ -59,10 +55,14 @@ export function arenaIndexOf(arenas: readonly ArenaShare[], layer: number): numb
 /** Addresses of the resident weights: those of a layer in its arena, the others in the first. */
 export interface ModelWeights {
   embedTokens: number;
-  embedPositions: { address: number; dtype: "f32" | "f16"; rows: number };
-  finalNorm: WeightPair;
+  /** A table of learned positions, if the model has one. */
+  embedPositions: { address: number; dtype: "f32" | "f16"; rows: number } | null;
+  /** From embeddings to the residual stream and back, where their lengths differ. */
+  projectIn: number;
+  projectOut: number;
+  finalNorm: WeightPair | null;
   /** The output matrix; the embedding if the model ties them. */
-  output: number;
+  output: WeightPair;
   layers: LayerWeights[];
 }
 
@@ -97,7 +97,8 @@ export interface PipelineOptions {
   arenas: ArenaShare[];
   kernels: KernelModule;
   mode: FfnMode;
-  sizes: ModelSizes;
+  /** What the model is. */
+  sizes: ModelConfig;
   /** Of resident matrices. */
   quantization: Quantization;
   /** Of the FFN: bundles, and the resident up projection of `exact`. */
@@ -118,7 +119,7 @@ export interface PipelineOptions {
     layers: LayerFlash[];
     strideBytes: number;
     /** The part of a bundle that is read: all of it, or the down column alone (`exact`). */
-    record: { offset: number; byteLength: number };
+    record: RecordShape;
     slotByteLength: number;
     readPlan: ReadPlanOptions;
     /** All layers are resident. */

@@ -148,7 +148,7 @@ export class Leader {
       const token = this.#sample(sampler, row);
       const isDrafted = row < drafts && token === ids[step.position + row];
       if (row < drafts && !isDrafted) judge(row);
-      const isEnd = token === sizes.eosTokenId && !request.ignoreEos;
+      const isEnd = sizes.eosTokenIds.includes(token) && !request.ignoreEos;
       if (isEnd || count === maxTokens) {
         if (isDrafted) judge(row + 1);
         if (isEnd) return "end-of-text";

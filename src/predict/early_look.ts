@@ -4,6 +4,7 @@ import { EarlyReads } from "./early_reads.ts";
 import type { EarlyScores } from "./early_reads.ts";
 import { instantiateKernels } from "../kernels.ts";
 import type { Kernels } from "../kernels.ts";
+import { applyNorm } from "../norm.ts";
 import { addBits } from "./mask.ts";
 import { look } from "./layer_predictor.ts";
 import { arenaIndexOf } from "../pipeline/options.ts";
@@ -79,12 +80,12 @@ export class EarlyLook {
   #lookAt({ layer, arena }: LayerSlots, position: number): void {
     const { weights, sizes, arenas } = this.#seat.options;
     const { predictor, ffnNorm } = weights.layers[layer];
-    const { hiddenSize: d, intermediateSize: n, layerNormEpsilon } = sizes;
+    const { hiddenSize: d, intermediateSize: n } = sizes;
     const { plan } = arenas[arena], kernels = this.#kernels[arena], scratch = plan.predictor;
     const input = plan.layerInput[layer & 1] + position * plan.strides.hidden;
     const { normed, mask } = scratch, { readPlan, clock } = this.#seat;
     const began = clock() - readPlan.submitMs;
-    kernels.layerNorm(input, ffnNorm.weight, ffnNorm.bias, normed, d, layerNormEpsilon);
+    applyNorm(kernels, sizes.norm, input, ffnNorm, normed, d);
     // The disk goes on with what it has.
     readPlan.poll();
     look(kernels, predictor!, scratch, { d, n, input: normed, isEarly: true, mask });

@@ -120,7 +120,7 @@ export class RecallMeter {
       while (bits !== 0) {
         const lowest = bits & -bits;
         bits ^= lowest;
-        const activation = activations[word * 32 + 31 - Math.clz32(lowest)];
+        const activation = Math.abs(activations[word * 32 + 31 - Math.clz32(lowest)]);
         counts.mass += activation;
         if ((predicted[word] & lowest) !== 0) counts.found++;
         else counts.lostMass += activation;

@@ -1,9 +1,13 @@
+import type { ModelConfig } from "../../models/config.ts";
+import { activationKinds } from "../activation.ts";
+import type { ActivationKinds } from "../activation.ts";
 import type { FlashFile } from "../format/flash_file.ts";
 import { rankMaxOf } from "../format/header.ts";
 import type { StoredTensor } from "../format/header.ts";
 import { matrixByteLength, vectorByteLength } from "../format/layout.ts";
 import { tileRows } from "../format/quantize.ts";
 import {
+  ACTIVATION,
   instantiateKernels,
   loadKernelModule,
   preparedByteLength,
@@ -11,6 +15,7 @@ import {
 } from "../kernels.ts";
 import type { KernelBuild, Kernels } from "../kernels.ts";
 import type { Observation } from "../pipeline/client.ts";
+import { applyNorm } from "../norm.ts";
 import { recallShifts } from "./recall_shift.ts";
 import { locatePredictor, look } from "./layer_predictor.ts";
 import type { LayerPredictor } from "./layer_predictor.ts";
@@ -30,8 +35,11 @@ export interface ReplayedLooksOptions {
 
 /** Addresses of one layer in the memory of its own. */
 interface LayerAddresses {
-  up: number;
-  upBias: number;
+  /** Rows of gates, or without them of the up projection; and up rows behind gates. */
+  first: number;
+  firstBias: number;
+  second: number;
+  secondBias: number;
   normWeight: number;
   normBias: number;
   predictor?: LayerPredictor;
@@ -47,7 +55,7 @@ export class ReplayedLooks {
   readonly hasPredictors: boolean;
   /** Whether all up projections stay in memory. */
   readonly isHeld: boolean;
-  /** f32[n]: ReLU(up x). */
+  /** f32[n]: what down columns are multiplied by. */
   readonly activations: Float32Array;
   /** u32[n / 32] each: activation not zero; named by the late look; named by the early look. */
   readonly active: Uint32Array;
@@ -59,7 +67,11 @@ export class ReplayedLooks {
   #upLayer = -1;
   readonly #kernels: Kernels;
   readonly #addresses: LayerAddresses[];
-  readonly #sizes: { d: number; n: number; epsilon: number };
+  readonly #sizes: { d: number; n: number };
+  readonly #config: ModelConfig;
+  readonly #kinds: ActivationKinds;
+  /** Matrices of a layer that tell its activations. */
+  readonly #matrixCount: number;
   readonly #ffnQuantization: FlashFile["header"]["ffnQuantization"];
   readonly #input: Float32Array;
   readonly #scratch: LookScratch & {
@@ -81,12 +93,15 @@ export class ReplayedLooks {
   ) {
     const { header } = file, { predictors, config, ffnQuantization } = header;
     const shifts = predictors && recallShifts(predictors, recall, file.path);
-    const { hiddenSize: d, intermediateSize: n, numLayers, layerNormEpsilon: epsilon } = config;
-    const upBytes = matrixByteLength(ffnQuantization, n, d);
+    const { hiddenSize: d, intermediateSize: n, numLayers } = config;
+    this.#matrixCount = config.ffn.isGated ? 2 : 1;
+    const upBytes = this.#matrixCount * matrixByteLength(ffnQuantization, n, d);
     this.hasPredictors = predictors !== null;
     this.isHeld = numLayers * upBytes <= heldBytesMax;
     this.#file = file;
-    this.#sizes = { d, n, epsilon };
+    this.#sizes = { d, n };
+    this.#config = config;
+    this.#kinds = activationKinds(config);
     this.#ffnQuantization = ffnQuantization;
     let next = STATICS_BYTE_LENGTH;
     const take = (byteLength: number) => {
@@ -117,9 +132,12 @@ export class ReplayedLooks {
     const sharedUp = this.isHeld ? 0 : take(upBytes);
     this.#addresses = header.layers.map((_, index) => {
       const layer = predictors?.layers[index];
+      const first = this.isHeld ? take(upBytes) : sharedUp;
       return {
-        up: this.isHeld ? take(upBytes) : sharedUp,
-        upBias: take(4 * n),
+        first,
+        firstBias: take(4 * n),
+        second: first + upBytes / 2,
+        secondBias: take(4 * n),
         normWeight: take(4 * d),
         normBias: take(4 * d),
         predictor: layer && locatePredictor(layer, takeTensor),
@@ -160,35 +178,69 @@ export class ReplayedLooks {
     const stride = file.header.layers[layer].bundles.bundleByteLength;
     const rowBytes = vectorByteLength(this.#ffnQuantization, d);
     const rows = new Uint8Array(n * rowBytes);
-    file.eachBundleRun(layer, RUN_BYTES, (run, neurons) => {
-      neurons.forEach((neuron, i) => {
-        rows.set(run.subarray(i * stride, i * stride + rowBytes), neuron * rowBytes);
-      });
-    });
     const tiles = new Uint8Array(matrixByteLength(this.#ffnQuantization, n, d));
-    tileRows(this.#ffnQuantization, rows, { rows: n, cols: d }, tiles);
-    this.#bytes.set(tiles, this.#addresses[layer].up);
+    const { first, second } = this.#addresses[layer];
+    for (let matrix = 0; matrix < this.#matrixCount; matrix++) {
+      file.eachBundleRun(layer, RUN_BYTES, (run, neurons) => {
+        neurons.forEach((neuron, i) => {
+          const at = i * stride + matrix * rowBytes;
+          rows.set(run.subarray(at, at + rowBytes), neuron * rowBytes);
+        });
+      });
+      tileRows(this.#ffnQuantization, rows, { rows: n, cols: d }, tiles);
+      this.#bytes.set(tiles, matrix === 0 ? first : second);
+    }
     this.#upLayer = layer;
   }
 
   /** All else that is needed of a layer, but its predictor. */
   #loadVectors(layer: number): void {
     const file = this.#file, bytes = this.#bytes, at = this.#addresses[layer];
-    const tensor = (name: string) => file.readRange(file.tensor(`layers.${layer}.${name}`));
-    bytes.set(tensor("ffn.up.bias"), at.upBias);
-    bytes.set(tensor("ffnNorm.weight"), at.normWeight);
-    bytes.set(tensor("ffnNorm.bias"), at.normBias);
+    const names = new Set(file.header.tensors.map(({ name }) => name));
+    const load = (part: string, address: number) => {
+      const name = `layers.${layer}.${part}`;
+      if (names.has(name)) bytes.set(file.readRange(file.tensor(name)), address);
+    };
+    const isGated = this.#matrixCount > 1;
+    load(isGated ? "ffn.gate.bias" : "ffn.up.bias", at.firstBias);
+    if (isGated) load("ffn.up.bias", at.secondBias);
+    const norm = this.#config.block === "parallel" ? "attentionNorm" : "ffnNorm";
+    load(`${norm}.weight`, at.normWeight);
+    load(`${norm}.bias`, at.normBias);
   }
 
   /** Which neurons are active: `active` and `activations`. Returns how many. */
   lookExactly(layer: number, { ffnInput }: Pick<Observation, "ffnInput">): number {
     const { d, n } = this.#sizes, kernels = this.#kernels, scratch = this.#scratch;
-    const { up, upBias } = this.#addresses[layer], ffnQuantization = this.#ffnQuantization;
+    const { first, firstBias, second, secondBias } = this.#addresses[layer];
+    const { first: kind, second: times, threshold } = this.#kinds,
+      { activations, active } = scratch;
+    const prepare = kernels.prepare[this.#ffnQuantization];
+    const matvec = kernels.matvec[this.#ffnQuantization];
     if (!this.isHeld && this.#upLayer !== layer) this.#loadUp(layer);
     this.#input.set(ffnInput);
-    kernels.prepare[ffnQuantization](scratch.input, scratch.prepared, d);
-    kernels.matvec[ffnQuantization](up, scratch.prepared, upBias, scratch.activations, 0, n, d);
-    return kernels.reluMask(scratch.activations, scratch.active, 0, n);
+    prepare(scratch.input, scratch.prepared, d);
+    matvec(first, scratch.prepared, firstBias, activations, 0, n, d);
+    const count = kernels.activeMask(activations, active, 0, n, kind, threshold);
+    if (times === null) return count;
+    matvec(second, scratch.prepared, secondBias, scratch.scores, 0, n, d);
+    return this.#multiplyGates(times === ACTIVATION.timesRelu);
+  }
+
+  /** Gates become activations: times the up row's product, or with `isDouble` its ReLU. Returns how many are active. */
+  #multiplyGates(isDouble: boolean): number {
+    const { activations, active } = this, { n } = this.#sizes;
+    const ups = new Float32Array(this.#bytes.buffer, this.#scratch.scores, n);
+    let count = 0;
+    active.fill(0);
+    for (let neuron = 0; neuron < n; neuron++) {
+      if (activations[neuron] === 0) continue;
+      activations[neuron] *= isDouble ? Math.max(ups[neuron], 0) : ups[neuron];
+      if (activations[neuron] === 0) continue;
+      active[neuron >>> 5] |= 1 << (neuron & 31);
+      count++;
+    }
+    return count;
   }
 
   /** Which neurons the late look names: `predicted`. Returns how many. */
@@ -202,9 +254,10 @@ export class ReplayedLooks {
   /** Which neurons the early look names: `early`. Returns how many. */
   lookEarly(layer: number, { layerInput }: Pick<Observation, "layerInput">): number {
     const predictor = this.#predictorOf(layer), { input, normed, early: mask } = this.#scratch;
-    const { normWeight, normBias } = this.#addresses[layer], { d, n, epsilon } = this.#sizes;
+    const { normWeight, normBias } = this.#addresses[layer], { d, n } = this.#sizes;
     this.#input.set(layerInput);
-    this.#kernels.layerNorm(input, normWeight, normBias, normed, d, epsilon);
+    const norm = { weight: normWeight, bias: normBias };
+    applyNorm(this.#kernels, this.#config.norm, input, norm, normed, d);
     const at = { d, n, input: normed, isEarly: true, mask };
     return look(this.#kernels, predictor, this.#scratch, at);
   }

@@ -8,6 +8,7 @@ import {
 } from "../format/layout.ts";
 import {
   accumulatorByteLength,
+  ACTIVATION,
   instantiateKernels,
   type Kernels,
   loadKernelModule,
@@ -163,7 +164,7 @@ function sparse(
   return [
     workOf("up", () => {
       const to = 2 ** 19 + ACTIVATIONS;
-      kernels.up[dtype](ADDRESSES, 0, 0, 0, count, 0, prepared, 0, to, cols);
+      kernels.up[dtype](ADDRESSES, 0, 0, 0, count, 0, prepared, 0, to, cols, ACTIVATION.relu, 0);
     }),
     workOf("down", () => {
       kernels.down[dtype](ADDRESSES, half, ACTIVATIONS, count, accumulator, 0, cols, cols, scratch);

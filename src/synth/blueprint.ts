@@ -1,4 +1,4 @@
-import type { ModelConfig } from "../../models/family.ts";
+import type { ModelConfig } from "../../models/config.ts";
 import { NoisePool, randomFor, STREAM } from "./noise.ts";
 import { activationEnergy, ADDED, ENERGY, thresholdsOf, VARIANCE } from "./planted.ts";
 import { ResidualLayout } from "./residual_layout.ts";

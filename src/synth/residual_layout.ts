@@ -1,4 +1,4 @@
-import type { ModelConfig } from "../../models/family.ts";
+import type { ModelConfig } from "../../models/config.ts";
 import { ADDED, ENERGY } from "./planted.ts";
 
 /**

@@ -1,4 +1,5 @@
-import type { ModelConfig } from "../../models/family.ts";
+import { decoderConfig } from "../../models/config.ts";
+import type { ModelConfig } from "../../models/config.ts";
 
 /** Sizes of a model that `synth` can write. */
 export interface SynthShape {
@@ -52,21 +53,22 @@ export const SPECIAL_TOKENS: readonly string[] = ["<s>", "<pad>", "</s>", "<unk>
 /** The config of a shape, in the words of the header. */
 export function configOf(shape: SynthShape): ModelConfig {
   const { hiddenSize, intermediateSize, numLayers, numAttentionHeads, vocabSize } = shape;
-  return {
+  return decoderConfig({
     vocabSize,
     hiddenSize,
     intermediateSize,
     numLayers,
     numAttentionHeads,
     maxPositionEmbeddings: 2048,
-    positionOffset: 2,
-    layerNormEpsilon: 1e-5,
-    activation: "relu",
+    positions: { kind: "learned", offset: 2 },
+    norm: { kind: "layer", epsilon: 1e-5 },
+    ffn: { activation: "relu", threshold: 0, isGated: false },
+    biases: { queryKeyValue: true, output: true, up: true, down: true, head: false },
     bosTokenId: SPECIAL_TOKENS.indexOf("</s>"),
-    eosTokenId: SPECIAL_TOKENS.indexOf("</s>"),
+    eosTokenIds: [SPECIAL_TOKENS.indexOf("</s>")],
     padTokenId: SPECIAL_TOKENS.indexOf("<pad>"),
     tiedEmbedding: true,
-  };
+  });
 }
 
 function shape(

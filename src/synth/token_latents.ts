@@ -1,4 +1,4 @@
-import type { ModelConfig } from "../../models/family.ts";
+import type { ModelConfig } from "../../models/config.ts";
 import { deviate, randomFor, STREAM } from "./noise.ts";
 import { TOPIC_TOKENS } from "./planted.ts";
 import type { ResidualLayout } from "./residual_layout.ts";

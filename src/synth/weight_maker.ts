@@ -1,4 +1,4 @@
-import type { ResidentTensor } from "../../models/family.ts";
+import type { ResidentTensor } from "../../models/tensors.ts";
 import {
   bundleByteLength,
   floatsAt,

@@ -1,0 +1,83 @@
+import type { ModelConfig } from "../../models/config.ts";
+import type { ModelFamily, RowRun, SourceNames } from "../../models/family.ts";
+import { ModelFileError } from "../errors.ts";
+import { floatByteLength, type Safetensors } from "./safetensors.ts";
+import type { SafeTensor } from "./safetensors_header.ts";
+
+/** A tensor of ours in a checkpoint. */
+export interface FoundTensor {
+  readonly source: SafeTensor;
+  /** Rows of `source` that are ours, in our order; of a vector, numbers. */
+  readonly runs: readonly RowRun[];
+  /** Added to each number. */
+  readonly offset: number;
+}
+
+/** Finds our tensors in a checkpoint by what its family calls them, and keeps account of what nobody asked for. */
+export class TensorFinder {
+  readonly #weights: Safetensors;
+  readonly #family: ModelFamily;
+  readonly #config: ModelConfig;
+  readonly #sources: SourceNames;
+  readonly #used = new Set<string>();
+
+  constructor(weights: Safetensors, family: ModelFamily, config: ModelConfig) {
+    const { sources } = family;
+    this.#weights = weights;
+    this.#family = family;
+    this.#config = config;
+    this.#sources = typeof sources === "function" ? sources(config) : sources;
+  }
+
+  /**
+   * @param name ours: `layers.3.attention.query.weight`, `embedTokens`
+   * @throws {ModelFileError} if it is missing, of another shape, or no floats
+   */
+  find(name: string, shape: readonly number[]): FoundTensor {
+    const [, layer, part = name] = /^layers\.(\d+)\.(.+)$/.exec(name) ?? [];
+    const kind = part.endsWith(".bias") ? "bias" : "weight";
+    const key = (layer === undefined ? "" : "layers.N.") + part.replace(/\.(weight|bias)$/, "");
+    const source = this.#sources[key];
+    if (source === undefined) throw new Error(`${this.#family.title} has no name for ${name}`);
+    const template = typeof source === "string" ? source : source.name;
+    const theirs = `${template.replace(".N.", `.${layer}.`)}.${kind}`;
+    const rows = typeof source === "string" ? shape[0] : source.rows(this.#config);
+    const runs = typeof source === "string"
+      ? [{ from: 0, count: rows }]
+      : source.runs(this.#config);
+    const offset = key.endsWith("Norm") && kind === "weight" ? this.#family.normOffset ?? 0 : 0;
+    return { source: this.#findSource(theirs, [rows, ...shape.slice(1)]), runs, offset };
+  }
+
+  /** Tensors of the checkpoint that nothing is made from, and that the family does not expect either. */
+  unused(): string[] {
+    const { ignored = [], prefixes } = this.#family, { tiedEmbedding } = this.#config;
+    const head = this.#sources.lmHead;
+    const heads = tiedEmbedding ? prefixes.map((prefix) => `${prefix}${head}.weight`) : [];
+    return [...this.#weights.tensors.keys()].filter((name) =>
+      !this.#used.has(name) && !heads.includes(name) &&
+      !ignored.some((pattern) => pattern.test(name))
+    );
+  }
+
+  #findSource(name: string, shape: readonly number[]): SafeTensor {
+    const { tensors, sources: [first] } = this.#weights;
+    const tensor = this.#family.prefixes.map((prefix) => tensors.get(prefix + name)).find(Boolean);
+    if (tensor === undefined) {
+      const field = this.#family.prefixes[0] + name;
+      throw new ModelFileError(`tensor ${field} is missing`, {
+        path: first.path,
+        field,
+        byteOffset: 8,
+      });
+    }
+    floatByteLength(tensor);
+    if (String(tensor.shape) !== String(shape)) {
+      const problem = `tensor ${tensor.name} has shape [${tensor.shape}], expected [${shape}]`;
+      const { source: { path }, byteOffset } = tensor;
+      throw new ModelFileError(problem, { path, field: `${tensor.name}.shape`, byteOffset });
+    }
+    this.#used.add(tensor.name);
+    return tensor;
+  }
+}

@@ -1,0 +1,77 @@
+/** Each family through pack (f32) and run, against an independent implementation on the same weights. */
+import assert from "node:assert/strict";
+import { after, test } from "node:test";
+import { open } from "../src/open.ts";
+import type { OpenOptions } from "../src/open.ts";
+import { families, familyOf } from "../models/registry.ts";
+import { FAMILY_FIXTURES, goldenOf, idsOf, modelTypeOf, PackedModels } from "./packed_models.ts";
+import type { SourceName } from "./packed_models.ts";
+
+const models = new PackedModels();
+after(() => models[Symbol.dispose]());
+
+const VOCABULARY = 320;
+
+const WAYS: [string, OpenOptions][] = [
+  ["dense, resident", { ffn: "dense", ffnCache: "100%", lanes: 1 }],
+  ["dense, streamed", { ffn: "dense", ffnCache: "50%", lanes: 2 }],
+  ["exact, cache of a fifth", { ffn: "exact", ffnCache: "20%", lanes: 2 }],
+  ["exact, resident, one token after the other", {
+    ffn: "exact",
+    ffnCache: 1,
+    lanes: 3,
+    promptChunk: 1,
+  }],
+];
+
+/** Differences in units of the largest logit. */
+function assertClose(found: Float32Array, wanted: number[], what: string): void {
+  const scale = Math.max(...wanted.map(Math.abs));
+  const worst = Math.max(...wanted.map((value, i) => Math.abs(found[i] - value)));
+  assert.ok(worst <= 1e-4 * scale, `${what}: off by ${worst} of ${scale}`);
+}
+
+for (const family of FAMILY_FIXTURES) {
+  test(`${family}: logits and greedy ids agree with an independent implementation, whatever the way`, async () => {
+    const { input_ids, last_logits, logits_at_0, logits_at_12, greedy_ids } = goldenOf(family);
+    const path = await models.flashOf(family);
+    const seen: Float32Array[] = [];
+    for (const [name, options] of WAYS) {
+      await using model = await open(path, { readers: 2, ...options });
+      const logits = await model.logits(input_ids);
+      const row = (position: number) =>
+        logits.subarray(VOCABULARY * position, VOCABULARY * (position + 1));
+      assertClose(row(0), logits_at_0, `${name}, position 0`);
+      assertClose(row(12), logits_at_12, `${name}, position 12`);
+      assertClose(row(input_ids.length - 1), last_logits, `${name}, the last position`);
+      const ids = await idsOf(model, input_ids, { maxTokens: greedy_ids.length });
+      assert.deepEqual(ids, greedy_ids, name);
+      seen.push(logits);
+    }
+    for (const [index, logits] of seen.entries()) {
+      assert.deepEqual(logits, seen[0], `${WAYS[index][0]} has the bits of ${WAYS[0][0]}`);
+    }
+  });
+}
+
+test("each family is proved with a fixture, and each fixture proves one", () => {
+  const proofs = Object.values(families).flatMap(({ modelType, fixtures }) => {
+    assert.ok(fixtures.length > 0, modelType);
+    for (const name of fixtures) assert.equal(modelTypeOf(name as SourceName), modelType, name);
+    return fixtures;
+  });
+  assert.deepEqual([...proofs].sort(), [...FAMILY_FIXTURES].sort());
+});
+
+test("an unsupported model_type names the nearest family, and what is missing", () => {
+  const nearest =
+    /"mixtral" is not supported; the nearest is mistral, which lacks experts.*; supported: opt, /;
+  assert.throws(() => familyOf("mixtral", "config.json"), nearest);
+  assert.throws(
+    () => familyOf("x\u001b", "config.json"),
+    /"x\\u001b" is not supported; supported: /,
+  );
+  for (const name of ["constructor", "__proto__", undefined, 7]) {
+    assert.throws(() => familyOf(name, "config.json"), /is not supported; supported: /);
+  }
+});
