@@ -23,7 +23,7 @@ import {
 } from "../src/errors.ts";
 import { type ByteSource, MemorySource, readRange } from "../src/format/byte_source.ts";
 import { FlashFile } from "../src/format/flash_file.ts";
-import { readSafetensorsHeader } from "../src/format/safetensors_header.ts";
+import { readSafetensorsHeader } from "../src/checkpoint/safetensors.ts";
 import { open } from "../src/open.ts";
 import { seededRandom } from "../src/random.ts";
 import { addBitPlanes, addPredictors, packTiny, withHeader } from "../tests/tiny_flash.ts";
@@ -105,7 +105,9 @@ async function runMutant(
   const kind = pick(random, [...kinds, ...Object.keys(SAFETENSORS_MUTATIONS)]);
   try {
     if (kind in SAFETENSORS_MUTATIONS) {
-      readSafetensors(new MutantSource(SAFETENSORS_MUTATIONS[kind](safetensors.slice(), random)));
+      await readSafetensors(
+        new MutantSource(SAFETENSORS_MUTATIONS[kind](safetensors.slice(), random)),
+      );
       return "accepted safetensors";
     }
     const bytes = FLASH_MUTATIONS[kind](pick(random, flash).slice(), random);
@@ -131,8 +133,8 @@ class MutantSource extends MemorySource {
   }
 }
 
-function readSafetensors(source: ByteSource): void {
-  for (const tensor of readSafetensorsHeader(source)) readRange(source, tensor);
+async function readSafetensors(source: ByteSource): Promise<void> {
+  for (const tensor of await readSafetensorsHeader(source)) readRange(source, tensor);
 }
 
 type Mutation = (bytes: Uint8Array, random: Random) => Uint8Array;

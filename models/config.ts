@@ -13,6 +13,8 @@ const positive = z.number().gt(0).max(1e12);
 /** How rotary angles are stretched beyond the positions that a model was trained on; see src/rope.ts. */
 const ropeScalingSchema = z.discriminatedUnion("kind", [
   z.strictObject({ kind: z.literal("linear"), factor: positive }),
+  /** Frequency i is divided by factor i. */
+  z.strictObject({ kind: z.literal("factors"), factors: z.array(positive).max(1 << 11) }),
   z.strictObject({
     kind: z.literal("dynamic"),
     factor: positive,
@@ -243,6 +245,12 @@ function* problemsWith(config: ModelConfig): Generator<string> {
   }
   if (positions.kind === "rotary" && (positions.dims % 8 !== 0 || positions.dims > headDim)) {
     yield `${positions.dims} rotary dimensions of ${headDim} are no multiple of 8, or too many`;
+  }
+  if (positions.kind === "rotary" && positions.scaling?.kind === "factors") {
+    const { dims, scaling: { factors } } = positions;
+    if (factors.length !== dims / 2) {
+      yield `${factors.length} factors do not fit ${dims} rotary dimensions`;
+    }
   }
   const layer = attention.window?.layers.find((index) => index >= numLayers);
   if (layer !== undefined) yield `a window is in layer ${layer} of ${numLayers}`;

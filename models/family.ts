@@ -22,8 +22,19 @@ export interface FusedSource {
  */
 export type SourceNames = Readonly<Record<string, string | FusedSource>>;
 
+/** What the tensors of a checkpoint are called. */
+export interface TensorNames {
+  /** Prefixes before the source names that checkpoints are seen with. */
+  readonly prefixes: readonly string[];
+  readonly sources: SourceNames | ((config: ModelConfig) => SourceNames);
+  /** Added to the weights of norms, which some checkpoints keep as differences to 1. */
+  readonly normOffset?: number;
+  /** Tensors that may be there and are not needed. */
+  readonly ignored?: readonly RegExp[];
+}
+
 /** A model family: how its `config.json` is read, and what its tensors are called. */
-export interface ModelFamily {
+export interface ModelFamily extends TensorNames {
   /** `model_type` in config.json. */
   readonly modelType: string;
   /** What people call it, for lists. */
@@ -33,13 +44,6 @@ export interface ModelFamily {
    * tests/families_test.ts proves it with.
    */
   readonly fixtures: readonly string[];
-  /** Prefixes before the source names that checkpoints of this family are seen with. */
-  readonly prefixes: readonly string[];
-  readonly sources: SourceNames | ((config: ModelConfig) => SourceNames);
-  /** Added to the weights of norms, which some checkpoints keep as differences to 1. */
-  readonly normOffset?: number;
-  /** Tensors that may be there and are not needed. */
-  readonly ignored?: readonly RegExp[];
   /** Reads a parsed config.json; throws `ModelFileError` (damaged) or `UnsupportedModelError` (not run by us). */
   readConfig(json: unknown, path: string): ModelConfig;
 }

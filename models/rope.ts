@@ -13,6 +13,8 @@ const ropeJson = z.looseObject({
   rope_theta: number.optional(),
   partial_rotary_factor: number.max(1).optional(),
   factor: number.optional(),
+  /** Of GGUF files: what each frequency is divided by. */
+  factors: z.array(number).optional(),
   original_max_position_embeddings: z.int().positive().nullish(),
   low_freq_factor: number.optional(),
   high_freq_factor: number.optional(),
@@ -69,6 +71,8 @@ export function readScaling(rope: RopeJson, path: string, maxPositions: number):
       return { kind, factor: need("factor") };
     case "dynamic":
       return { kind, factor: need("factor"), originalPositions };
+    case "factors":
+      return { kind, factors: rope.factors ?? [] };
     case "llama3":
       return {
         kind,

@@ -5,7 +5,8 @@
  *
  * - 2, the caller's: another argument would have worked (`UnsupportedModelError`, `MemoryBudgetError`). So are the
  *   built-in `RangeError` and `TypeError`, which we throw for impossible arguments.
- * - 1, the world's: the file is damaged, or the disk failed or is full (`ModelFileError`, `FlashReadError`, `FlashWriteError`).
+ * - 1, the world's: the file is damaged, or the disk failed or is full (`ModelFileError`, `FlashReadError`, `FlashWriteError`), or
+ *   a model hub does not answer (`HubError`).
  */
 
 /** Where in which file something was found that should not be there. */
@@ -88,6 +89,28 @@ export class FlashWriteError extends Error {
     this.code = code;
   }
 }
+
+/** A model hub did not give what was asked for. The world's mistake: exit code 1. */
+export class HubError extends Error {
+  override readonly name = "HubError";
+  readonly exitCode = 1;
+  readonly url: string;
+  /** Of the answer; undefined where there was none. */
+  readonly status: number | undefined;
+
+  constructor(
+    problem: string,
+    { url, status }: { url: string; status?: number },
+    options?: ErrorOptions,
+  ) {
+    super(`${url}: ${printable(problem)}`, options);
+    this.url = url;
+    this.status = status;
+  }
+}
+
+/** A file that a hub gave is not what it says that it is. */
+export class HubChecksumError extends HubError {}
 
 /** The model is sound, but of a kind that flashpipe does not run. The caller's mistake: exit code 2. */
 export class UnsupportedModelError extends Error {

@@ -30,6 +30,7 @@
 export { open } from "./open.ts";
 export type { OpenOptions } from "./open.ts";
 export type { GenerateOptions, Model, Token } from "./model.ts";
+export type { ChatMessage } from "./chat_template.ts";
 export type { Cost, LayerCounts, Statistics } from "./statistics.ts";
 export type { AuditReport, Interval, LayerAudit } from "./audit/estimate.ts";
 export { pack } from "./format/pack.ts";
@@ -44,6 +45,7 @@ export { WorkerError } from "./pipeline/crew.ts";
 export {
   FlashReadError,
   FlashWriteError,
+  HubError,
   MemoryBudgetError,
   ModelFileError,
   UnsupportedModelError,

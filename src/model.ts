@@ -1,15 +1,20 @@
 import type { AuditBoardShare } from "./audit/board.ts";
+import { ChatTemplate } from "./chat_template.ts";
+import type { ChatMessage } from "./chat_template.ts";
 import type { DiskFacts } from "./flash/bypass.ts";
 import type { ReaderBackend } from "./flash/reader_options.ts";
 import type { FlashHeader } from "./format/header.ts";
+import { JsonGuide } from "./json_guide.ts";
 import type { KernelBuild } from "./kernels.ts";
 import { Client } from "./pipeline/client.ts";
 import type { ClientParts, Observation, Row } from "./pipeline/client.ts";
+import { BIASES_MAX } from "./pipeline/request.ts";
 import type { EndReason, Request } from "./pipeline/request.ts";
 import { traceJson } from "./pipeline/trace.ts";
 import type { Plan } from "./plan.ts";
 import { summarize } from "./statistics.ts";
 import type { Statistics } from "./statistics.ts";
+import { StopStrings } from "./stop_strings.ts";
 import { TextCodec } from "./text_stream.ts";
 
 /** A token that was generated. */
@@ -28,10 +33,22 @@ export interface GenerateOptions {
   maxTokens?: number;
   /** 0 (default): always the likeliest token. */
   temperature?: number;
+  /** Sample from so many of the likeliest tokens. Default 0: from all. */
+  topK?: number;
   /** Sample from the likeliest tokens whose probabilities reach this sum. Default 1: from all. */
   topP?: number;
+  /** Sample from tokens at least so likely as this share of the likeliest. Default 0: from all. */
+  minP?: number;
+  /** Makes tokens less likely that the text has already: their logits are divided by it, negative ones multiplied. Default 1. */
+  repetitionPenalty?: number;
+  /** What is added to the logits of tokens, by id; -Infinity forbids one. */
+  logitBias?: ReadonlyMap<number, number> | Readonly<Record<number, number>>;
   /** Seed of the sampling: a whole number. Default 0. */
   seed?: number;
+  /** A JSON schema, as text or as what it says: the text will be JSON of it, unless it ends early. */
+  jsonSchema?: string | object;
+  /** Strings that end the text before them, wherever tokens part. */
+  stop?: readonly string[];
   /** Do not stop at the end-of-text token. */
   ignoreEos?: boolean;
   signal?: AbortSignal;
@@ -67,7 +84,9 @@ export class Model {
   readonly earlyLook: boolean;
   readonly #parts: ModelParts;
   readonly #codec: TextCodec | undefined;
+  #template: ChatTemplate | null | undefined;
   readonly #client: Client;
+  #isStopped = false;
   /** Settles when the request before is over: requests take turns. */
   #turn: Promise<void> = Promise.resolve();
   #isClosed = false;
@@ -89,8 +108,8 @@ export class Model {
   }
 
   /** Why the last generation ended. */
-  get endReason(): EndReason | undefined {
-    return this.#client.endReason;
+  get endReason(): EndReason | "stop-string" | undefined {
+    return this.#isStopped ? "stop-string" : this.#client.endReason;
   }
 
   /** Positions that prompt and answer may take together. */
@@ -104,6 +123,31 @@ export class Model {
       throw new RangeError(`Cannot use text as ${this.path} has no tokenizer: pass token ids`);
     }
     return this.#codec.encode(text);
+  }
+
+  /** Whether the model came with a template for conversations. */
+  get canChat(): boolean {
+    return this.#chatTemplate() !== null;
+  }
+
+  /**
+   * Ids of a conversation, up to where the model is to answer, as the template wants it that the model came with.
+   *
+   * @throws {RangeError} there is no template, or it refuses the conversation
+   * @throws {ModelFileError} the template cannot be read
+   */
+  encodeChat(messages: readonly ChatMessage[]): number[] {
+    const template = this.#chatTemplate();
+    if (!template || !this.#codec) {
+      throw new RangeError(`Cannot hold a conversation as ${this.path} has no chat template`);
+    }
+    // It writes what stands before a text itself.
+    return this.#codec.encode(template.render(messages), false);
+  }
+
+  #chatTemplate(): ChatTemplate | null {
+    const { path, header: { tokenizer } } = this;
+    return this.#template ??= ChatTemplate.of(tokenizer?.config ?? null, path);
   }
 
   /** Text of ids; empty if the file has no tokenizer. */
@@ -125,19 +169,30 @@ export class Model {
   ): AsyncGenerator<Token, void, void> {
     const ids = this.#idsOf(prompt);
     const request = requestOf(ids.length, options);
+    const bias = this.#biasOf(options);
+    request.biasCount = bias.length;
+    const stop = new StopStrings(options.stop ?? []), { jsonSchema } = options;
+    using guide = jsonSchema ? await JsonGuide.of(jsonSchema, this.header) : undefined;
+    request.isGuided = guide !== undefined;
     const stream = this.#codec?.stream();
     const end = await this.#begin(options.signal);
+    this.#isStopped = false;
     try {
       // A token that ends within a character is held until the next one comes: it may be the last.
       let held: Token | undefined;
       const { signal, onPrompt } = options;
-      for await (const id of this.#client.run(ids, request, { signal, onPrompt })) {
-        const token = { id, text: stream?.push(id) ?? "" };
+      for await (const id of this.#client.run(ids, request, { bias, guide, signal, onPrompt })) {
+        const token = { id, text: stop.push(stream?.push(id) ?? "") };
         if (held) yield held;
-        held = stream?.isPending ? token : undefined;
+        this.#isStopped = stop.isFound;
+        const isHeld = stream?.isPending || stop.isHolding;
+        held = isHeld && !stop.isFound ? token : undefined;
         if (!held) yield token;
+        if (stop.isFound) return;
       }
-      if (held) yield { id: held.id, text: stream!.end() };
+      if (held) {
+        yield { id: held.id, text: held.text + stop.push(stream?.end() ?? "") + stop.end() };
+      }
     } finally {
       end();
     }
@@ -204,7 +259,13 @@ export class Model {
       ignoreEos: true,
       wantsObservations,
       temperature: 0,
+      topK: 0,
       topP: 1,
+      minP: 0,
+      repetitionPenalty: 1,
+      biasCount: 0,
+      isGuided: false,
+      masksBefore: 0,
       seed: 0,
     };
     const end = await this.#begin(signal);
@@ -256,6 +317,25 @@ export class Model {
     return ids;
   }
 
+  #biasOf({ logitBias = {} }: GenerateOptions): [number, number][] {
+    const { vocabSize } = this.header.config;
+    const entries = logitBias instanceof Map
+      ? [...logitBias]
+      : Object.entries(logitBias).map(([id, value]): [number, number] => [Number(id), value]);
+    if (entries.length > BIASES_MAX) {
+      throw new RangeError(`Cannot take ${entries.length} biases: ${BIASES_MAX} at most`);
+    }
+    for (const [id, value] of entries) {
+      if (!Number.isInteger(id) || id < 0 || id >= vocabSize) {
+        throw new RangeError(`Cannot add to the logit of token ${id}: ids go to ${vocabSize - 1}`);
+      }
+      if (Number.isNaN(value) || value === Infinity) {
+        throw new RangeError(`Cannot add ${value} to the logit of token ${id}`);
+      }
+    }
+    return entries;
+  }
+
   /** Waits for this request's turn; returns what ends it. */
   async #begin(signal?: AbortSignal): Promise<() => void> {
     signal?.throwIfAborted();
@@ -280,7 +360,8 @@ export class Model {
 }
 
 function requestOf(idCount: number, options: GenerateOptions): Request {
-  const { maxTokens = 128, temperature = 0, topP = 1, seed = 0, ignoreEos = false } = options;
+  const { maxTokens = 128, temperature = 0, seed = 0, ignoreEos = false } = options;
+  const { topK = 0, topP = 1, minP = 0, repetitionPenalty = 1 } = options;
   if (!Number.isInteger(maxTokens) || maxTokens < 1) {
     throw new RangeError(`Cannot generate ${maxTokens} tokens: a whole number, at least 1`);
   }
@@ -290,6 +371,15 @@ function requestOf(idCount: number, options: GenerateOptions): Request {
   if (!(topP > 0 && topP <= 1)) {
     throw new RangeError(`Cannot sample with top-p ${topP}: a number above 0, up to 1`);
   }
+  if (!Number.isInteger(topK) || topK < 0) {
+    throw new RangeError(`Cannot sample with top-k ${topK}: a whole number, 0 for all`);
+  }
+  if (!(minP >= 0 && minP <= 1)) {
+    throw new RangeError(`Cannot sample with min-p ${minP}: a number from 0 to 1`);
+  }
+  if (!(repetitionPenalty > 0 && repetitionPenalty < Infinity)) {
+    throw new RangeError(`Cannot sample with a penalty of ${repetitionPenalty}: a number above 0`);
+  }
   if (!Number.isInteger(seed)) {
     throw new RangeError(`Cannot sample with seed ${seed}: a whole number`);
   }
@@ -298,7 +388,13 @@ function requestOf(idCount: number, options: GenerateOptions): Request {
     idCount,
     maxTokens: Math.min(maxTokens, 2 ** 31 - 1),
     temperature,
+    topK: Math.min(topK, 2 ** 31 - 1),
     topP,
+    minP,
+    repetitionPenalty,
+    biasCount: 0,
+    isGuided: false,
+    masksBefore: 0,
     seed: seed | 0,
     ignoreEos,
     wantsObservations: false,

@@ -19,6 +19,7 @@ import { Control } from "./pipeline/control.ts";
 import { Crew } from "./pipeline/crew.ts";
 import type { CrewMember } from "./pipeline/crew.ts";
 import type { LayerFlash, PipelineOptions, RereadPiece } from "./pipeline/options.ts";
+import { RequestBuffer } from "./pipeline/request.ts";
 import { createTraceBuffer } from "./pipeline/trace.ts";
 import { BOUNCE_BYTES, makePlan, REREAD_CHUNKS } from "./plan.ts";
 import type { Plan } from "./plan.ts";
@@ -156,7 +157,9 @@ function connect(
   );
   const control = new Control(share);
   const timeOrigin = performance.timeOrigin;
-  const ids = new SharedArrayBuffer(4 * wishes.contextLength);
+  const request = new SharedArrayBuffer(
+    RequestBuffer.byteLength(wishes.contextLength, header.config.vocabSize),
+  );
   const traces: { name: string; buffer: SharedArrayBuffer }[] = [];
   const trace = (name: string) => {
     if (!options.trace) return undefined;
@@ -217,7 +220,7 @@ function connect(
   const members: CrewMember[] = [];
   for (let laneIndex = 0; laneIndex < laneCount; laneIndex++) {
     const name = `lane ${laneIndex}`;
-    const laneOptions = { ...common, laneIndex, ids, trace: trace(name) };
+    const laneOptions = { ...common, laneIndex, request, trace: trace(name) };
     members.push({ name, file: "compute", options: laneOptions });
   }
   // Bounce buffers, staging and slots lie at the end of an arena: all that is read to.
@@ -266,7 +269,7 @@ function connect(
     audit,
     members,
     backend: wishes.backend,
-    ids,
+    request,
     traces,
     build: common.kernels.build,
     earlyLook: common.earlyLook,

@@ -61,6 +61,8 @@ function frequenciesOf(dims: number, theta: number, scaling: Scaling | null): Fl
   switch (scaling?.kind) {
     case "linear":
       return plain.map((frequency) => frequency / scaling.factor);
+    case "factors":
+      return plain.map((frequency, i) => frequency / scaling.factors[i]);
     case "llama3":
       return plain.map((frequency) => llama3(frequency, scaling));
     case "yarn": {

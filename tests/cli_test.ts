@@ -3,7 +3,7 @@ import { readdirSync, readFileSync, rmSync, writeFileSync } from "node:fs";
 import process from "node:process";
 import { after, before, test } from "node:test";
 import { fileURLToPath } from "node:url";
-import { fitContext } from "../src/cli/chat.ts";
+import { fitContext } from "../src/cli/conversation.ts";
 import { FlashFile } from "../src/format/flash_file.ts";
 import { pack } from "../src/format/pack.ts";
 import { runScript } from "./script_process.ts";

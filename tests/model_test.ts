@@ -88,9 +88,58 @@ test("Model.generate() refuses prompts and options that make no sense, and goes 
     { topP: 0 },
     { topP: 1.1 },
     { seed: 0.5 },
+    { topK: -1 },
+    { topK: 1.5 },
+    { minP: 1.5 },
+    { minP: NaN },
+    { repetitionPenalty: 0 },
+    { logitBias: { 320: 1 } },
+    { logitBias: new Map([[1, NaN]]) },
+    { logitBias: { 1: Infinity } },
+    { stop: [""] },
   ];
   for (const options of wrong) await assert.rejects(idsOf(model, PROMPT, options), RangeError);
   assert.deepEqual(await idsOf(model, PROMPT, { maxTokens: 3 }), expected);
+});
+
+test("Model.generate() chooses by bias and penalty the same with drafts and without", async () => {
+  const ways: GenerateOptions[] = [
+    { repetitionPenalty: 1.3 },
+    { logitBias: { 7: 100 } },
+    { logitBias: new Map([[7, -Infinity]]), temperature: 0.8, topK: 20, minP: 0.05, seed: 9 },
+    { repetitionPenalty: 0.8, temperature: 1, topP: 0.9, seed: 3 },
+  ];
+  const found: number[][][] = [];
+  for (const drafts of [0, 7]) {
+    await using model = await models.openOpt({ drafts, draftLoss: 1 });
+    const all: number[][] = [];
+    for (const way of ways) all.push(await idsOf(model, PROMPT, { maxTokens: 60, ...way }));
+    found.push(all);
+  }
+  assert.deepEqual(found[1], found[0]);
+  const [, biased, forbidden] = found[0];
+  assert.deepEqual([...new Set(biased)], [7]);
+  assert.ok(!forbidden.includes(7));
+});
+
+test("Model.generate() ends before a stop string, and goes on with the next request", async () => {
+  await using model = await open(await models.flashOf("tales"), { ffn: "exact", lanes: 1 });
+  const textOf = async (options: GenerateOptions) => {
+    const pieces: string[] = [];
+    for await (const { text } of model.generate("Once", { maxTokens: 40, ...options })) {
+      pieces.push(text);
+    }
+    return pieces;
+  };
+  const whole = (await textOf({})).join("");
+  assert.equal(model.endReason, "max-tokens");
+  // It begins and ends within words, so within tokens.
+  const at = Math.floor(whole.length / 2), stop = [whole.slice(at, at + 9), "never said"];
+  const pieces = await textOf({ stop });
+  assert.equal(pieces.join(""), whole.slice(0, whole.indexOf(stop[0])));
+  assert.equal(model.endReason, "stop-string");
+  assert.equal((await textOf({ stop: ["never said"] })).join(""), whole);
+  assert.equal(model.endReason, "max-tokens");
 });
 
 test("Model.generate() may be left early, and again is as before", async () => {

@@ -3,10 +3,11 @@ import { readFileSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
 import { fileURLToPath } from "node:url";
 import { test } from "node:test";
+import { LocalFiles } from "../src/checkpoint/model_files.ts";
+import { openWeights } from "../src/checkpoint/open_weights.ts";
+import { readSafetensorsHeader } from "../src/checkpoint/safetensors.ts";
 import { ModelFileError } from "../src/errors.ts";
 import { MemorySource } from "../src/format/byte_source.ts";
-import { openSafetensors } from "../src/format/safetensors.ts";
-import { readSafetensorsHeader } from "../src/format/safetensors_header.ts";
 import {
   encodeSafetensors,
   floatsOf,
@@ -19,8 +20,8 @@ import {
 const FIXTURE = fileURLToPath(new URL("./fixtures/opt", import.meta.url));
 
 /** Opens a model and reads every tensor. */
-function readAll(folder: string): Map<string, Float32Array> {
-  const weights = openSafetensors(folder);
+async function readAll(folder: string): Promise<Map<string, Float32Array>> {
+  const weights = await openWeights(new LocalFiles(folder));
   try {
     return new Map([...weights.tensors.values()].map((tensor) => {
       const values = new Float32Array(tensor.length);
@@ -32,12 +33,12 @@ function readAll(folder: string): Map<string, Float32Array> {
   }
 }
 
-test("openSafetensors() reads the fixture as its header and bytes say", () => {
+test("openWeights() reads the fixture as its header and bytes say", async () => {
   const file = readFileSync(join(FIXTURE, "model.safetensors"));
   const headerLength = Number(file.readBigUInt64LE(0));
   const header = JSON.parse(file.toString("utf8", 8, 8 + headerLength));
   delete header.__metadata__;
-  const values = readAll(FIXTURE);
+  const values = await readAll(FIXTURE);
   assert.deepEqual([...values.keys()].sort(), Object.keys(header).sort());
   type Entry = { data_offsets: [number, number] };
   for (const [name, { data_offsets: [begin] }] of Object.entries<Entry>(header)) {
@@ -49,18 +50,18 @@ test("openSafetensors() reads the fixture as its header and bytes say", () => {
 });
 
 for (const dtype of ["F32", "F16", "BF16"] as const) {
-  test(`Safetensors.readFloats() reads ${dtype}, whole and in parts, from one file and from shards`, () => {
+  test(`Checkpoint.readFloats() reads ${dtype}, whole and in parts, from one file and from shards`, async () => {
     using folder = new TemporaryFolder();
     const single = folder.file("single");
     const sharded = folder.file("sharded");
     const tensors = writeTinyModel(single, { dtype });
     writeTinyModel(sharded, { dtype, shards: 3 });
     const expected = new Map(tensors.map((tensor) => [tensor.name, floatsOf(tensor)]));
-    for (const found of [readAll(single), readAll(sharded)]) {
+    for (const found of [await readAll(single), await readAll(sharded)]) {
       assert.equal(found.size, expected.size);
       for (const [name, values] of expected) assert.deepEqual(found.get(name), values, name);
     }
-    const weights = openSafetensors(sharded);
+    const weights = await openWeights(new LocalFiles(sharded));
     const tensor = weights.tensors.get("model.decoder.layers.1.fc2.weight")!;
     const part = new Float32Array(5);
     weights.readFloats(tensor, { from: 7, length: 5 }, part);
@@ -71,7 +72,7 @@ for (const dtype of ["F32", "F16", "BF16"] as const) {
   });
 }
 
-test("Safetensors.readFloats() keeps infinities, NaN and subnormal numbers of BF16 and F16", () => {
+test("Checkpoint.readFloats() keeps infinities, NaN and subnormal numbers of BF16 and F16", async () => {
   using folder = new TemporaryFolder();
   const bits = Uint16Array.of(0x7f80, 0xff80, 0x7fc0, 0x0001, 0x8000, 0x3f80);
   const halves = Uint16Array.of(0x7c00, 0xfc00, 0x7e00, 0x0001, 0x8000, 0x3c00);
@@ -82,7 +83,7 @@ test("Safetensors.readFloats() keeps infinities, NaN and subnormal numbers of BF
       { name: "h", dtype: "F16", shape: [6], bytes: new Uint8Array(halves.buffer) },
     ]),
   );
-  const values = readAll(folder.path);
+  const values = await readAll(folder.path);
   // Written from the definitions of the two formats: least subnormal 2^-133 and 2^-24.
   assert.deepEqual([...values.get("b")!], [Infinity, -Infinity, NaN, 2 ** -133, -0, 1]);
   assert.deepEqual([...values.get("h")!], [Infinity, -Infinity, NaN, 2 ** -24, -0, 1]);
@@ -118,7 +119,7 @@ const BAD_HEADERS: [string, string, number, RegExp][] = [
 for (const [what, header, dataLength, message] of BAD_HEADERS) {
   test(`readSafetensorsHeader() refuses ${what}`, () => {
     const source = new MemorySource(joinSafetensors(header, [new Uint8Array(dataLength)]), "x.st");
-    assert.throws(() => readSafetensorsHeader(source), (error: Error) => {
+    return assert.rejects(readSafetensorsHeader(source), (error: Error) => {
       assert.ok(error instanceof ModelFileError, `${error.stack}`);
       assert.equal(error.path, "x.st");
       assert.match(error.message, message);
@@ -127,37 +128,42 @@ for (const [what, header, dataLength, message] of BAD_HEADERS) {
   });
 }
 
-test("readSafetensorsHeader() refuses a header length that the file cannot hold, before allocating", () => {
+test("readSafetensorsHeader() refuses a header length that the file cannot hold, before allocating", async () => {
   for (const length of [2n ** 63n, 2n ** 40n, 100n]) {
     const bytes = new Uint8Array(64);
     new DataView(bytes.buffer).setBigUint64(0, length, true);
     const read = () => readSafetensorsHeader(new MemorySource(bytes));
-    assert.throws(read, /beyond the end of the file.*header length, byte 0/);
+    await assert.rejects(read, /beyond the end of the file.*header length, byte 0/);
   }
-  assert.throws(() => readSafetensorsHeader(new MemorySource(new Uint8Array(7))), ModelFileError);
+  const short = new MemorySource(new Uint8Array(7));
+  await assert.rejects(readSafetensorsHeader(short), ModelFileError);
 });
 
-test("readSafetensorsHeader() takes scalars, empty tensors and metadata", () => {
+test("readSafetensorsHeader() takes scalars, empty tensors and metadata", async () => {
   const scalar = floatTensor("s", "F32", [], Float32Array.of(3));
   const empty = floatTensor("e", "F32", [0, 4], new Float32Array(0));
-  const tensors = readSafetensorsHeader(new MemorySource(encodeSafetensors([empty, scalar])));
+  const tensors = await readSafetensorsHeader(new MemorySource(encodeSafetensors([empty, scalar])));
   assert.deepEqual(tensors.map(({ name, length }) => [name, length]), [["e", 0], ["s", 1]]);
   const header = `{"__metadata__":{"format":"pt"},"a":${entry(0, 8)}}   `;
   const source = new MemorySource(joinSafetensors(header, [new Uint8Array(8)]));
-  assert.equal(readSafetensorsHeader(source).length, 1);
+  assert.equal((await readSafetensorsHeader(source)).length, 1);
 });
 
-test("openSafetensors() refuses shards whose names lead out of the folder", () => {
+test("openWeights() refuses shards whose names lead out of the folder", async () => {
   const names = ["../x.safetensors", "/etc/passwd", "a/b.safetensors", "..", "x\0.safetensors", ""];
   for (const name of names) {
     using folder = new TemporaryFolder();
     const index = JSON.stringify({ weight_map: { a: name } });
     writeFileSync(folder.file("model.safetensors.index.json"), index);
-    assert.throws(() => openSafetensors(folder.path), /is not a shard's file name/, name);
+    await assert.rejects(
+      openWeights(new LocalFiles(folder.path)),
+      /is not a shard's file name/,
+      name,
+    );
   }
 });
 
-test("openSafetensors() refuses a tensor in two shards, or missing from its shard", () => {
+test("openWeights() refuses a tensor in two shards, or missing from its shard", async () => {
   using folder = new TemporaryFolder();
   const a = encodeSafetensors([floatTensor("a", "F32", [2], new Float32Array(2))]);
   const writeIndex = (weightMap: Record<string, string>) => {
@@ -167,25 +173,37 @@ test("openSafetensors() refuses a tensor in two shards, or missing from its shar
   writeFileSync(folder.file("1.safetensors"), a);
   writeFileSync(folder.file("2.safetensors"), a);
   writeIndex({ a: "1.safetensors", b: "2.safetensors" });
-  assert.throws(() => openSafetensors(folder.path), /tensor a is in .*1\.safetensors too/);
+  await assert.rejects(
+    openWeights(new LocalFiles(folder.path)),
+    /tensor a is in .*1\.safetensors too/,
+  );
   writeIndex({ a: "1.safetensors", b: "1.safetensors" });
-  assert.throws(() => openSafetensors(folder.path), /tensor b is not in 1\.safetensors/);
+  await assert.rejects(
+    openWeights(new LocalFiles(folder.path)),
+    /tensor b is not in 1\.safetensors/,
+  );
 });
 
-test("openSafetensors() says what it looked for in a folder without weights", () => {
+test("openWeights() says what it looked for in a folder without weights", async () => {
   using folder = new TemporaryFolder();
-  assert.throws(() => openSafetensors(folder.path), /neither model\.safetensors nor/);
+  await assert.rejects(
+    openWeights(new LocalFiles(folder.path)),
+    /there is none of model\.safetensors, /,
+  );
   writeFileSync(folder.file("pytorch_model.bin"), "");
-  assert.throws(() => openSafetensors(folder.path), /convert it to safetensors/);
+  await assert.rejects(
+    openWeights(new LocalFiles(folder.path)),
+    /pytorch_model\.bin: this is no zip archive/,
+  );
 });
 
-test("Safetensors.readFloats() refuses types that are no weights", () => {
+test("Checkpoint.readFloats() refuses types that are no weights", async () => {
   using folder = new TemporaryFolder();
   const tensor = { name: "i", dtype: "I64", shape: [1], bytes: new Uint8Array(8) };
   writeFileSync(folder.file("model.safetensors"), encodeSafetensors([tensor]));
-  const weights = openSafetensors(folder.path);
+  const weights = await openWeights(new LocalFiles(folder.path));
   const read = () =>
     weights.readFloats(weights.tensors.get("i")!, { from: 0, length: 1 }, new Float32Array(1));
-  assert.throws(read, /I64; supported: F32, F16, BF16 \(i\.dtype/);
+  assert.throws(read, /I64; supported: F32, F16, BF16, Q8_0, .* \(i\.dtype/);
   weights.close();
 });

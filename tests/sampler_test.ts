@@ -4,11 +4,19 @@ import { test } from "node:test";
 import { argmax, Sampler } from "../src/pipeline/sampler.ts";
 import type { Sampling } from "../src/pipeline/sampler.ts";
 
-const GREEDY: Sampling = { temperature: 0, topP: 1, seed: 0 };
+const GREEDY: Sampling = {
+  temperature: 0,
+  topK: 0,
+  topP: 1,
+  minP: 0,
+  repetitionPenalty: 1,
+  seed: 0,
+};
+const NO_TEXT = new Int32Array(0);
 
 function draws(logits: number[], sampling: Partial<Sampling>, count: number): number[] {
   const sampler = new Sampler(logits.length, { ...GREEDY, temperature: 1, ...sampling });
-  return Array.from({ length: count }, () => sampler.next(Float32Array.from(logits)));
+  return Array.from({ length: count }, () => sampler.next(Float32Array.from(logits), NO_TEXT));
 }
 
 /** Logits whose softmax is `probabilities`. */
@@ -37,7 +45,9 @@ test("argmax() takes the first of equals and refuses NaN wherever it stands", ()
 
 test("Sampler at temperature 0 always takes the largest logit", () => {
   const sampler = new Sampler(4, GREEDY);
-  for (let i = 0; i < 5; i++) assert.equal(sampler.next(Float32Array.of(0, 9, 8.99, 9)), 1);
+  for (let i = 0; i < 5; i++) {
+    assert.equal(sampler.next(Float32Array.of(0, 9, 8.99, 9), NO_TEXT), 1);
+  }
 });
 
 test("Sampler draws each token as often as its probability says", () => {
@@ -65,6 +75,51 @@ test("Sampler draws from the smallest set whose probability reaches top-p", () =
   assert.ok(Math.abs(found[1] - 4 / 7) < 0.015, `${found}`);
 });
 
+test("Sampler draws from the likeliest top-k, and from those that min-p leaves", () => {
+  const logits = logitsOf([0.1, 0.4, 0.2, 0.3]);
+  const seen = (sampling: Partial<Sampling>) =>
+    [...new Set(draws(logits, { seed: 5, ...sampling }, 3000))].sort();
+  assert.deepEqual(seen({ topK: 1 }), [1]);
+  assert.deepEqual(seen({ topK: 3 }), [1, 2, 3]);
+  assert.deepEqual(seen({ topK: 9 }), [0, 1, 2, 3]);
+  // 0.5 of the likeliest, 0.4, is 0.2; temperature comes first.
+  assert.deepEqual(seen({ minP: 0.49 }), [1, 2, 3]);
+  assert.deepEqual(seen({ minP: 0.6 }), [1, 3]);
+  assert.deepEqual(seen({ minP: 1 }), [1]);
+  assert.deepEqual(seen({ minP: 0.6, temperature: 4 }), [0, 1, 2, 3]);
+  // Of three, the nucleus of 0.7 is 0.4 + 0.3 of 0.9.
+  assert.deepEqual(seen({ topK: 3, topP: 0.7 }), [1, 3]);
+  const found = shares(draws(logits, { topK: 2, seed: 6 }, 20_000), 4);
+  assert.ok(Math.abs(found[1] - 4 / 7) < 0.015, `${found}`);
+});
+
+test("Sampler penalizes each token of the text once, whatever its sign and count", () => {
+  const text = Int32Array.of(1, 1, 3);
+  const next = (logits: number[], repetitionPenalty: number) =>
+    new Sampler(4, { ...GREEDY, repetitionPenalty }).next(Float32Array.from(logits), text);
+  assert.equal(next([1, 1.9, 0, 0], 1), 1);
+  assert.equal(next([1, 1.9, 0, 0], 2), 0);
+  // Once: halved, not quartered.
+  assert.equal(next([1, 2.1, 0, 0], 2), 1);
+  assert.equal(next([-9, -1, -1.9, -9], 2), 2);
+  assert.equal(next([-9, -9, -9, -1], 0.5), 3);
+});
+
+test("Sampler adds biases, and forbids by -Infinity", () => {
+  const biased = (values: number[], sampling: Partial<Sampling> = {}) => {
+    const bias = { ids: [1, 3], values };
+    const sampler = new Sampler(4, { ...GREEDY, ...sampling }, bias);
+    return Array.from({ length: 50 }, () => sampler.next(Float32Array.of(1, 2, 0, 0), NO_TEXT));
+  };
+  assert.deepEqual([...new Set(biased([-2, 0]))], [0]);
+  assert.deepEqual([...new Set(biased([0, 5]))], [3]);
+  const some = biased([-Infinity, -Infinity], { temperature: 3, seed: 2 });
+  assert.deepEqual([...new Set(some)].sort(), [0, 2]);
+  const logits = Float32Array.of(1, 2, 0, 0);
+  new Sampler(4, GREEDY, { ids: [1], values: [-2] }).next(logits, NO_TEXT);
+  assert.deepEqual(logits, Float32Array.of(1, 2, 0, 0), "the row itself stays as it was");
+});
+
 test("Sampler draws the same by the same seed, and other tokens by another", () => {
   const logits = logitsOf([0.3, 0.3, 0.2, 0.2]);
   const first = draws(logits, { seed: 42 }, 50);
@@ -85,9 +140,9 @@ test("Sampler refuses logits that are not finite where they matter", () => {
     for (
       const bad of [[NaN, 1, 2], [1, 2, NaN], [Infinity, 1, 2], [-Infinity, -Infinity, -Infinity]]
     ) {
-      assert.throws(() => sampler.next(Float32Array.from(bad)), RangeError, `${bad}`);
+      assert.throws(() => sampler.next(Float32Array.from(bad), NO_TEXT), RangeError, `${bad}`);
     }
-    assert.equal(sampler.next(Float32Array.of(-Infinity, 4, -Infinity)), 1);
+    assert.equal(sampler.next(Float32Array.of(-Infinity, 4, -Infinity), NO_TEXT), 1);
   }
 });
 

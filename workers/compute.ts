@@ -4,11 +4,11 @@ import type { PipelineOptions } from "../src/pipeline/options.ts";
 import { Leader } from "../src/pipeline/request.ts";
 import { serveWorker } from "../src/pipeline/worker_shell.ts";
 
-/** `ids`: where the main thread writes the ids of a request. */
-type LaneOptions = PipelineOptions & { laneIndex: number; ids: SharedArrayBuffer };
+/** `request`: where the main thread writes what a request has. */
+type LaneOptions = PipelineOptions & { laneIndex: number; request: SharedArrayBuffer };
 
 serveWorker((options: LaneOptions) => {
   const lane = new Lane(options, options.laneIndex);
-  const leader = new Leader(lane, options, options.ids);
+  const leader = new Leader(lane, options, options.request);
   return { run: () => lane.seat.index === 0 ? leader.run() : lane.follow() };
 });

@@ -139,7 +139,7 @@ export class Auditor {
     let active = 0, mass = 0;
     for (let i = 0; i < count; i++) {
       if (activations[i] !== 0) active++;
-      mass += activations[i];
+      mass += Math.abs(activations[i]);
     }
     this.#board.add(this.#step, layer, AUDIT.missed, weight * active);
     this.#board.add(this.#step, layer, AUDIT.missedMass, weight * mass);
@@ -161,7 +161,7 @@ export class Auditor {
       let active = 0, mass = 0;
       for (let i = 0; i < count; i++) {
         if (activations[i] !== 0) active++;
-        mass += activations[i];
+        mass += Math.abs(activations[i]);
       }
       this.#board.add(this.#step, layer, AUDIT.predicted, count);
       this.#board.add(this.#step, layer, AUDIT.found, active);

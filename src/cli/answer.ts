@@ -9,7 +9,13 @@ import { TextOutput } from "./terminal/text_output.ts";
 export interface Sampling {
   maxTokens: number;
   temperature: number;
+  topK: number;
   topP: number;
+  minP: number;
+  repetitionPenalty: number;
+  logitBias: ReadonlyMap<number, number>;
+  stop: readonly string[];
+  jsonSchema?: string;
   seed: number;
 }
 
@@ -43,15 +49,15 @@ export class AnswerWriter {
     return this.#readerGone.signal.aborted;
   }
 
-  async write(prompt: string, sampling: Sampling): Promise<Answer> {
+  async write(prompt: string | readonly number[], sampling: Sampling): Promise<Answer> {
     const model = this.#model;
     const signal = AbortSignal.any([this.#interrupt.signal, this.#readerGone.signal]);
     using progress = new Progress({ isSilent: this.#isQuiet });
-    const total = model.encode(prompt).length;
+    const ids = typeof prompt === "string" ? model.encode(prompt) : prompt, total = ids.length;
     const onPrompt = (done: number) => progress.update("reading the prompt", { done, total });
     let text = "", tokenCount = 0;
     try {
-      for await (const token of model.generate(prompt, { ...sampling, signal, onPrompt })) {
+      for await (const token of model.generate(ids, { ...sampling, signal, onPrompt })) {
         progress.stop();
         if (token.id >= 0) tokenCount++;
         text += token.text;

@@ -3,6 +3,7 @@ import { createInterface } from "node:readline";
 import type { Model } from "../model.ts";
 import { AnswerWriter } from "./answer.ts";
 import type { Answer, Sampling } from "./answer.ts";
+import { conversationWith } from "./conversation.ts";
 import { renderClosing, renderShort } from "./terminal/closing_block.ts";
 import type { Interrupt } from "./terminal/interrupt.ts";
 
@@ -10,39 +11,70 @@ export interface ChatOptions {
   model: Model;
   sampling: Sampling;
   interrupt: Interrupt;
+  /** What the model is told before all else, where its template has a place for that. */
+  system?: string;
   /** Tells people something, on stderr. */
   note: (text: string) => void;
 }
 
-const INVITATION = "Each line that you type continues the text. " +
-  "Ctrl-C stops an answer, Ctrl-D ends the chat.\n";
+const HELP = "/help lists the commands, /stats says what the last answer cost, /reset forgets " +
+  "what was said.\nCtrl-C stops an answer, Ctrl-D ends the chat.\n";
 
 /**
- * A conversation at a terminal: each line is added to the text so far, and the model goes on from there. When the
- * context is full, the oldest text goes. Ctrl-C while the model writes ends the answer; at the prompt, the chat.
+ * A conversation at a terminal: by messages, where the model came with a template for them; else each line is added to the text
+ * so far, and the model goes on from there. When the context is full, the oldest goes. Ctrl-C while the model writes ends the
+ * answer; at the prompt, the chat.
  */
-export async function chat({ model, sampling, interrupt, note }: ChatOptions): Promise<void> {
+export async function chat(options: ChatOptions): Promise<void> {
+  const { model, sampling, interrupt, system, note } = options;
   const writer = new AnswerWriter(model, interrupt);
-  const history: string[] = [];
-  let text = "", last: Answer | undefined;
-  note(INVITATION);
-  for (let round = 0; !writer.isReaderGone; round++) {
-    const line = await readLine(history, interrupt);
+  const conversation = conversationWith(model, { maxTokens: sampling.maxTokens, system });
+  const typed: string[] = [];
+  let last: Answer | undefined;
+  const commands: Record<string, () => void> = {
+    "/help": () => note(HELP),
+    "/stats": () => note(last ? renderClosing(last.closing) : "There is no answer yet.\n"),
+    "/reset": () => {
+      conversation.reset();
+      note("Nothing was said.\n");
+    },
+  };
+  const kind = model.canChat ? "" : "Each line that you type continues the text. ";
+  note(`${kind}${HELP}`);
+  for (let round = 0; !writer.isReaderGone;) {
+    const line = await readLine(typed, interrupt);
     if (line === undefined) break;
-    if (line.trim() === "") continue;
-    const wanted = text === "" ? line : `${text}\n${line}`;
-    const { prompt, forgottenCount } = fitContext(wanted, model, sampling.maxTokens);
-    if (forgottenCount > 0) {
-      note(`(the context is full: the oldest ${forgottenCount} tokens are forgotten)\n`);
+    const words = line.trim();
+    if (words === "") continue;
+    if (/^\/\w+$/.test(words)) {
+      if (Object.hasOwn(commands, words)) commands[words]();
+      else note(`There is no ${words}. ${HELP}`);
+      continue;
     }
-    const seed = (sampling.seed + round) % 2 ** 32;
-    last = await writer.write(prompt, { ...sampling, seed });
-    text = prompt + last.text;
+    const said = trySay(() => conversation.say(line), note);
+    if (said === null) continue;
+    if (said.forgotten !== null) {
+      note(`(the context is full: the oldest ${said.forgotten} are forgotten)\n`);
+    }
+    const seed = (sampling.seed + round++) % 2 ** 32;
+    last = await writer.write(said.prompt, { ...sampling, seed });
+    conversation.answer(last.text);
     note(renderShort(last.closing));
     interrupt.rearm();
   }
   writer.reportInterrupt();
   if (last) note(`\nThe last answer:\n${renderClosing(last.closing)}`);
+}
+
+/** What cannot be said is told, and the chat goes on. */
+function trySay<T>(say: () => T, note: (text: string) => void): T | null {
+  try {
+    return say();
+  } catch (error) {
+    if (!(error instanceof RangeError)) throw error;
+    note(`${error.message}\n`);
+    return null;
+  }
 }
 
 /**
@@ -75,22 +107,4 @@ function readLine(history: string[], interrupt: Interrupt): Promise<string | und
   });
   editor.prompt();
   return promise;
-}
-
-/** The end of `text` that leaves room for an answer in the context, and how many tokens were cut off. */
-export function fitContext(
-  text: string,
-  model: Pick<Model, "contextLength" | "encode" | "decode">,
-  maxTokens: number,
-): { prompt: string; forgottenCount: number } {
-  const { contextLength } = model;
-  const room = contextLength - Math.min(maxTokens, contextLength >> 1);
-  let ids = model.encode(text);
-  const tokenCount = ids.length;
-  // Text that was cut may split into other tokens, and gets one in front: cut more until it fits.
-  for (let keep = room - 1; ids.length > room; keep--) {
-    text = model.decode(ids.slice(ids.length - Math.max(0, keep)));
-    ids = model.encode(text);
-  }
-  return { prompt: text, forgottenCount: tokenCount - ids.length };
 }

@@ -3,25 +3,35 @@ import { existsSync } from "node:fs";
 import { join } from "node:path";
 import process from "node:process";
 import { formatBytes } from "../byte_size.ts";
+import { isGguf } from "../checkpoint/model_source.ts";
 import { printable } from "../errors.ts";
 import type { Quantization } from "../format/layout.ts";
 import { QUANTIZATIONS } from "../format/layout.ts";
 import { pack } from "../format/pack.ts";
-import { givenFolder, givenTarget } from "./given_path.ts";
+import { isHubAddress, parseHubAddress } from "../hub/hub_repo.ts";
+import { givenFile, givenFolder, givenTarget } from "./given_path.ts";
 import { Interrupt } from "./terminal/interrupt.ts";
 import { Progress } from "./terminal/progress.ts";
 
 const AFTER_HELP = `
-SOURCE holds config.json, *.safetensors (f32, f16 or bf16, sharded or not) and tokenizer.json.
-It is read piece by piece: memory does not grow with the model. OUT appears when it is whole.
+SOURCE is a folder or a GGUF file, of this machine or of a hub: hf:OWNER/NAME, hf:OWNER/NAME@REVISION,
+hf:OWNER/NAME/FILE.gguf (HF_TOKEN opens models that are not open to all; HF_ENDPOINT names another hub). A folder holds config.json, *.safetensors or pytorch_model*.bin (f32, f16
+or bf16, sharded or not) and tokenizer.json, or vocab.json and merges.txt. Pickles are parsed, never executed.
+A GGUF file does not say which activation its model has: where it is not the family's usual one, such as
+the ReLU that makes a Llama sparse, give --config.
+SOURCE is read piece by piece: memory does not grow with the model. OUT appears when it is whole. From a
+hub nothing else is kept; a process that was stopped leaves OUT.partial, where the same command goes on.
 
 Example:
-  flashpipe pack ./opt-6.7b opt-6.7b.flash --quant q8 --ffn-quant q4`;
+  flashpipe pack ./opt-6.7b opt-6.7b.flash --quant q8 --ffn-quant q4
+  flashpipe pack hf:facebook/opt-1.3b opt-1.3b.flash --quant q8`;
 
 export function packCommand(): Command {
   return new Command("pack")
-    .description("make a .flash file from a Hugging Face folder")
-    .argument("<source>", "folder of the model")
+    .description(
+      "make a .flash file from a Hugging Face folder, a GGUF file, or a model on the hub",
+    )
+    .argument("<source>", "folder of the model, or GGUF file")
     .argument("<out>", "the .flash file to make")
     .addOption(
       new Option("--quant <kind>", "how weights are stored").choices([...QUANTIZATIONS])
@@ -31,26 +41,33 @@ export function packCommand(): Command {
       new Option("--ffn-quant <kind>", "how the FFN's bundles are stored, if otherwise")
         .choices([...QUANTIZATIONS]),
     )
+    .option("--config <file>", "a config.json in place of the source's own")
     .option("--force", "replace OUT if it exists")
     .addHelpText("after", AFTER_HELP)
-    .action(packFolder);
+    .action(packModel);
 }
 
 interface PackFlags {
   quant: Quantization;
   ffnQuant?: Quantization;
+  config?: string;
   force?: boolean;
 }
 
-async function packFolder(
+async function packModel(
   source: string,
   target: string,
-  { quant, ffnQuant = quant, force = false }: PackFlags,
+  { quant, ffnQuant = quant, config, force = false }: PackFlags,
 ): Promise<void> {
-  givenFolder(source);
-  if (!existsSync(join(source, "config.json"))) {
-    throw new RangeError(`Cannot pack ${source}: it has no config.json, so it holds no model`);
+  if (isHubAddress(source)) parseHubAddress(source);
+  else if (isGguf(source)) givenFile(source);
+  else {
+    givenFolder(source);
+    if (config === undefined && !existsSync(join(source, "config.json"))) {
+      throw new RangeError(`Cannot pack ${source}: it has no config.json, so it holds no model`);
+    }
   }
+  if (config !== undefined) givenFile(config);
   givenTarget(target, { mayExist: force });
   using interrupt = new Interrupt();
   using progress = new Progress();
@@ -59,6 +76,10 @@ async function packFolder(
     target,
     quant,
     ffnQuant,
+    configPath: config,
+    hub: isHubAddress(source)
+      ? { endpoint: process.env.HF_ENDPOINT, token: process.env.HF_TOKEN }
+      : undefined,
     signal: interrupt.signal,
     onProgress: ({ doneBytes: done, totalBytes: total }) =>
       progress.update("packing", { done, total }),

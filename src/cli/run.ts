@@ -1,4 +1,5 @@
 import { Command } from "commander";
+import { readFileSync } from "node:fs";
 import process from "node:process";
 import type { Model } from "../model.ts";
 import { open } from "../open.ts";
@@ -58,12 +59,23 @@ async function run(prompt: string | undefined, options: RunOptions): Promise<voi
   const sampling: Sampling = {
     maxTokens: options.maxTokens,
     temperature: options.temperature,
+    topK: options.topK,
     topP: options.topP,
+    minP: options.minP,
+    repetitionPenalty: options.repetitionPenalty,
+    logitBias: new Map(options.logitBias),
+    stop: options.stop,
+    jsonSchema: schemaOf(options.jsonSchema),
     seed: options.seed ?? Math.floor(Math.random() * 2 ** 31),
   };
-  if (wantsChat) await chat({ model, sampling, interrupt, note });
+  const { system } = options;
+  if (wantsChat) await chat({ model, sampling, interrupt, system, note });
   else await answerOnce(text, { model, sampling, interrupt, note }, options);
   trace?.finish(model.traceJson());
+}
+
+function schemaOf(path: string | undefined): string | undefined {
+  return path === undefined ? undefined : readFileSync(givenFile(path), "utf8");
 }
 
 /** What the run is expected to cost, where a probe is kept that can say so; a run does not wait for one. */

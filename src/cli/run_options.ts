@@ -2,7 +2,7 @@ import { POLICY_NAMES } from "../cache/policies.ts";
 import type { PolicyName } from "../cache/policies.ts";
 import { READER_BACKENDS } from "../flash/reader_options.ts";
 import type { ReaderBackend } from "../flash/reader_options.ts";
-import { Option } from "commander";
+import { InvalidArgumentError, Option } from "commander";
 import type { Command } from "commander";
 import type { KernelBuild } from "../kernels.ts";
 import { KV_QUANTIZATIONS } from "../kv_page.ts";
@@ -32,8 +32,15 @@ export interface RunOptions {
   audit?: boolean;
   maxTokens: number;
   temperature: number;
+  topK: number;
   topP: number;
+  minP: number;
+  repetitionPenalty: number;
+  logitBias: [number, number][];
+  stop: string[];
+  jsonSchema?: string;
   seed?: number;
+  system?: string;
   json?: boolean;
   trace?: string;
   quiet?: boolean;
@@ -50,6 +57,13 @@ Examples:
   flashpipe run --model opt.flash --memory 3.5GiB --temperature 0 "The sea"
   echo "The old king" | flashpipe run --max-tokens 50 --json
   flashpipe run                                       a chat, at a terminal`;
+
+/** "50256:-100" behind those that were given before. */
+function biasOf(text: string, before: [number, number][]): [number, number][] {
+  const [, id, value] = /^(\d+):(-?(?:\d+(?:\.\d+)?|inf))$/.exec(text.trim()) ?? [];
+  if (id === undefined) throw new InvalidArgumentError("It takes ID:NUMBER, such as 50256:-100.");
+  return [...before, [Number(id), value === "-inf" ? -Infinity : Number(value)]];
+}
 
 /** Declares arguments and options of `flashpipe run`; values that make no sense are refused while parsing. */
 export function addRunOptions(command: Command): Command {
@@ -124,16 +138,48 @@ export function addRunOptions(command: Command): Command {
       0.7,
     )
     .option(
+      "--top-k <count>",
+      "sample from so many of the likeliest, 0: all",
+      wholeNumber({ min: 0, max: 2 ** 31 - 1 }),
+      0,
+    )
+    .option(
       "--top-p <share>",
       "sample from the likeliest that reach this sum",
       realNumber({ min: 0, max: 1, isAbove: true }),
       0.9,
     )
     .option(
+      "--min-p <share>",
+      "sample from those at least so likely as this share of the likeliest",
+      realNumber({ min: 0, max: 1 }),
+      0,
+    )
+    .option(
+      "--repetition-penalty <number>",
+      "above 1: make tokens less likely that the text has already",
+      realNumber({ min: 0, max: 100, isAbove: true }),
+      1,
+    )
+    .option(
+      "--logit-bias <id:number>",
+      "add to a token's logit; may be given several times",
+      biasOf,
+      [],
+    )
+    .option(
+      "--stop <text>",
+      "end the text before this; may be given several times",
+      (text: string, before: string[]) => [...before, text],
+      [],
+    )
+    .option("--json-schema <file>", "the text will be JSON of the schema in this file")
+    .option(
       "--seed <number>",
       "repeats a text (default: random)",
       wholeNumber({ min: 0, max: SEED_MAX }),
     )
+    .option("--system <text>", "what a chat model is told before all else")
     .option("--json", "one JSON object on stdout at the end: text and statistics")
     .option("--trace <file>", "write where the time went, for ui.perfetto.dev")
     .option("-q, --quiet", "nothing on stderr but errors")

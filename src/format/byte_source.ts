@@ -1,6 +1,12 @@
 import { closeSync, fstatSync, openSync, readSync } from "node:fs";
 import { FlashReadError } from "../errors.ts";
 
+/** Bytes of a file. */
+export interface ByteRange {
+  readonly byteOffset: number;
+  readonly byteLength: number;
+}
+
 /**
  * Something that bytes can be read from by range: the one door through which the format's readers see files, so that
  * tests can stand in for a disk. Reads are synchronous: these are the sequential reads of opening and packing, where a
@@ -12,6 +18,9 @@ export interface ByteSource {
   readonly byteLength: number;
   /** Fills `target` with the bytes from `byteOffset` on. Throws `FlashReadError` when it cannot fill all of it. */
   read(target: Uint8Array, byteOffset: number): void;
+  /** Of sources that are far away: gets a range, which can be read from then on, until it is released. */
+  load?(range: ByteRange): Promise<void>;
+  release?(range: ByteRange): void;
   close(): void;
 }
 
@@ -86,7 +95,7 @@ export class MemorySource implements ByteSource {
 /** Reads a whole range into a new array, at most as long as the source. */
 export function readRange(
   source: ByteSource,
-  { byteOffset, byteLength }: { byteOffset: number; byteLength: number },
+  { byteOffset, byteLength }: ByteRange,
 ): Uint8Array<ArrayBuffer> {
   const outside = !Number.isSafeInteger(byteOffset) || !Number.isSafeInteger(byteLength) ||
     byteOffset < 0 || byteLength < 0 || byteOffset + byteLength > source.byteLength;
@@ -97,6 +106,18 @@ export function readRange(
   const target = new Uint8Array(byteLength);
   source.read(target, byteOffset);
   return target;
+}
+
+/** As `readRange`, of any source. What was loaded for it is released. */
+export async function loadRange(
+  source: ByteSource,
+  range: ByteRange,
+): Promise<Uint8Array<ArrayBuffer>> {
+  const inside = range.byteOffset >= 0 && range.byteOffset + range.byteLength <= source.byteLength;
+  if (inside) await source.load?.(range); // Else `readRange` says what is wrong.
+  const bytes = readRange(source, range);
+  source.release?.(range);
+  return bytes;
 }
 
 function checkRange(source: ByteSource, target: Uint8Array, byteOffset: number): void {

@@ -1,3 +1,4 @@
+import { Buffer } from "node:buffer";
 import process from "node:process";
 import { closeSync, fsyncSync, openSync, renameSync, rmSync, statSync, writeSync } from "node:fs";
 import { dirname } from "node:path";
@@ -91,15 +92,34 @@ export function planParts(
   return parts;
 }
 
+/** What a file that can be resumed is called until it is whole. */
+export function partialPath(target: string): string {
+  return `${target}.partial`;
+}
+
 /** Where an appended tensor lies, and its CRC-32. */
 export type AppendedPlace = Pick<StoredTensor, "byteOffset" | "byteLength" | "checksum">;
 
+/** A part that is on disk, and its checksums: what another process needs to go on. */
+export interface WholePart {
+  readonly index: number;
+  /** CRC-32 of a tensor, or base64 of those of a layer's groups. */
+  readonly checksums: number | string;
+}
+
+export interface FlashWriterOptions {
+  /** May refuse, told how long the parts are in all; nothing has been written then. */
+  beforeWriting?: (byteLength: number) => void;
+  /** Write aside as `TARGET.partial`, which stays when it is not finished; those parts of it are whole. */
+  resume?: readonly WholePart[];
+}
+
 /**
- * Writes a `.flash` file front to back. Whoever packs writes the bytes of `parts` in order, in pieces of any size;
- * padding, checksums and the header are the writer's. The file grows aside as `TARGET.tmp-PID` and takes its name
- * only when all of it is on disk: nobody ever sees half a file, whenever the process dies.
+ * Writes a `.flash` file. Whoever packs writes the bytes of `parts`, one part after the other, in pieces of any size: in their order,
+ * or in one that `select` chooses. Padding, checksums and the header are the writer's. The file grows aside as `TARGET.tmp-PID`
+ * and takes its name only when all of it is on disk: nobody ever sees half a file, whenever the process dies.
  *
- * Disposing of an unfinished writer removes what it wrote.
+ * Disposing of an unfinished writer removes what it wrote, unless it can be resumed.
  */
 export class FlashWriter {
   readonly target: string;
@@ -111,13 +131,15 @@ export class FlashWriter {
   #partIndex = 0;
   #doneInPart = 0;
   #checksum = 0;
+  /** Indices of parts that are whole. */
+  readonly #whole = new Set<number>();
+  readonly #isResumable: boolean;
   #hasAppended = false;
 
-  /** @param beforeWriting may refuse, told how long the parts are in all; nothing has been written then */
   constructor(
     target: string,
     content: FlashContent,
-    { beforeWriting }: { beforeWriting?: (byteLength: number) => void } = {},
+    { beforeWriting, resume }: FlashWriterOptions = {},
   ) {
     if (statSync(target, { throwIfNoEntry: false })?.isDirectory()) {
       throw new RangeError(`Cannot write a .flash file as ${target} is a folder`);
@@ -126,10 +148,13 @@ export class FlashWriter {
     this.#content = content;
     this.parts = planParts(content);
     beforeWriting?.(this.totalBytes);
-    this.#temporary = `${target}.tmp-${process.pid}`;
-    this.#descriptor = openSync(this.#temporary, "w");
+    this.#isResumable = resume !== undefined;
+    this.#temporary = resume ? partialPath(target) : `${target}.tmp-${process.pid}`;
+    this.#descriptor = openSync(this.#temporary, resume && resume.length > 0 ? "r+" : "w");
     try {
+      for (const part of resume ?? []) this.#restore(part);
       this.#writeAll(new Uint8Array(PRELUDE_BYTES)); // Overwritten at the end.
+      this.#toNextPart();
     } catch (error) {
       this[Symbol.dispose]();
       throw error;
@@ -141,20 +166,61 @@ export class FlashWriter {
     return this.parts.reduce((sum, { byteLength }) => sum + byteLength, 0);
   }
 
+  isWhole(part: FlashPart): boolean {
+    return this.#whole.has(this.parts.indexOf(part));
+  }
+
+  /** Parts that are on disk when `sync` has returned. */
+  get wholeParts(): WholePart[] {
+    return [...this.#whole].map((index) => {
+      const part = this.parts[index];
+      const checksums = part.kind === "tensor"
+        ? part.tensor.checksum
+        : Buffer.from(part.bundles.checksums).toString("base64");
+      return { index, checksums };
+    });
+  }
+
+  /** What is written next belongs to this part, which is not whole; the one before it is. */
+  select(part: FlashPart): void {
+    const index = this.parts.indexOf(part);
+    if (index < 0 || this.#whole.has(index) || this.#doneInPart > 0) {
+      throw new RangeError(`Cannot write part ${index} now: it is whole, or the one before is not`);
+    }
+    this.#partIndex = index;
+  }
+
   /** Writes the next bytes of the current part; they must not reach into the part after it. */
   write(bytes: Uint8Array): void {
     const part = this.parts[this.#partIndex];
     if (part === undefined || this.#doneInPart + bytes.byteLength > part.byteLength) {
       throw new RangeError(`Cannot write ${bytes.byteLength} bytes: the part ends before`);
     }
-    if (this.#doneInPart === 0) this.#padTo(part.byteOffset);
+    // Between parts, and over those that come later, the system leaves zeros.
+    this.#position = part.byteOffset + this.#doneInPart;
     if (part.kind === "tensor") part.tensor.checksum = crc32(bytes, part.tensor.checksum);
     else this.#sumGroups(part.bundles, bytes);
     this.#writeAll(bytes);
     this.#doneInPart += bytes.byteLength;
     if (this.#doneInPart < part.byteLength) return;
-    this.#partIndex++;
+    this.#whole.add(this.#partIndex);
     this.#doneInPart = 0;
+    this.#toNextPart();
+  }
+
+  /** To the first part that is not whole; behind all of them, once they are. */
+  #toNextPart(): void {
+    const next = this.parts.findIndex((_, index) => !this.#whole.has(index));
+    this.#partIndex = next < 0 ? this.parts.length : next;
+    const last = this.parts[this.parts.length - 1];
+    if (next < 0) this.#position = last.byteOffset + last.byteLength;
+  }
+
+  #restore({ index, checksums }: WholePart): void {
+    const part = this.parts[index];
+    if (part.kind === "tensor") part.tensor.checksum = Number(checksums);
+    else part.bundles.checksums.set(Buffer.from(String(checksums), "base64"));
+    this.#whole.add(index);
   }
 
   /** Writes a tensor behind all parts, which must be whole, such as one of a predictor. */
@@ -193,21 +259,21 @@ export class FlashWriter {
     validateHeader(header, { path: this.target, fileByteLength: byteLength, header: slot });
     this.#position = 0;
     this.#writeAll(encodePrelude(slot));
-    this.#sync();
+    this.sync();
     this.#close();
     renameSync(this.#temporary, this.target);
     syncFolder(dirname(this.target));
     return { header, byteLength };
   }
 
-  /** Gives up: closes and removes the unfinished file. Does nothing after `finish`. */
+  /** Gives up: closes the unfinished file, and removes it unless it can be resumed. Does nothing after `finish`. */
   [Symbol.dispose](): void {
     if (this.#descriptor >= 0) this.#close();
-    rmSync(this.#temporary, { force: true });
+    if (!this.#isResumable) rmSync(this.#temporary, { force: true });
   }
 
-  /** Some systems find out only now that there is no room. */
-  #sync(): void {
+  /** Waits until what was written is on disk. Some systems find out only now that there is no room. */
+  sync(): void {
     try {
       fsyncSync(this.#descriptor);
     } catch (error) {

@@ -1,23 +1,29 @@
-import { existsSync } from "node:fs";
-import { basename, join, resolve } from "node:path";
+import { basename } from "node:path";
 import { setImmediate } from "node:timers/promises";
-import type { ModelConfig } from "../../models/config.ts";
-import type { ModelFamily } from "../../models/family.ts";
-import { familyOf } from "../../models/registry.ts";
-import { ModelFileError, UnsupportedModelError } from "../errors.ts";
+import type { Checkpoint } from "../checkpoint/checkpoint.ts";
+import { openModelSource } from "../checkpoint/model_source.ts";
+import type { ModelSource } from "../checkpoint/model_source.ts";
+import { HubChecksumError, UnsupportedModelError } from "../errors.ts";
+import type { HubClientOptions } from "../hub/hub_client.ts";
+import { HubFile } from "../hub/hub_file.ts";
+import { PackJournal } from "../hub/pack_journal.ts";
 import { VERSION } from "../version.ts";
-import { type ByteSource, FileSource, readRange } from "./byte_source.ts";
+import { type ByteSource, FileSource } from "./byte_source.ts";
 import { type FlashContent, type FlashPart, FlashWriter } from "./flash_writer.ts";
-import type { FlashHeader, Tokenizer } from "./header.ts";
+import type { FlashHeader } from "./header.ts";
 import { problemWithNeurons } from "./layout.ts";
 import type { Quantization } from "./layout.ts";
 import { PartPacker } from "./part_packer.ts";
-import { openSafetensors, type Safetensors } from "./safetensors.ts";
-import { decodeText, parseJson } from "./strict_json.ts";
 
 export interface PackOptions {
-  /** A Hugging Face folder: config.json, safetensors, and the tokenizer's files where there are any. */
+  /**
+   * A Hugging Face folder: config.json, safetensors or PyTorch's files, and the tokenizer's files where there are any. Or a
+   * GGUF file. Or either on a hub: `hf:OWNER/NAME`, `hf:OWNER/NAME@REVISION/FILE.gguf`; then a process that was stopped leaves
+   * `TARGET.partial`, where the next one with the same options goes on.
+   */
   source: string;
+  /** A `config.json` in place of the source's own. */
+  configPath?: string;
   /** The `.flash` file to write; it is replaced when all is written. */
   target: string;
   /** How resident matrices are stored, and bundles if not told otherwise. */
@@ -33,6 +39,8 @@ export interface PackOptions {
   synthetic?: boolean;
   /** Most memory for a strip of the FFN's down matrix while it is transposed. Default: 32 MiB. */
   stripBytesMax?: number;
+  /** Where `hf:` models come from. */
+  hub?: HubClientOptions;
   /** How files are opened; tests count requests here. */
   openSource?: (path: string) => ByteSource;
 }
@@ -52,15 +60,13 @@ export interface PackResult {
   readonly ignoredTensors: readonly string[];
 }
 
-const CONFIG_BYTES_MAX = 2 ** 20;
-const TOKENIZER_BYTES_MAX = 48 * 2 ** 20;
 const STRIP_BYTES_MAX = 32 * 2 ** 20;
 
 /**
- * Packs a Hugging Face folder into one `.flash` file, in memory that does not grow with the model.
+ * Packs a model into one `.flash` file, in memory that does not grow with the model.
  *
  * Throws `UnsupportedModelError` for a model that we do not run, `ModelFileError` for damaged files, missing tensors
- * and numbers that `quant` cannot hold, `FlashReadError` when reading fails; errors of writing are the system's.
+ * and numbers that `quant` cannot hold, `FlashReadError` when reading fails, `HubError` when a hub does; errors of writing are the system's.
  *
  * ```ts
  * import { pack } from "./pack.ts";
@@ -72,33 +78,37 @@ const STRIP_BYTES_MAX = 32 * 2 ** 20;
  */
 export async function pack(options: PackOptions): Promise<PackResult> {
   options.signal?.throwIfAborted();
-  const { quant, ffnQuant = quant } = options;
-  const openSource = options.openSource ?? ((path: string) => new FileSource(path));
-  const { family, config } = readConfig(options.source, openSource);
-  const problem = problemWithNeurons(ffnQuant, config.intermediateSize);
-  if (problem !== null) throw new UnsupportedModelError(`${options.source}: ${problem}`);
-  const tokenizer = readTokenizer(options.source, openSource);
-  const weights = openSafetensors(options.source, openSource);
+  const { quant, ffnQuant = quant, signal } = options;
+  const model = await openModelSource(options.source, {
+    configPath: options.configPath,
+    openSource: options.openSource ?? ((path) => new FileSource(path)),
+    hub: { ...options.hub, signal },
+  });
+  const { family, config, names, tokenizer, weights, commit } = model;
   try {
+    const problem = problemWithNeurons(ffnQuant, config.intermediateSize);
+    if (problem !== null) throw new UnsupportedModelError(`${options.source}: ${problem}`);
     const content: FlashContent = {
       architecture: family.modelType,
       quantization: quant,
       ffnQuantization: ffnQuant,
       config,
       tokenizer,
-      provenance: provenanceOf(options, weights),
+      provenance: provenanceOf(options, model),
     };
     const packer = new PartPacker({
       weights,
-      family,
+      names,
       config,
       quantization: quant,
       ffnQuantization: ffnQuant,
       stripBytesMax: options.stripBytesMax ?? STRIP_BYTES_MAX,
     });
-    using writer = new FlashWriter(options.target, content);
-    await writeParts(writer, packer, options);
+    const journal = commit === null ? null : new PackJournal(options.target, content, commit);
+    using writer = new FlashWriter(options.target, content, { resume: journal?.parts });
+    await writeParts(writer, packer, weights, journal, options);
     const { header, byteLength } = writer.finish();
+    journal?.remove();
     return { path: options.target, byteLength, header, ignoredTensors: packer.ignoredTensors };
   } finally {
     weights.close();
@@ -108,11 +118,23 @@ export async function pack(options: PackOptions): Promise<PackResult> {
 async function writeParts(
   writer: FlashWriter,
   packer: PartPacker,
+  weights: Checkpoint,
+  journal: PackJournal | null,
   { signal, onProgress }: PackOptions,
 ): Promise<void> {
   const { totalBytes } = writer;
-  let doneBytes = 0;
-  for (const part of writer.parts) {
+  const parts = packer.inSourceOrder(writer.parts).filter((part) => !writer.isWhole(part));
+  const files = weights.sources.filter((source) => source instanceof HubFile);
+  for (const [index, file] of files.entries()) {
+    const wanted = parts.flatMap((part) => packer.sourcesOf(part))
+      .filter(({ source }) => source === file);
+    await file.keep(wanted, journal?.stateOf(index));
+  }
+  let doneBytes = totalBytes - parts.reduce((sum, { byteLength }) => sum + byteLength, 0);
+  for (const part of parts) {
+    const tensors = packer.sourcesOf(part);
+    for (const tensor of tensors) await tensor.source.load?.(tensor);
+    writer.select(part);
     for (const bytes of packer.bytesOf(part)) {
       writer.write(bytes);
       doneBytes += bytes.byteLength;
@@ -120,6 +142,14 @@ async function writeParts(
       await setImmediate(); // The work is synchronous: only here can a signal arrive.
       signal?.throwIfAborted();
     }
+    for (const tensor of tensors) tensor.source.release?.(tensor);
+    journal?.save(writer, files);
+  }
+  try {
+    for (const file of files) await file.finish();
+  } catch (error) {
+    if (error instanceof HubChecksumError) journal?.discard();
+    throw error;
   }
 }
 
@@ -127,56 +157,13 @@ function nameOf(part: FlashPart): string {
   return part.kind === "tensor" ? part.tensor.name : `layers.${part.layerIndex}.bundles`;
 }
 
-function readConfig(
-  folder: string,
-  openSource: (path: string) => ByteSource,
-): { family: ModelFamily; config: ModelConfig } {
-  const path = join(folder, "config.json");
-  const text = readText(path, CONFIG_BYTES_MAX, openSource);
-  const json = parseJson(text, { path, byteOffset: 0 });
-  if (json === null || typeof json !== "object") {
-    const place = { path, field: "config", byteOffset: 0 };
-    throw new ModelFileError("the config is not an object", place);
-  }
-  const family = familyOf((json as { model_type?: unknown }).model_type, path);
-  return { family, config: family.readConfig(json, path) };
-}
-
-/** Takes the tokenizer's files as they are; who generates text parses them. */
-function readTokenizer(folder: string, openSource: (path: string) => ByteSource): Tokenizer {
-  const path = join(folder, "tokenizer.json");
-  if (!existsSync(path)) return null;
-  const json = readText(path, TOKENIZER_BYTES_MAX, openSource);
-  parseJson(json, { path, byteOffset: 0 });
-  const configPath = join(folder, "tokenizer_config.json");
-  if (!existsSync(configPath)) return { json, config: null };
-  const config = readText(configPath, CONFIG_BYTES_MAX, openSource);
-  parseJson(config, { path: configPath, byteOffset: 0 });
-  return { json, config };
-}
-
-function readText(
-  path: string,
-  byteLengthMax: number,
-  openSource: (path: string) => ByteSource,
-): string {
-  const source = openSource(path);
-  try {
-    if (source.byteLength > byteLengthMax) {
-      const place = { path, field: "length", byteOffset: byteLengthMax };
-      throw new ModelFileError(`${source.byteLength} bytes are too many`, place);
-    }
-    const bytes = readRange(source, { byteOffset: 0, byteLength: source.byteLength });
-    return decodeText(bytes, { path, byteOffset: 0 });
-  } finally {
-    source.close();
-  }
-}
-
 /** Names without folders: a file must not tell how its maker's disk looks. */
-function provenanceOf(options: PackOptions, weights: Safetensors): FlashContent["provenance"] {
+function provenanceOf(
+  options: PackOptions,
+  { name, weights }: ModelSource,
+): FlashContent["provenance"] {
   return {
-    source: basename(resolve(options.source)),
+    source: name,
     sourceFiles: weights.sources.map(({ path, byteLength }) => ({
       name: basename(path),
       byteLength,

@@ -1,10 +1,19 @@
 import type { ModelConfig } from "../../models/config.ts";
-import type { ModelFamily } from "../../models/family.ts";
+import type { TensorNames } from "../../models/family.ts";
 import { residentTensors } from "../../models/tensors.ts";
 import type { ResidentTensor } from "../../models/tensors.ts";
+import {
+  blockLength,
+  floatByteLength,
+  storedByteLength,
+  toFloats,
+} from "../checkpoint/checkpoint.ts";
+import type { Checkpoint, NumberRange } from "../checkpoint/checkpoint.ts";
+import { TensorFinder } from "../checkpoint/find_tensors.ts";
+import type { FoundTensor } from "../checkpoint/find_tensors.ts";
+import type { SourceTensor } from "../checkpoint/source_tensor.ts";
 import { ModelFileError } from "../errors.ts";
-import { TensorFinder } from "./find_tensors.ts";
-import type { FoundTensor } from "./find_tensors.ts";
+import type { ByteSource } from "./byte_source.ts";
 import type { FlashPart } from "./flash_writer.ts";
 import {
   bundleByteLength,
@@ -13,9 +22,8 @@ import {
   type Quantization,
   vectorByteLength,
 } from "./layout.ts";
-import { findUnstorable, storeRows, tileRows } from "./quantize.ts";
-import { floatByteLength, type Safetensors, toFloats } from "./safetensors.ts";
-import type { SafeTensor } from "./safetensors_header.ts";
+import { copyBlocks, isSameBlock } from "./copy_blocks.ts";
+import { findUnstorable, type RowPlace, storeRows, tileRows } from "./quantize.ts";
 
 /** Numbers converted at a time, unless 8 rows are more. */
 const CHUNK_NUMBERS = 1 << 20;
@@ -32,18 +40,19 @@ const CHUNK_NUMBERS = 1 << 20;
 export class PartPacker {
   /** Tensors of the checkpoint that nothing was made from. */
   readonly ignoredTensors: readonly string[];
-  #weights: Safetensors;
+  #weights: Checkpoint;
   #config: ModelConfig;
   #ffnQuantization: Quantization;
   #stripBytesMax: number;
+  #blocks = new Uint8Array(0);
   #resident = new Map<string, { tensor: ResidentTensor; found: FoundTensor }>();
   /** Of each layer: rows of a bundle, [n, d] (the gate's first, if there is one), and its columns, [d, n]. */
-  #ffn: { rows: FoundTensor[]; down: SafeTensor }[] = [];
+  #ffn: { rows: FoundTensor[]; down: SourceTensor }[] = [];
 
   /** Finds every tensor and checks its type and shape, so that nothing is missing hours later. */
-  constructor({ weights, family, config, quantization, ffnQuantization, stripBytesMax }: {
-    weights: Safetensors;
-    family: ModelFamily;
+  constructor({ weights, names, config, quantization, ffnQuantization, stripBytesMax }: {
+    weights: Checkpoint;
+    names: TensorNames;
     config: ModelConfig;
     quantization: Quantization;
     ffnQuantization: Quantization;
@@ -53,22 +62,40 @@ export class PartPacker {
     this.#config = config;
     this.#ffnQuantization = ffnQuantization;
     this.#stripBytesMax = stripBytesMax;
-    const finder = new TensorFinder(weights, family, config);
+    const finder = new TensorFinder(weights, names, config);
     for (const tensor of residentTensors(config, quantization)) {
       this.#resident.set(tensor.name, { tensor, found: finder.find(tensor.name, tensor.shape) });
     }
     const { hiddenSize: d, intermediateSize: n, ffn: { isGated } } = config;
-    const names = isGated ? ["gate", "up"] : ["up"];
+    const parts = isGated ? ["gate", "up"] : ["up"];
     for (let layer = 0; layer < config.numLayers; layer++) {
       const find = (name: string, shape: number[]) =>
         finder.find(`layers.${layer}.ffn.${name}.weight`, shape);
-      const rows = names.map((name) => find(name, [n, d]));
+      const rows = parts.map((part) => find(part, [n, d]));
       this.#ffn.push({ rows, down: find("down", [d, n]).source });
     }
     this.ignoredTensors = finder.unused();
   }
 
-  /** The bytes of a part. Each piece is valid only until the next is asked for. */
+  /** Parts in the order in which the checkpoint's files have what they are made of: so each file is read from front to back. */
+  inSourceOrder(parts: readonly FlashPart[]): FlashPart[] {
+    const { sources } = this.#weights;
+    const placeOf = (part: FlashPart) => {
+      const last = (a: SourceTensor, b: SourceTensor) => comparePlaces(sources, a, b) < 0 ? b : a;
+      return { part, last: this.sourcesOf(part).reduce(last) };
+    };
+    return parts.map(placeOf).sort((a, b) => comparePlaces(sources, a.last, b.last))
+      .map(({ part }) => part);
+  }
+
+  /** What of the checkpoint a part is made of. */
+  sourcesOf(part: FlashPart): SourceTensor[] {
+    if (part.kind === "tensor") return [this.#resident.get(part.tensor.name)!.found.source];
+    const { rows, down } = this.#ffn[part.layerIndex];
+    return [...rows.map(({ source }) => source), down];
+  }
+
+  /** The bytes of a part, whose sources are loaded. Each piece is valid only until the next is asked for. */
   *bytesOf(part: FlashPart): Generator<Uint8Array> {
     if (part.kind === "bundles") yield* this.#bundles(part.layerIndex);
     else {
@@ -86,10 +113,8 @@ export class PartPacker {
     const tiles = new Uint8Array(layout === "tiled" ? matrixByteLength(dtype, chunkRows, cols) : 0);
     for (let row = 0; row < rowCount; row += chunkRows) {
       const rows = Math.min(chunkRows, rowCount - row);
-      // Of a vector a row of the source is a number.
-      this.#read(found, { from: row * cols, length: rows * cols }, values, dtype);
-      const byteStride = numbersByteLength(dtype, cols);
-      storeRows(dtype, values, { rows, cols }, rowBytes, { byteOffset: 0, byteStride });
+      const place = { byteOffset: 0, byteStride: numbersByteLength(dtype, cols) };
+      this.#store(found, { from: row, rows, cols }, dtype, { values, target: rowBytes, place });
       if (layout === "tiled") {
         tileRows(dtype, rowBytes, { rows, cols }, tiles);
         yield tiles.subarray(0, matrixByteLength(dtype, rows, cols));
@@ -97,38 +122,54 @@ export class PartPacker {
     }
   }
 
+  /** Stores rows of ours as `dtype`: blocks that are so already as they are, others by their values, f32[rows][cols]. */
+  #store(
+    found: FoundTensor,
+    { from, rows, cols }: { from: number; rows: number; cols: number },
+    dtype: Quantization,
+    { values, target, place }: { values: Float32Array; target: Uint8Array; place: RowPlace },
+  ): void {
+    const numbers = { from: from * cols, length: rows * cols };
+    if (found.offset === 0 && isSameBlock(found.source, dtype)) {
+      const byteLength = storedByteLength(found.source, numbers.length);
+      if (this.#blocks.byteLength < byteLength) this.#blocks = new Uint8Array(byteLength);
+      for (const { part, at } of pieces(found, numbers)) {
+        const piece = this.#blocks.subarray(storedByteLength(found.source, at));
+        this.#weights.readBytes(found.source, part, piece);
+      }
+      if (copyBlocks(dtype, this.#blocks, { rows, cols }, target, place)) return;
+    }
+    this.#read(found, numbers, values, dtype);
+    storeRows(dtype, values, { rows, cols }, target, place);
+  }
+
   /** Reads numbers of ours, wherever their rows lie in the checkpoint. Throws for what `dtype` cannot hold. */
   #read(
-    { source, runs, offset }: FoundTensor,
-    { from, length }: { from: number; length: number },
+    found: FoundTensor,
+    numbers: NumberRange,
     values: Float32Array,
     dtype: Quantization,
   ): void {
-    const cols = source.shape.length === 1 ? 1 : source.shape[1];
-    let first = 0, done = 0;
-    for (const run of runs) {
-      const count = run.count * cols, begin = Math.max(from, first);
-      const end = Math.min(from + length, first + count);
-      if (begin < end) {
-        const at = run.from * cols + begin - first, target = values.subarray(done);
-        this.#weights.readFloats(source, { from: at, length: end - begin }, target);
-        if (offset !== 0) { for (let i = 0; i < end - begin; i++) target[i] += offset; }
-        const bad = findUnstorable(dtype, target, end - begin);
-        if (bad >= 0) throw unstorable(source, dtype, at + bad, target[bad]);
-        done += end - begin;
-      }
-      first += count;
+    const { source, offset } = found;
+    for (const { part, at } of pieces(found, numbers)) {
+      const target = values.subarray(at);
+      this.#weights.readFloats(source, part, target);
+      if (offset !== 0) { for (let i = 0; i < part.length; i++) target[i] += offset; }
+      const bad = findUnstorable(dtype, target, part.length);
+      if (bad >= 0) throw unstorable(source, dtype, part.from + bad, target[bad]);
     }
   }
 
   *#bundles(layerIndex: number): Generator<Uint8Array> {
     const { hiddenSize: d, intermediateSize: n } = this.#config;
     const { rows: rowSources, down } = this.#ffn[layerIndex], dtype = this.#ffnQuantization;
-    const stripMax = Math.floor(this.#stripBytesMax / (d * floatByteLength(down)));
-    const stripCount = Math.min(n, Math.max(1, stripMax));
+    // Blocks are taken apart as they are read: their numbers stand in a strip as f32.
+    const numberBytes = floatByteLength(down) ?? 4, block = blockLength(down);
+    const stripMax = Math.floor(this.#stripBytesMax / (d * numberBytes) / block) * block;
+    const stripCount = Math.min(n, Math.max(block, stripMax));
     const pieceCount = Math.min(stripCount, rowsPerChunk(d));
-    const strip = new Uint8Array(stripCount * d * floatByteLength(down));
-    const columns = new Uint8Array(pieceCount * d * floatByteLength(down));
+    const strip = new Uint8Array(stripCount * d * numberBytes);
+    const columns = new Uint8Array(pieceCount * d * numberBytes);
     const values = new Float32Array(pieceCount * d);
     const byteStride = bundleByteLength(dtype, d, rowSources.length > 1),
       vector = vectorByteLength(dtype, d);
@@ -139,11 +180,13 @@ export class PartPacker {
       for (let piece = 0; piece < count; piece += pieceCount) {
         const rows = Math.min(pieceCount, count - piece), shape = { rows, cols: d };
         for (const [index, source] of rowSources.entries()) {
-          this.#read(source, { from: (from + piece) * d, length: rows * d }, values, dtype);
-          storeRows(dtype, values, shape, bundles, { byteOffset: index * vector, byteStride });
+          const place = { byteOffset: index * vector, byteStride };
+          const range = { from: from + piece, rows, cols: d };
+          this.#store(source, range, dtype, { values, target: bundles, place });
         }
-        transpose(down, strip, { from: piece, count: rows, stride: count, length: d }, columns);
-        toFloats(down.dtype, columns, rows * d, values);
+        const columnsOfStrip = { from: piece, count: rows, stride: count, length: d };
+        transpose(numberBytes, strip, columnsOfStrip, columns);
+        toFloats(block > 1 ? "F32" : down.dtype, columns, rows * d, values);
         const bad = findUnstorable(dtype, values, rows * d);
         if (bad >= 0) {
           const index = (bad % d) * n + from + piece + Math.floor(bad / d);
@@ -156,14 +199,23 @@ export class PartPacker {
     }
   }
 
-  /** Reads columns `from` to `from + count` of `down` [d, n]: `strip` becomes [d, count], as stored. */
+  /** Reads columns `from` to `from + count` of `down` [d, n]: `strip` becomes [d, count], as stored, or f32 of blocks. */
   #readStrip(
-    down: SafeTensor,
+    down: SourceTensor,
     { from, count }: { from: number; count: number },
-    strip: Uint8Array,
+    strip: Uint8Array<ArrayBuffer>,
   ): void {
     const { hiddenSize: d, intermediateSize: n } = this.#config;
-    const rowBytes = count * floatByteLength(down);
+    const numberBytes = floatByteLength(down);
+    if (numberBytes === null) {
+      const floats = new Float32Array(strip.buffer);
+      for (let row = 0; row < d; row++) {
+        const range = { from: row * n + from, length: count };
+        this.#weights.readFloats(down, range, floats.subarray(row * count, (row + 1) * count));
+      }
+      return;
+    }
+    const rowBytes = count * numberBytes;
     if (count === n) return this.#weights.readBytes(down, { from: 0, length: d * n }, strip);
     for (let row = 0; row < d; row++) {
       const target = strip.subarray(row * rowBytes, (row + 1) * rowBytes);
@@ -172,14 +224,42 @@ export class PartPacker {
   }
 }
 
+/** Where numbers of ours lie in the checkpoint: `part` of its tensor becomes what begins at number `at`. */
+function* pieces(
+  { source, runs }: FoundTensor,
+  { from, length }: NumberRange,
+): Generator<{ part: NumberRange; at: number }> {
+  // Of a vector a row is a number.
+  const cols = source.shape.length === 1 ? 1 : source.shape[1];
+  let first = 0, at = 0;
+  for (const run of runs) {
+    const count = run.count * cols, begin = Math.max(from, first);
+    const end = Math.min(from + length, first + count);
+    if (begin < end) {
+      yield { part: { from: run.from * cols + begin - first, length: end - begin }, at };
+      at += end - begin;
+    }
+    first += count;
+  }
+}
+
+/** By file, and by place in the file. */
+function comparePlaces(
+  sources: readonly ByteSource[],
+  a: SourceTensor,
+  b: SourceTensor,
+): number {
+  return sources.indexOf(a.source) - sources.indexOf(b.source) || a.byteOffset - b.byteOffset;
+}
+
 /** Copies columns of `strip` [length, stride] to rows of `columns` [count, length], whatever the numbers are. */
 function transpose(
-  tensor: SafeTensor,
+  numberBytes: 2 | 4,
   strip: Uint8Array<ArrayBuffer>,
   { from, count, stride, length }: { from: number; count: number; stride: number; length: number },
   columns: Uint8Array<ArrayBuffer>,
 ): void {
-  const Words = floatByteLength(tensor) === 4 ? Uint32Array : Uint16Array;
+  const Words = numberBytes === 4 ? Uint32Array : Uint16Array;
   const source = new Words(strip.buffer);
   const target = new Words(columns.buffer);
   const edge = 16; // Squares of this edge keep to few cache lines on either side.
@@ -206,12 +286,13 @@ function numbersByteLength(dtype: Quantization, length: number): number {
 }
 
 function unstorable(
-  tensor: SafeTensor,
+  tensor: SourceTensor,
   quantization: Quantization,
   index: number,
   value: number,
 ): ModelFileError {
-  const byteOffset = tensor.byteOffset + index * floatByteLength(tensor);
+  const block = blockLength(tensor), first = index - index % block;
+  const byteOffset = tensor.byteOffset + storedByteLength(tensor, first);
   return new ModelFileError(`${quantization} cannot hold the number ${value}`, {
     path: tensor.source.path,
     field: tensor.name,

@@ -3,7 +3,7 @@ import type { Plan } from "../plan.ts";
 import type { Control } from "./control.ts";
 import { REQUEST_RING, TOKEN_RING } from "./control.ts";
 import type { Crew } from "./crew.ts";
-import { END_MARK, END_REASONS, pushRequest } from "./request.ts";
+import { END_MARK, END_REASONS, pushRequest, RequestBuffer } from "./request.ts";
 import type { EndReason, Request } from "./request.ts";
 import { CLOSING_WORD, FAULT_WORD } from "./sequence.ts";
 import { positionsDone } from "./step.ts";
@@ -33,8 +33,26 @@ export interface ClientParts {
   memories: WebAssembly.Memory[];
   control: Control;
   crew: Crew;
-  /** i32[context]: the ids of the request at hand. */
-  ids: SharedArrayBuffer;
+  /** See `RequestBuffer`. */
+  request: SharedArrayBuffer;
+}
+
+/** What a request has beside its ids. */
+interface RunOptions {
+  /** Tokens and what is added to their logits. */
+  bias?: readonly (readonly [number, number])[];
+  /** Says before each token which ones may come. */
+  guide?: Guide;
+  signal?: AbortSignal;
+  onPrompt?: (positions: number) => void;
+}
+
+/** Chooses what may come next. */
+export interface Guide {
+  /** One bit a token. */
+  mask(): Promise<Int32Array>;
+  accept(id: number): void;
+  readonly isOver: boolean;
 }
 
 /** A sleeping main thread looks at the fault word this often. */
@@ -49,14 +67,18 @@ const REPORT_MS_MAX = 5000;
  */
 export class Client {
   readonly #parts: ClientParts;
-  readonly #ids: Int32Array;
+  readonly #buffer: RequestBuffer;
   #requestCount = 0;
   /** Why the last request ended. */
   endReason: EndReason | undefined;
 
   constructor(parts: ClientParts) {
     this.#parts = parts;
-    this.#ids = new Int32Array(parts.ids);
+    this.#buffer = new RequestBuffer(
+      parts.request,
+      parts.plan.shape.contextLength,
+      parts.header.config.vocabSize,
+    );
   }
 
   /** Throws what ended the pipeline, if it ended. */
@@ -67,9 +89,14 @@ export class Client {
   }
 
   /** Sends a request to lane 0. */
-  #send(ids: number[], request: Request): void {
+  #send(ids: number[], request: Request, bias: NonNullable<RunOptions["bias"]>): void {
     const { control } = this.#parts;
-    this.#ids.set(ids);
+    request.masksBefore = control.sequence("masksGiven").value;
+    this.#buffer.ids.set(ids);
+    for (const [index, [id, value]] of bias.entries()) {
+      this.#buffer.biasIds[index] = id;
+      this.#buffer.biasValues[index] = value;
+    }
     const ring = control.ring(control.layout.requests, REQUEST_RING);
     // Requests take turns, so the ring always has room.
     if (!pushRequest(control, ring, request)) throw new Error("The request ring is full");
@@ -78,19 +105,27 @@ export class Client {
   }
 
   #cancel(): void {
-    const { words, layout } = this.#parts.control;
+    const { control } = this.#parts, { words, layout } = control;
     Atomics.store(words, layout.cancelled, this.#requestCount);
+    // It may wait for a mask that nobody will give.
+    control.sequence("masksGiven").advance();
+  }
+
+  async #giveMask(guide: Guide): Promise<void> {
+    this.#buffer.mask.set(await guide.mask());
+    this.#parts.control.sequence("masksGiven").advance();
   }
 
   /**
    * Runs a request and yields its tokens; cancels it if the consumer leaves or the signal says so.
    *
+   * @param bias tokens and what is added to their logits: `biasCount` of the request
    * @param onPrompt hears now and then how many positions of the prompt are done, until the first token comes
    */
   async *run(
     ids: number[],
     request: Request,
-    { signal, onPrompt }: { signal?: AbortSignal; onPrompt?: (positions: number) => void } = {},
+    { bias = [], guide, signal, onPrompt }: RunOptions = {},
   ): AsyncGenerator<number> {
     const { control } = this.#parts, { words, layout } = control;
     const tokens = control.ring(layout.tokens, TOKEN_RING);
@@ -98,11 +133,12 @@ export class Client {
     const cancel = () => this.#cancel(), { numLayers } = this.#parts.header.config;
     let isOver = false, tellsPrompt = onPrompt !== undefined;
     this.endReason = undefined;
-    this.#send(ids, request);
+    this.#send(ids, request, bias);
     signal?.addEventListener("abort", cancel);
     // It may have been raised between the request's turn and now.
     if (signal?.aborted) cancel();
     try {
+      if (guide) await this.#giveMask(guide);
       for (;;) {
         const seen = Atomics.load(words, layout.sequences.tokensOut);
         const at = tokens.peek();
@@ -119,6 +155,14 @@ export class Client {
           isOver = true;
           this.endReason = END_REASONS[token];
           break;
+        }
+        if (guide && !signal?.aborted) {
+          guide.accept(token);
+          if (guide.isOver) {
+            yield token;
+            return;
+          }
+          await this.#giveMask(guide);
         }
         if (!signal?.aborted) yield token;
       }

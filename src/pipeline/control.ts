@@ -81,6 +81,7 @@ const SEQUENCES = [
   "poolsReady",
   "stepStarted",
   "requested",
+  "masksGiven",
   "tokensOut",
   "rowsProduced",
   "rowsConsumed",

@@ -26,6 +26,40 @@ export interface Request extends Sampling {
   ignoreEos: boolean;
   /** Hand out what each layer saw, too. */
   wantsObservations: boolean;
+  /** Tokens whose logits have a bias: the first so many of `RequestBuffer`. */
+  biasCount: number;
+  /** Before each token lane 0 waits for a mask of those that may come. */
+  isGuided: boolean;
+  /** What the sequence of masks was before the first of them. */
+  masksBefore: number;
+}
+
+/** Tokens with a bias, at most. */
+export const BIASES_MAX = 4096;
+
+/** What a request has beside its record, in memory that the main thread and lane 0 share; it stands while the request is served. */
+export class RequestBuffer {
+  /** i32[context] */
+  readonly ids: Int32Array;
+  /** i32[BIASES_MAX], f32[BIASES_MAX] */
+  readonly biasIds: Int32Array;
+  readonly biasValues: Float32Array;
+  /** i32[vocabulary / 32]: bits of tokens that may come next. The main thread writes it before it says so. */
+  readonly mask: Int32Array;
+
+  constructor(buffer: SharedArrayBuffer, contextLength: number, vocabSize: number) {
+    this.ids = new Int32Array(buffer, 0, contextLength);
+    this.biasIds = new Int32Array(buffer, 4 * contextLength, BIASES_MAX);
+    this.biasValues = new Float32Array(buffer, 4 * (contextLength + BIASES_MAX), BIASES_MAX);
+    this.mask = new Int32Array(buffer, 4 * (contextLength + 2 * BIASES_MAX));
+    if (this.mask.length < vocabSize / 32) {
+      throw new RangeError("The buffer has no room for a mask");
+    }
+  }
+
+  static byteLength(contextLength: number, vocabSize: number): number {
+    return 4 * (contextLength + 2 * BIASES_MAX + Math.ceil(vocabSize / 32));
+  }
 }
 
 const KINDS = ["generate", "logits", "observe"] as const;
@@ -40,39 +74,37 @@ export const END_MARK = 1;
 const float = new Float32Array(1);
 const floatBits = new Int32Array(float.buffer);
 
+/** Words of a record that are f32. */
+const FLOATS = ["temperature", "topP", "minP", "repetitionPenalty"] as const;
+const WHOLES = ["idCount", "maxTokens", "seed", "topK", "biasCount", "masksBefore"] as const;
+const FLAGS = ["ignoreEos", "wantsObservations", "isGuided"] as const;
+
 /** Main thread: writes a request; false if the ring is full. */
 export function pushRequest(control: Control, ring: Ring, request: Request): boolean {
-  const at = ring.reserve();
+  let at = ring.reserve();
   if (at < 0) return false;
   const words = control.words;
-  words[at] = KINDS.indexOf(request.kind);
-  words[at + 1] = request.idCount;
-  words[at + 2] = request.maxTokens;
-  words[at + 3] = request.ignoreEos ? 1 : 0;
-  words[at + 4] = request.wantsObservations ? 1 : 0;
-  words[at + 5] = request.seed;
-  float[0] = request.temperature;
-  words[at + 6] = floatBits[0];
-  float[0] = request.topP;
-  words[at + 7] = floatBits[0];
+  words[at++] = KINDS.indexOf(request.kind);
+  for (const field of WHOLES) words[at++] = request[field];
+  for (const field of FLAGS) words[at++] = request[field] ? 1 : 0;
+  for (const field of FLOATS) {
+    float[0] = request[field];
+    words[at++] = floatBits[0];
+  }
   ring.publish();
   return true;
 }
 
 function readRequest(words: Int32Array, at: number): Request {
-  floatBits[0] = words[at + 6];
-  const temperature = float[0];
-  floatBits[0] = words[at + 7];
-  return {
-    kind: KINDS[words[at]],
-    idCount: words[at + 1],
-    maxTokens: words[at + 2],
-    ignoreEos: words[at + 3] === 1,
-    wantsObservations: words[at + 4] === 1,
-    seed: words[at + 5],
-    temperature,
-    topP: float[0],
+  const floatAt = (index: number) => {
+    floatBits[0] = words[index];
+    return float[0];
   };
+  const kind = KINDS[words[at++]];
+  const wholes = WHOLES.map((field) => [field, words[at++]]);
+  const flags = FLAGS.map((field) => [field, words[at++] === 1]);
+  const floats = FLOATS.map((field) => [field, floatAt(at++)]);
+  return { kind, ...Object.fromEntries([...wholes, ...flags, ...floats]) };
 }
 
 /** Lane 0's own loop: takes requests, leads the lanes through their steps, samples, hands tokens out. */
@@ -80,10 +112,12 @@ export class Leader {
   readonly #lane: Lane;
   readonly #options: PipelineOptions;
   readonly #words: Int32Array;
+  readonly #buffer: RequestBuffer;
   readonly #ids: Int32Array;
   readonly #requests: Ring;
   readonly #tokens: Ring;
   readonly #requested: Sequence;
+  readonly #masksGiven: Sequence;
   readonly #tokensOut: Sequence;
   readonly #tokensTaken: Sequence;
   readonly #rowsProduced: Sequence;
@@ -92,15 +126,18 @@ export class Leader {
   #requestCount = 0;
   #rowCount = 0;
 
-  constructor(lane: Lane, options: PipelineOptions, ids: SharedArrayBuffer) {
+  constructor(lane: Lane, options: PipelineOptions, request: SharedArrayBuffer) {
     const { control } = lane.seat, { layout } = control;
     this.#lane = lane;
     this.#options = options;
     this.#words = control.words;
-    this.#ids = new Int32Array(ids);
+    const { contextLength } = options;
+    this.#buffer = new RequestBuffer(request, contextLength, options.sizes.vocabSize);
+    this.#ids = this.#buffer.ids;
     this.#requests = control.ring(layout.requests, REQUEST_RING);
     this.#tokens = control.ring(layout.tokens, TOKEN_RING);
     this.#requested = control.sequence("requested");
+    this.#masksGiven = control.sequence("masksGiven");
     this.#tokensOut = control.sequence("tokensOut");
     this.#tokensTaken = control.sequence("tokensTaken");
     this.#rowsProduced = control.sequence("rowsProduced");
@@ -131,8 +168,13 @@ export class Leader {
 
   #generate(request: Request): EndReason {
     const { sizes, contextLength } = this.#options, { clock } = this.#lane.seat;
-    const sampler = new Sampler(sizes.vocabSize, request);
-    const { idCount, maxTokens } = request, ids = this.#ids;
+    const { idCount, maxTokens, biasCount } = request, ids = this.#ids;
+    const { biasIds, biasValues, mask } = this.#buffer, { isGuided, masksBefore } = request;
+    const bias = {
+      ids: biasIds.subarray(0, biasCount),
+      values: biasValues.subarray(0, biasCount),
+    };
+    const sampler = new Sampler(sizes.vocabSize, request, bias, isGuided ? mask : undefined);
     const step = emptyStep();
     if (!this.#takePrompt(idCount, step)) return "cancelled";
     this.#mark("prompt", 1);
@@ -145,7 +187,12 @@ export class Leader {
       balance.draftedStep(stepMs, 1 + accepted);
     };
     for (let count = 1; count <= maxTokens; count++) {
-      const token = this.#sample(sampler, row);
+      if (isGuided) {
+        this.#masksGiven.waitIdle((masksBefore + count) | 0);
+        if (this.#isCancelled()) return "cancelled";
+      }
+      // The text that a row's logits follow ends before the step's next position.
+      const token = this.#sample(sampler, row, step.position + row);
       const isDrafted = row < drafts && token === ids[step.position + row];
       if (row < drafts && !isDrafted) judge(row);
       const isEnd = sizes.eosTokenIds.includes(token) && !request.ignoreEos;
@@ -166,7 +213,7 @@ export class Leader {
       if (step.position === contextLength) return "context-full";
       ids[step.position] = token;
       const room = Math.min(contextLength - step.position - 1, maxTokens - count - 1);
-      drafts = balance.allowsDrafts ? lookup.propose(ids, step.position + 1, room) : 0;
+      drafts = balance.allowsDrafts && !isGuided ? lookup.propose(ids, step.position + 1, room) : 0;
       step.positions = step.logits = 1 + drafts;
       const began = clock();
       this.#lane.lead(step, ids.subarray(step.position, step.position + step.positions));
@@ -210,10 +257,10 @@ export class Leader {
     control.takeSnapshot(snapshot);
   }
 
-  #sample(sampler: Sampler, row: number): number {
+  #sample(sampler: Sampler, row: number, textLength: number): number {
     const { clock, statistics, trace } = this.#lane.seat;
     const began = clock();
-    const token = sampler.next(this.#rows[row]);
+    const token = sampler.next(this.#rows[row], this.#ids.subarray(0, textLength));
     const ended = clock();
     statistics[LANE.sampleMs] += ended - began;
     trace?.span("sample", began, ended, token);

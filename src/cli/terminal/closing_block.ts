@@ -79,6 +79,7 @@ export function renderPlan({ bytes, slotCounts, shape, isResident, mode }: Plan)
 const ENDINGS: Record<string, string> = {
   "max-tokens": "ended at --max-tokens",
   "end-of-text": "the text had ended",
+  "stop-string": "ended at --stop",
   "context-full": "ended as the context is full",
   "cancelled": "interrupted",
 };

@@ -1,7 +1,8 @@
 import { z } from "zod";
 import { ModelFileError } from "../errors.ts";
-import { type ByteSource, readRange } from "./byte_source.ts";
-import { decodeText, parseJson } from "./strict_json.ts";
+import { type ByteSource, loadRange } from "../format/byte_source.ts";
+import { decodeText, parseJson } from "../format/strict_json.ts";
+import type { SourceTensor } from "./source_tensor.ts";
 
 /**
  * The header of a file in the safetensors format (https://huggingface.co/docs/safetensors).
@@ -37,19 +38,6 @@ export const DTYPE_BYTES: Readonly<Record<string, number>> = {
 /** Headers of real models are below 1 MiB; more than this is not read into memory. */
 export const HEADER_BYTES_MAX = 32 * 2 ** 20;
 
-/** A tensor's place in a safetensors file. */
-export interface SafeTensor {
-  readonly name: string;
-  readonly dtype: string;
-  readonly shape: readonly number[];
-  /** Numbers in it. */
-  readonly length: number;
-  /** From the start of the file. */
-  readonly byteOffset: number;
-  readonly byteLength: number;
-  readonly source: ByteSource;
-}
-
 const entrySchema = z.strictObject({
   dtype: z.string(),
   shape: z.array(z.int().nonnegative()).max(32),
@@ -57,10 +45,10 @@ const entrySchema = z.strictObject({
 });
 
 /** Reads and checks the header of one safetensors file; the result is in the order of the offsets. */
-export function readSafetensorsHeader(source: ByteSource): SafeTensor[] {
+export async function readSafetensorsHeader(source: ByteSource): Promise<SourceTensor[]> {
   const { path } = source;
-  const headerLength = readHeaderLength(source);
-  const bytes = readRange(source, { byteOffset: 8, byteLength: headerLength });
+  const headerLength = await readHeaderLength(source);
+  const bytes = await loadRange(source, { byteOffset: 8, byteLength: headerLength });
   const json = parseJson(decodeText(bytes, { path, byteOffset: 8 }), { path, byteOffset: 8 });
   if (json === null || typeof json !== "object" || Array.isArray(json)) {
     throw new ModelFileError("the header is not an object", {
@@ -78,12 +66,12 @@ export function readSafetensorsHeader(source: ByteSource): SafeTensor[] {
   return tensors;
 }
 
-function readHeaderLength(source: ByteSource): number {
+async function readHeaderLength(source: ByteSource): Promise<number> {
   const place = { path: source.path, field: "header length", byteOffset: 0 };
   if (source.byteLength < 8) {
     throw new ModelFileError(`the file has only ${source.byteLength} bytes`, place);
   }
-  const bytes = readRange(source, { byteOffset: 0, byteLength: 8 });
+  const bytes = await loadRange(source, { byteOffset: 0, byteLength: 8 });
   const length = new DataView(bytes.buffer).getBigUint64(0, true);
   if (length > BigInt(source.byteLength - 8)) {
     throw new ModelFileError(`a header of ${length} bytes goes beyond the end of the file`, place);
@@ -99,7 +87,7 @@ function readEntry(
   name: string,
   entry: unknown,
   dataOffset: number,
-): SafeTensor {
+): SourceTensor {
   const fail = (field: string, problem: string): never => {
     const place = { path: source.path, field: `${name}.${field}`, byteOffset: 8 };
     throw new ModelFileError(problem, place);
@@ -123,7 +111,7 @@ function readEntry(
 }
 
 /** The tensors, in order, must cover the data exactly: neither overlap nor leave a gap. */
-function checkTiling(source: ByteSource, tensors: SafeTensor[], dataOffset: number): void {
+function checkTiling(source: ByteSource, tensors: SourceTensor[], dataOffset: number): void {
   let end = dataOffset;
   for (const { name, byteOffset, byteLength } of tensors) {
     if (byteOffset !== end) {

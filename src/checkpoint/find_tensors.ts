@@ -1,30 +1,30 @@
 import type { ModelConfig } from "../../models/config.ts";
-import type { ModelFamily, RowRun, SourceNames } from "../../models/family.ts";
+import type { RowRun, SourceNames, TensorNames } from "../../models/family.ts";
 import { ModelFileError } from "../errors.ts";
-import { floatByteLength, type Safetensors } from "./safetensors.ts";
-import type { SafeTensor } from "./safetensors_header.ts";
+import { type Checkpoint, floatByteLength } from "./checkpoint.ts";
+import type { SourceTensor } from "./source_tensor.ts";
 
 /** A tensor of ours in a checkpoint. */
 export interface FoundTensor {
-  readonly source: SafeTensor;
+  readonly source: SourceTensor;
   /** Rows of `source` that are ours, in our order; of a vector, numbers. */
   readonly runs: readonly RowRun[];
   /** Added to each number. */
   readonly offset: number;
 }
 
-/** Finds our tensors in a checkpoint by what its family calls them, and keeps account of what nobody asked for. */
+/** Finds our tensors in a checkpoint by what they are called there, and keeps account of what nobody asked for. */
 export class TensorFinder {
-  readonly #weights: Safetensors;
-  readonly #family: ModelFamily;
+  readonly #weights: Checkpoint;
+  readonly #names: TensorNames;
   readonly #config: ModelConfig;
   readonly #sources: SourceNames;
   readonly #used = new Set<string>();
 
-  constructor(weights: Safetensors, family: ModelFamily, config: ModelConfig) {
-    const { sources } = family;
+  constructor(weights: Checkpoint, names: TensorNames, config: ModelConfig) {
+    const { sources } = names;
     this.#weights = weights;
-    this.#family = family;
+    this.#names = names;
     this.#config = config;
     this.#sources = typeof sources === "function" ? sources(config) : sources;
   }
@@ -38,20 +38,20 @@ export class TensorFinder {
     const kind = part.endsWith(".bias") ? "bias" : "weight";
     const key = (layer === undefined ? "" : "layers.N.") + part.replace(/\.(weight|bias)$/, "");
     const source = this.#sources[key];
-    if (source === undefined) throw new Error(`${this.#family.title} has no name for ${name}`);
+    if (source === undefined) throw new Error(`${name} has no name in this checkpoint`);
     const template = typeof source === "string" ? source : source.name;
     const theirs = `${template.replace(".N.", `.${layer}.`)}.${kind}`;
     const rows = typeof source === "string" ? shape[0] : source.rows(this.#config);
     const runs = typeof source === "string"
       ? [{ from: 0, count: rows }]
       : source.runs(this.#config);
-    const offset = key.endsWith("Norm") && kind === "weight" ? this.#family.normOffset ?? 0 : 0;
+    const offset = key.endsWith("Norm") && kind === "weight" ? this.#names.normOffset ?? 0 : 0;
     return { source: this.#findSource(theirs, [rows, ...shape.slice(1)]), runs, offset };
   }
 
-  /** Tensors of the checkpoint that nothing is made from, and that the family does not expect either. */
+  /** Tensors of the checkpoint that nothing is made from, and that are not expected there either. */
   unused(): string[] {
-    const { ignored = [], prefixes } = this.#family, { tiedEmbedding } = this.#config;
+    const { ignored = [], prefixes } = this.#names, { tiedEmbedding } = this.#config;
     const head = this.#sources.lmHead;
     const heads = tiedEmbedding ? prefixes.map((prefix) => `${prefix}${head}.weight`) : [];
     return [...this.#weights.tensors.keys()].filter((name) =>
@@ -60,11 +60,11 @@ export class TensorFinder {
     );
   }
 
-  #findSource(name: string, shape: readonly number[]): SafeTensor {
+  #findSource(name: string, shape: readonly number[]): SourceTensor {
     const { tensors, sources: [first] } = this.#weights;
-    const tensor = this.#family.prefixes.map((prefix) => tensors.get(prefix + name)).find(Boolean);
+    const tensor = this.#names.prefixes.map((prefix) => tensors.get(prefix + name)).find(Boolean);
     if (tensor === undefined) {
-      const field = this.#family.prefixes[0] + name;
+      const field = this.#names.prefixes[0] + name;
       throw new ModelFileError(`tensor ${field} is missing`, {
         path: first.path,
         field,
@@ -72,6 +72,10 @@ export class TensorFinder {
       });
     }
     floatByteLength(tensor);
+    if (tensor.unreadable !== undefined) {
+      const { source: { path }, byteOffset } = tensor;
+      throw new ModelFileError(tensor.unreadable, { path, field: tensor.name, byteOffset });
+    }
     if (String(tensor.shape) !== String(shape)) {
       const problem = `tensor ${tensor.name} has shape [${tensor.shape}], expected [${shape}]`;
       const { source: { path }, byteOffset } = tensor;

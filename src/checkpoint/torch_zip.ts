@@ -1,0 +1,218 @@
+import type { Buffer } from "node:buffer";
+import { fromRandomAccessReader, RandomAccessReader } from "yauzl";
+import type { Entry, ZipFile } from "yauzl";
+import { ModelFileError } from "../errors.ts";
+import { type ByteSource, loadRange } from "../format/byte_source.ts";
+import { isKind, parsePickle, PickleError } from "./pickle.ts";
+import type { PickleValue, TensorView } from "./pickle.ts";
+import { DTYPE_BYTES } from "./safetensors.ts";
+import type { SourceTensor } from "./source_tensor.ts";
+
+/**
+ * Reads the headers of a file that `torch.save` wrote: a zip archive whose entries are stored as they are,
+ *
+ *   archive/data.pkl     a pickle: names, types, shapes, and which storage
+ *   archive/data/0       a storage: numbers
+ *   archive/byteorder    "little", where it is told
+ *
+ * so that each tensor is a range of the file, as in safetensors. (torch/serialization.py; before version 1.6 of PyTorch there
+ * was no archive.)
+ */
+export async function readTorchHeader(source: ByteSource): Promise<SourceTensor[]> {
+  await checkMagic(source);
+  const entries = await readEntries(source);
+  const pickle = [...entries.values()].find(({ name }) => /^[^/]+\/data\.pkl$/.test(name));
+  if (pickle === undefined) fail(source, "data.pkl", "the archive has no data.pkl");
+  const prefix = pickle.name.slice(0, -"data.pkl".length);
+  await checkByteOrder(source, entries.get(`${prefix}byteorder`));
+  if (pickle.byteLength > PICKLE_BYTES_MAX) {
+    fail(source, "data.pkl", `a pickle of ${pickle.byteLength} bytes is too long`);
+  }
+  const views = tensorsIn(await readPickle(source, pickle));
+  if (views === null) fail(source, "data.pkl", "it is no dictionary of tensors");
+  return [...views].map(([name, view]) =>
+    placeOf(source, name, view, entries.get(`${prefix}data/${view.storage.key}`))
+  );
+}
+
+/** Pickles of real models are below 10 MiB. */
+const PICKLE_BYTES_MAX = 64 * 2 ** 20;
+const ENTRIES_MAX = 2 ** 20;
+
+interface Stored {
+  readonly name: string;
+  readonly byteOffset: number;
+  readonly byteLength: number;
+}
+
+/** A `ByteSource` as yauzl wants it. */
+class SourceReader extends RandomAccessReader {
+  readonly #source: ByteSource;
+
+  constructor(source: ByteSource) {
+    super();
+    this.#source = source;
+  }
+
+  override read(
+    buffer: Buffer,
+    offset: number,
+    length: number,
+    position: number,
+    callback: (error: Error | null, bytesRead?: number) => void,
+  ): void {
+    const byteLength = Math.max(0, Math.min(length, this.#source.byteLength - position));
+    loadRange(this.#source, { byteOffset: position, byteLength }).then((bytes) => {
+      buffer.set(bytes, offset);
+      callback(null, byteLength);
+    }, callback);
+  }
+}
+
+async function checkMagic(source: ByteSource): Promise<void> {
+  const length = Math.min(4, source.byteLength);
+  const [p, k, three, four] = await loadRange(source, { byteOffset: 0, byteLength: length });
+  if (p === 0x50 && k === 0x4b && three === 3 && four === 4) return;
+  const old = p === 0x80 ? "; PyTorch before 1.6 wrote such files: load and save it again" : "";
+  fail(source, "file", `this is no zip archive${old}`);
+}
+
+async function readEntries(source: ByteSource): Promise<Map<string, Stored>> {
+  const entries = new Map<string, Stored>();
+  let zip: ZipFile | null = null;
+  try {
+    zip = await new Promise<ZipFile>((resolve, reject) => {
+      const options = { lazyEntries: true, autoClose: false };
+      const reader = new SourceReader(source);
+      fromRandomAccessReader(reader, source.byteLength, options, (error, zip) => {
+        if (error) reject(error);
+        else resolve(zip);
+      });
+    });
+    for (let entry = await nextEntry(zip); entry !== null; entry = await nextEntry(zip)) {
+      if (entry.compressionMethod !== 0 || entry.isEncrypted()) {
+        throw new Error(`${entry.fileName} is not stored as it is`);
+      }
+      if (entries.has(entry.fileName)) throw new Error(`${entry.fileName} stands twice`);
+      if (entries.size === ENTRIES_MAX) throw new Error(`it has over ${ENTRIES_MAX} entries`);
+      entries.set(entry.fileName, await storedAt(zip, entry));
+    }
+  } catch (error) {
+    const problem = error instanceof Error ? error.message : String(error);
+    throw new ModelFileError(`the zip archive cannot be read: ${problem}`, {
+      path: source.path,
+      field: "archive",
+      byteOffset: 0,
+    }, { cause: error });
+  } finally {
+    zip?.close();
+  }
+  return entries;
+}
+
+/** Null after the last. */
+function nextEntry(zip: ZipFile): Promise<Entry | null> {
+  return new Promise((resolve, reject) => {
+    const settle = (then: () => void) => {
+      zip.removeAllListeners();
+      then();
+    };
+    zip.once("entry", (entry: Entry) => settle(() => resolve(entry)));
+    zip.once("end", () => settle(() => resolve(null)));
+    zip.once("error", (error: Error) => settle(() => reject(error)));
+    zip.readEntry();
+  });
+}
+
+function storedAt(zip: ZipFile, entry: Entry): Promise<Stored> {
+  return new Promise((resolve, reject) => {
+    zip.readLocalFileHeader(entry, { minimal: true }, (error, header) => {
+      if (error) return reject(error);
+      const { fileName: name, uncompressedSize: byteLength } = entry;
+      resolve({ name, byteOffset: header.fileDataStart, byteLength });
+    });
+  });
+}
+
+async function checkByteOrder(source: ByteSource, entry: Stored | undefined): Promise<void> {
+  if (entry === undefined || entry.byteLength > 16) return;
+  const order = new TextDecoder().decode(await loadRange(source, entry));
+  if (order !== "little") fail(source, "byteorder", `numbers are ${order}-endian`);
+}
+
+async function readPickle(source: ByteSource, pickle: Stored): Promise<PickleValue> {
+  try {
+    return parsePickle(await loadRange(source, pickle));
+  } catch (error) {
+    if (!(error instanceof PickleError)) throw error;
+    const byteOffset = pickle.byteOffset + error.byteOffset;
+    throw new ModelFileError(`its pickle is refused: ${error.message}`, {
+      path: source.path,
+      field: "data.pkl",
+      byteOffset,
+    }, { cause: error });
+  }
+}
+
+/** What training frameworks put the weights under. */
+const WRAPPERS = ["state_dict", "model", "module"];
+
+/** Tensors by name; null where there are none. */
+function tensorsIn(value: PickleValue): Map<string, TensorView> | null {
+  if (!(value instanceof Map)) return null;
+  const views = new Map<string, TensorView>();
+  for (const [name, item] of value) {
+    if (typeof name === "string" && isKind(item, "tensor")) views.set(name, item);
+  }
+  if (views.size > 0) return views;
+  for (const wrapper of WRAPPERS) {
+    const inner = value.get(wrapper);
+    // One deep: a dictionary may hold itself.
+    if (!(inner instanceof Map)) continue;
+    for (const [name, item] of inner) {
+      if (typeof name === "string" && isKind(item, "tensor")) views.set(name, item);
+    }
+    if (views.size > 0) return views;
+  }
+  return null;
+}
+
+function placeOf(
+  source: ByteSource,
+  name: string,
+  { storage, offset, shape, stride }: TensorView,
+  entry: Stored | undefined,
+): SourceTensor {
+  const { dtype, key } = storage, size = DTYPE_BYTES[dtype];
+  const length = shape.reduce((product, size) => product * size, 1);
+  if (entry === undefined) fail(source, name, `its storage ${key} is not in the archive`);
+  if (storage.length * size !== entry.byteLength) {
+    const found = `the archive has ${entry.byteLength}`;
+    fail(source, name, `its storage of ${storage.length} ${dtype} takes other bytes: ${found}`);
+  }
+  if (!Number.isSafeInteger(length) || offset + length > storage.length) {
+    fail(source, name, `its shape [${shape}] goes beyond its storage`);
+  }
+  if (entry.byteOffset + entry.byteLength > source.byteLength) {
+    fail(source, name, "its storage ends after the file");
+  }
+  const unreadable = isDense(shape, stride)
+    ? undefined
+    : `its numbers do not lie side by side: strides [${stride}] of shape [${shape}]`;
+  const byteOffset = entry.byteOffset + offset * size, byteLength = length * size;
+  return { name, dtype, shape, length, byteOffset, byteLength, source, unreadable };
+}
+
+/** Whether the numbers lie as those of a C array do. */
+function isDense(shape: readonly number[], stride: readonly number[]): boolean {
+  let expected = 1;
+  for (let axis = shape.length - 1; axis >= 0; axis--) {
+    if (shape[axis] !== 1 && stride[axis] !== expected) return false;
+    expected *= shape[axis];
+  }
+  return true;
+}
+
+function fail(source: ByteSource, field: string, problem: string): never {
+  throw new ModelFileError(problem, { path: source.path, field, byteOffset: 0 });
+}

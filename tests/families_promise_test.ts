@@ -1,0 +1,101 @@
+/**
+ * The promise about numbers for what OPT has not: gates, thresholds, shared keys, halves side by side. However a model is kept, cached
+ * and divided, its logits have the same bits; and in a sparse family `exact` has those of `dense`.
+ */
+import assert from "node:assert/strict";
+import { copyFileSync } from "node:fs";
+import { after, test } from "node:test";
+import { fileURLToPath } from "node:url";
+import { calibrate } from "../src/calibrate.ts";
+import { evaluate } from "../src/eval.ts";
+import type { Quantization } from "../src/format/layout.ts";
+import { pack } from "../src/format/pack.ts";
+import { open } from "../src/open.ts";
+import type { OpenOptions } from "../src/open.ts";
+import { goldenOf, PackedModels } from "./packed_models.ts";
+import type { SourceName } from "./packed_models.ts";
+import { addBitPlanes, addPredictors } from "./tiny_flash.ts";
+
+const models = new PackedModels();
+after(() => models[Symbol.dispose]());
+
+/** One of each kind: a gate with ReLU, with a threshold, with two ReLUs; squares; halves side by side; norms after. */
+const SPARSE = [
+  "llama_relu",
+  "llama_fatrelu",
+  "bamboo_drelu",
+  "nemotron",
+  "persimmon",
+  "falcon_relu",
+  "opt_post_norm",
+] as const satisfies SourceName[];
+
+async function logitsOf(path: string, name: SourceName, options: OpenOptions) {
+  await using model = await open(path, { readers: 2, ...options });
+  return await model.logits(goldenOf(name).input_ids);
+}
+
+for (const quant of ["f16", "q8", "q4"] satisfies Quantization[]) {
+  for (const name of SPARSE) {
+    test(`${name} in ${quant}: exact has the bits of dense, in whatever memory`, async () => {
+      const path = await models.flashOf(name, quant);
+      const dense = await logitsOf(path, name, { ffn: "dense", ffnCache: "40%", lanes: 2 });
+      for (const options of [{ ffnCache: "15%", lanes: 2 }, { ffnCache: 1, promptChunk: 5 }]) {
+        const exact = await logitsOf(path, name, { ffn: "exact", ...options });
+        assert.deepEqual(exact, dense, JSON.stringify(options));
+      }
+    });
+  }
+}
+
+const WAYS: OpenOptions[] = [
+  { ffnCache: "10%", lanes: 2 },
+  { ffnCache: "100%", lanes: 3 },
+  { ffnCache: "30%", promptChunk: 1, prefetch: false },
+  { ffnCache: "30%", policy: "segmented", readers: 1 },
+  { ffnCache: 0.03, lanes: 2, simulation: { seed: 3, delayMsMax: 0.2, shortRate: 0.4 } },
+  { ffnCache: "20%", audit: true },
+];
+
+for (const name of ["llama_fatrelu", "bamboo_drelu", "nemotron", "falcon_relu"] as const) {
+  for (const [kind, add] of [["low-rank", addPredictors], ["bit planes", addBitPlanes]] as const) {
+    test(`${name}: what predictors (${kind}) leave has the same bits, in whatever memory`, async () => {
+      const path = models.file(`${name}-${kind}.flash`);
+      copyFileSync(await models.flashOf(name, "q8"), path);
+      add(path, 2);
+      const first = await logitsOf(path, name, { ffn: "predicted", ffnCache: "20%" });
+      for (const options of WAYS) {
+        const other = await logitsOf(path, name, { ffn: "predicted", ...options });
+        assert.deepEqual(other, first, JSON.stringify(options));
+      }
+      const dense = await logitsOf(path, name, { ffn: "dense" });
+      assert.notDeepEqual(first, dense, "the predictors leave something out");
+    });
+  }
+}
+
+test("calibrate() fits predictors of a gate, and eval tells what they miss", async () => {
+  const inputs = fileURLToPath(new URL("fixtures/inputs/", import.meta.url));
+  const path = models.file("gated.flash");
+  await pack({
+    source: `${inputs}llama_f16.gguf`,
+    configPath: fileURLToPath(new URL("fixtures/llama_rope_llama3/config.json", import.meta.url)),
+    target: path,
+    quant: "f16",
+  });
+  const text = "abc bca cab abcabc ab cb a b c ".repeat(60);
+  const { layers } = await calibrate({
+    path,
+    text,
+    method: "low-bit",
+    tokensMax: 600,
+    memory: "8GiB",
+  });
+  for (const { recall, activeShare } of layers) {
+    assert.ok(recall > 0.9 && recall <= 1, `recall ${recall}`);
+    assert.ok(activeShare > 0.1 && activeShare < 0.9, `active ${activeShare}`);
+  }
+  const { dense, layers: found } = await evaluate({ path, text, tokensMax: 60, ffn: "predicted" });
+  assert.ok(dense !== null && dense.divergenceMean < 0.1, `KL ${dense?.divergenceMean}`);
+  for (const { recall = 0 } of found) assert.ok(recall > 0.8, `recall ${recall}`);
+});

@@ -1,0 +1,182 @@
+/** Packing from a hub, whose connections break in every way. */
+import assert from "node:assert/strict";
+import { copyFileSync, existsSync, mkdirSync, readdirSync, readFileSync } from "node:fs";
+import { join } from "node:path";
+import { test } from "node:test";
+import { fileURLToPath } from "node:url";
+import { HubError } from "../src/errors.ts";
+import { pack } from "../src/format/pack.ts";
+import { parseHubAddress } from "../src/hub/hub_repo.ts";
+import { HubServer } from "./hub_server.ts";
+import { TemporaryFolder } from "./tiny_model.ts";
+
+const FIXTURE = fileURLToPath(new URL("./fixtures/opt", import.meta.url));
+const INPUTS = fileURLToPath(new URL("./fixtures/inputs/", import.meta.url));
+
+/** Short, so that a test need not wait; the last connection may be silent for so long. */
+const HASTE = { retryMsMin: 5, silenceMsMax: 500 };
+const CREATED = "2026-01-01";
+
+async function packLocal(folder: TemporaryFolder, source: string): Promise<Uint8Array> {
+  const target = folder.file("local.flash");
+  await pack({ source, target, quant: "q8", createdAt: CREATED });
+  return readFileSync(target);
+}
+
+/** The bytes after the header's place: all weights. */
+function weightsOf(bytes: Uint8Array, wanted: Uint8Array): Uint8Array {
+  return bytes.subarray(4096, wanted.length - 65536);
+}
+
+async function packHub(
+  folder: TemporaryFolder,
+  server: HubServer,
+  options: { token?: string; signal?: AbortSignal; onProgress?: () => void; file?: string } = {},
+): Promise<Uint8Array> {
+  const { token, signal, onProgress, file } = options;
+  const target = folder.file("hub.flash");
+  await pack({
+    source: `hf:${server.repo}${file ? `/${file}` : ""}`,
+    target,
+    quant: "q8",
+    createdAt: CREATED,
+    hub: { endpoint: server.endpoint, token, ...HASTE },
+    signal,
+    onProgress,
+  });
+  return readFileSync(target);
+}
+
+test("pack() from a hub makes the weights that it makes of a folder, in one pass over each file", async () => {
+  using folder = new TemporaryFolder();
+  await using server = await HubServer.start({ folder: FIXTURE });
+  const wanted = await packLocal(folder, FIXTURE);
+  const found = await packHub(folder, server);
+  assert.deepEqual(weightsOf(found, wanted), weightsOf(wanted, wanted));
+  const size = readFileSync(join(FIXTURE, "model.safetensors")).length;
+  const whole = server.requests.filter(({ name, to }) =>
+    name === "model.safetensors" && to === size
+  );
+  assert.equal(whole.length, 1);
+  assert.deepEqual(readdirSync(folder.path).sort(), ["hub.flash", "local.flash"]);
+});
+
+test("pack() from a hub reads PyTorch's shards and GGUF files", async () => {
+  using folder = new TemporaryFolder();
+  const torch = folder.file("torch");
+  mkdirSync(torch);
+  const config = fileURLToPath(
+    new URL("./fixtures/llama_rope_llama3/config.json", import.meta.url),
+  );
+  copyFileSync(config, join(torch, "config.json"));
+  for (const name of readdirSync(INPUTS)) {
+    if (/00002\.bin$|index\.json$/.test(name)) copyFileSync(INPUTS + name, join(torch, name));
+  }
+  const wanted = await packLocal(folder, torch);
+  await using server = await HubServer.start({ folder: torch });
+  assert.deepEqual(weightsOf(await packHub(folder, server), wanted), weightsOf(wanted, wanted));
+  const gguf = await packLocal(folder, `${INPUTS}llama_q8_0.gguf`);
+  await using other = await HubServer.start({ folder: INPUTS });
+  const found = await packHub(folder, other, { file: "llama_q8_0.gguf" });
+  assert.deepEqual(weightsOf(found, gguf), weightsOf(gguf, gguf));
+});
+
+test("pack() from a hub goes on where connections break, stall and fail", async () => {
+  using folder = new TemporaryFolder();
+  const fates = [
+    { break: 0 },
+    { status: 503 },
+    { break: 70_000 },
+    { stall: true },
+    { break: 1 },
+    { status: 429 },
+    { break: 100_000 },
+    { status: 500 },
+    { break: 30_000 },
+  ];
+  let index = 0;
+  await using server = await HubServer.start({
+    folder: FIXTURE,
+    onFile: ({ name, to }) => {
+      // Long reads, not those of a header.
+      if (name === "model.safetensors" && to > 100_000) return fates[index++];
+    },
+  });
+  const wanted = await packLocal(folder, FIXTURE);
+  assert.deepEqual(weightsOf(await packHub(folder, server), wanted), weightsOf(wanted, wanted));
+  assert.ok(index > fates.length, `only ${index} tries`);
+});
+
+test("pack() from a hub goes on in another process where one was stopped", async () => {
+  using folder = new TemporaryFolder();
+  const wanted = await packLocal(folder, FIXTURE);
+  await using server = await HubServer.start({ folder: FIXTURE });
+  const size = readFileSync(join(FIXTURE, "model.safetensors")).length;
+  const stop = new AbortController();
+  let pieces = 0;
+  const onProgress = () => {
+    if (++pieces === 20) stop.abort(new Error("stopped"));
+  };
+  await assert.rejects(packHub(folder, server, { signal: stop.signal, onProgress }), /stopped/);
+  assert.ok(!existsSync(folder.file("hub.flash")));
+  const left = readdirSync(folder.path).sort();
+  assert.deepEqual(left, ["hub.flash.partial", "hub.flash.partial.json", "local.flash"]);
+  const journal = JSON.parse(readFileSync(folder.file("hub.flash.partial.json"), "utf8"));
+  assert.ok(journal.parts.length > 0 && journal.files[0].position > 0);
+  server.requests.length = 0;
+  const found = await packHub(folder, server);
+  assert.deepEqual(weightsOf(found, wanted), weightsOf(wanted, wanted));
+  const resumed = server.requests.filter(({ to }) => to === size).map(({ from }) => from);
+  assert.deepEqual(resumed, [journal.files[0].position]);
+  assert.deepEqual(readdirSync(folder.path).sort(), ["hub.flash", "local.flash"]);
+});
+
+test("pack() from a hub refuses a file that is not what the hub says", async () => {
+  for (const corrupt of ["model.safetensors", "config.json"]) {
+    using folder = new TemporaryFolder();
+    await using server = await HubServer.start({ folder: FIXTURE, corrupt });
+    await assert.rejects(packHub(folder, server), /its checksum is [0-9a-f]+, not [0-9a-f]+/);
+    assert.deepEqual(readdirSync(folder.path), []);
+  }
+});
+
+test("pack() from a hub shows its token to the hub alone, and says when it needs one", async () => {
+  using folder = new TemporaryFolder();
+  await using server = await HubServer.start({ folder: FIXTURE, token: "secret" });
+  await assert.rejects(packHub(folder, server), (error: Error) => {
+    assert.ok(error instanceof HubError);
+    assert.equal(error.status, 401);
+    assert.match(error.message, /HF_TOKEN/);
+    return true;
+  });
+  await packHub(folder, server, { token: "secret" });
+  assert.ok(server.requests.length > 0);
+  for (const { authorization } of server.requests) assert.equal(authorization, undefined);
+});
+
+test("pack() from a hub gives up when nothing comes, and says what was tried", async () => {
+  using folder = new TemporaryFolder();
+  await using server = await HubServer.start({ folder: FIXTURE, onFile: () => ({ status: 500 }) });
+  await assert.rejects(packHub(folder, server), /the server answers 500, \d+ times in a row/);
+  await using other = await HubServer.start({ folder: FIXTURE, repo: "tests/other" });
+  const missing = pack({
+    source: "hf:tests/missing",
+    target: folder.file("x.flash"),
+    quant: "q8",
+    hub: { endpoint: other.endpoint, ...HASTE },
+  });
+  await assert.rejects(missing, /there is no such model or file/);
+});
+
+test("parseHubAddress() reads owner, name, revision and file, and refuses all else", () => {
+  const repo = "facebook/opt-1.3b";
+  assert.deepEqual(parseHubAddress(`hf:${repo}`), { repo, revision: "main", file: null });
+  assert.deepEqual(parseHubAddress(`hf:${repo}@v2/sub/a.gguf`), {
+    repo,
+    revision: "v2",
+    file: "sub/a.gguf",
+  });
+  for (const bad of ["hf:", "hf:x", "hf:a/../b", "hf:a/b/../c", "hf:a//b", "hf:/a/b", "a/b"]) {
+    assert.throws(() => parseHubAddress(bad), RangeError, bad);
+  }
+});

@@ -1,0 +1,262 @@
+/** The same weights in other files give the same model. */
+import assert from "node:assert/strict";
+import { Buffer } from "node:buffer";
+import { copyFileSync, mkdirSync, readFileSync, writeFileSync } from "node:fs";
+import { join } from "node:path";
+import { test } from "node:test";
+import { fileURLToPath } from "node:url";
+import { Checkpoint } from "../src/checkpoint/checkpoint.ts";
+import { readGgufHeader } from "../src/checkpoint/gguf.ts";
+import { LocalFiles } from "../src/checkpoint/model_files.ts";
+import { openWeights } from "../src/checkpoint/open_weights.ts";
+import { readTorchHeader } from "../src/checkpoint/torch_zip.ts";
+import { ModelFileError, UnsupportedModelError } from "../src/errors.ts";
+import { FileSource, MemorySource } from "../src/format/byte_source.ts";
+import { FlashFile } from "../src/format/flash_file.ts";
+import type { Quantization } from "../src/format/layout.ts";
+import { pack } from "../src/format/pack.ts";
+import { open } from "../src/open.ts";
+import { seededRandom } from "../src/random.ts";
+import { goldenOf, idsOf } from "./packed_models.ts";
+import { TemporaryFolder } from "./tiny_model.ts";
+
+/** Made by tests/fixtures/make_inputs.py of the model of llama_rope_llama3. */
+const INPUTS = fileURLToPath(new URL("fixtures/inputs/", import.meta.url));
+const SOURCE = fileURLToPath(new URL("fixtures/llama_rope_llama3/", import.meta.url));
+const CONFIG = join(SOURCE, "config.json");
+
+const input = (name: string) => join(INPUTS, name);
+
+/** A model folder with these files as its weights. */
+function folderWith(folder: TemporaryFolder, files: Record<string, string>): string {
+  const path = folder.file(Object.keys(files)[0] + ".folder");
+  mkdirSync(path);
+  copyFileSync(CONFIG, join(path, "config.json"));
+  for (const [name, source] of Object.entries(files)) copyFileSync(source, join(path, name));
+  return path;
+}
+
+/** Checksums of all weights of the model once packed. */
+async function checksums(
+  folder: TemporaryFolder,
+  source: string,
+  { quant = "f16", configPath = CONFIG }: { quant?: Quantization; configPath?: string } = {},
+): Promise<Record<string, unknown>> {
+  const target = folder.file("out.flash");
+  const { header } = await pack({ source, target, quant, configPath });
+  return {
+    ...Object.fromEntries(header.tensors.map(({ name, checksum }) => [name, checksum])),
+    bundles: header.layers.map(({ bundles }) => [...bundles.checksums]),
+  };
+}
+
+test("pack() makes the same sections of safetensors, PyTorch's files and GGUF", async () => {
+  using folder = new TemporaryFolder();
+  const index = "pytorch_model.bin.index.json";
+  const shards = ["pytorch_model-00001-of-00002.bin", "pytorch_model-00002-of-00002.bin"];
+  const files = Object.fromEntries([index, ...shards].map((name) => [name, input(name)]));
+  const wanted = await checksums(folder, SOURCE);
+  const sources = {
+    "one .bin": folderWith(folder, { "pytorch_model.bin": input("pytorch_model.bin") }),
+    "two .bin": folderWith(folder, files),
+    "GGUF, F16": input("llama_f16.gguf"),
+  };
+  for (const [what, source] of Object.entries(sources)) {
+    assert.deepEqual(await checksums(folder, source), wanted, what);
+  }
+});
+
+for (const [kind, quant] of [["q8_0", "q8"], ["q4_0", "q4"]] as const) {
+  test(`pack() keeps the numbers of GGUF's ${kind} in ${quant}`, async () => {
+    using folder = new TemporaryFolder();
+    const same = folderWith(folder, { "model.safetensors": input(`llama_${kind}.safetensors`) });
+    const gguf = input(`llama_${kind}.gguf`);
+    assert.deepEqual(
+      await checksums(folder, gguf, { quant }),
+      await checksums(folder, same, { quant }),
+    );
+    // And as numbers, not only as what the same quantizer makes of them.
+    const exact = await checksums(folder, same, { quant: "f32" });
+    assert.deepEqual(await checksums(folder, gguf, { quant: "f32" }), exact);
+  });
+}
+
+test("pack() of a GGUF file runs as the model that it was made of, and speaks with its tokenizer", async () => {
+  using folder = new TemporaryFolder();
+  const { input_ids, greedy_ids, last_logits } = goldenOf("llama_rope_llama3");
+  const target = folder.file("gguf.flash");
+  await pack({ source: input("llama_f16.gguf"), target, quant: "f32", configPath: CONFIG });
+  await using model = await open(target, { ffn: "exact", lanes: 1, readers: 1 });
+  assert.deepEqual(await idsOf(model, input_ids, { maxTokens: greedy_ids.length }), greedy_ids);
+  const logits = (await model.logits(input_ids)).subarray(-last_logits.length);
+  const scale = Math.max(...last_logits.map(Math.abs));
+  for (const [index, value] of logits.entries()) {
+    assert.ok(Math.abs(value - last_logits[index]) <= 1e-4 * scale, `logit ${index}`);
+  }
+  // <s>, then the piece of best score that can be made; a byte alone where there is none.
+  const abc = 3 + 256 + 9;
+  assert.deepEqual(model.encode("abc"), [1, abc]);
+  assert.deepEqual(model.encode("abcZ"), [1, abc, 3 + 0x5a]);
+  assert.equal(model.decode([1, abc, 3 + 0x5a, abc]), "abcZ abc");
+});
+
+test("pack() takes what GGUF says of a model where no config.json does", async () => {
+  using folder = new TemporaryFolder();
+  const target = folder.file("silu.flash");
+  const { header: { config, architecture } } = await pack({
+    source: input("llama_q8_0.gguf"),
+    target,
+    quant: "q8",
+  });
+  assert.equal(architecture, "llama");
+  assert.equal(config.ffn.activation, "silu");
+  assert.deepEqual(
+    [config.hiddenSize, config.intermediateSize, config.numLayers, config.vocabSize],
+    [64, 256, 2, 320],
+  );
+  const { positions } = config;
+  assert.ok(positions.kind === "rotary" && positions.scaling?.kind === "factors");
+  assert.equal(positions.scaling.factors.length, 8);
+  const file = FlashFile.open(target);
+  const { chat_template } = JSON.parse(file.header.tokenizer!.config!);
+  file.close();
+  assert.match(chat_template, /for m in messages/);
+});
+
+test("readTorchHeader() finds views of one storage in a wrapped dictionary", async () => {
+  const source = new FileSource(input("views.bin"));
+  const tensors = new Map((await readTorchHeader(source)).map((each) => [each.name, each]));
+  const weights = new Checkpoint([source], tensors);
+  const { shared, part, turned, one } = Object.fromEntries(tensors);
+  const [rows, cols] = shared.shape;
+  assert.deepEqual([part.shape, turned.shape], [[2, cols], [cols, rows]]);
+  assert.deepEqual([one.dtype, one.shape], ["BF16", [1]]);
+  const whole = new Float32Array(rows * cols), two = new Float32Array(2 * cols);
+  weights.readFloats(shared, { from: 0, length: rows * cols }, whole);
+  weights.readFloats(part, { from: 0, length: 2 * cols }, two);
+  assert.deepEqual(two, whole.slice(3 * cols, 5 * cols));
+  const number = new Float32Array(1);
+  weights.readFloats(one, { from: 0, length: 1 }, number);
+  assert.equal(number[0], 1.5);
+  assert.match(turned.unreadable!, /do not lie side by side/);
+  assert.equal(shared.unreadable, undefined);
+  weights.close();
+});
+
+test("readTorchHeader() reads names, types and numbers", async () => {
+  using folder = new TemporaryFolder();
+  const path = folderWith(folder, { "pytorch_model.bin": input("pytorch_model.bin") });
+  const found = await openWeights(new LocalFiles(path)),
+    wanted = await openWeights(new LocalFiles(SOURCE));
+  assert.deepEqual([...found.tensors.keys()].sort(), [...wanted.tensors.keys()].sort());
+  for (const [name, tensor] of wanted.tensors) {
+    const other = found.tensors.get(name)!;
+    assert.deepEqual([other.dtype, other.shape], ["F16", tensor.shape], name);
+    const range = { from: 0, length: tensor.length };
+    const [a, b] = [new Float32Array(tensor.length), new Float32Array(tensor.length)];
+    wanted.readFloats(tensor, range, a);
+    found.readFloats(other, range, b);
+    assert.deepEqual(b, a, name);
+  }
+  found.close();
+  wanted.close();
+});
+
+test("openWeights() says what is wrong with PyTorch's files", async () => {
+  const whole = readFileSync(input("pytorch_model.bin"));
+  const cases: [Uint8Array, RegExp][] = [
+    [whole.subarray(0, whole.length - 1000), /archive cannot be read/],
+    [new Uint8Array(0), /no zip archive/],
+    [new Uint8Array([0x80, 2, 0x8a, 10]), /PyTorch before 1\.6/],
+  ];
+  for (const [bytes, message] of cases) {
+    using folder = new TemporaryFolder();
+    const path = folderWith(folder, { "pytorch_model.bin": input("pytorch_model.bin") });
+    writeFileSync(join(path, "pytorch_model.bin"), bytes);
+    await assert.rejects(openWeights(new LocalFiles(path)), (error: Error) => {
+      assert.ok(error instanceof ModelFileError);
+      assert.match(error.message, message);
+      return true;
+    });
+  }
+});
+
+test("readTorchHeader() answers each of 2000 mutants with tensors or a ModelFileError", async () => {
+  const whole = readFileSync(input("pytorch_model-00002-of-00002.bin"));
+  const random = seededRandom(3);
+  // Where the numbers are, a change would change nothing here.
+  const places = [[0, 2000], [whole.length - 2500, whole.length]];
+  for (let mutant = 0; mutant < 2000; mutant++) {
+    const bytes = whole.slice();
+    const [from, to] = places[mutant % 2];
+    for (let change = 0; change <= random() * 3; change++) {
+      bytes[from + Math.floor(random() * (to - from))] = Math.floor(random() * 256);
+    }
+    try {
+      await readTorchHeader(new MemorySource(new Uint8Array(bytes)));
+    } catch (error) {
+      assert.ok(error instanceof ModelFileError, `mutant ${mutant}: ${(error as Error).stack}`);
+    }
+  }
+});
+
+/** Bytes before the first tensor's numbers. */
+async function headerBytes(path: string): Promise<number> {
+  const source = new FileSource(path);
+  const { tensors } = await readGgufHeader(source);
+  source.close();
+  return Math.min(...tensors.map(({ byteOffset }) => byteOffset));
+}
+
+test("readGgufHeader() answers each of 10 000 mutants with tensors or a ModelFileError", async () => {
+  const path = input("llama_q4_0.gguf"), whole = readFileSync(path);
+  const length = await headerBytes(path), random = seededRandom(5);
+  let refused = 0;
+  for (let mutant = 0; mutant < 10_000; mutant++) {
+    const end = random() < 0.1 ? Math.floor(random() * whole.length) : whole.length;
+    const bytes = new Uint8Array(whole.subarray(0, end));
+    for (let change = 0; change <= random() * 4; change++) {
+      // Most of a header is text: half of the changes go where the counts are.
+      const span = random() < 0.5 ? length : 400;
+      bytes[Math.floor(random() * Math.min(span, end))] = Math.floor(random() * 256);
+    }
+    try {
+      await readGgufHeader(new MemorySource(bytes));
+    } catch (error) {
+      assert.ok(error instanceof ModelFileError, `mutant ${mutant}: ${(error as Error).stack}`);
+      refused++;
+    }
+  }
+  assert.ok(refused > 1000, `${refused} were refused`);
+});
+
+test("pack() refuses an unknown architecture, and a GGUF file that is none", async () => {
+  using folder = new TemporaryFolder();
+  const bytes = readFileSync(input("llama_q4_0.gguf"));
+  const other = folder.file("other.gguf"), none = folder.file("none.gguf");
+  const at = bytes.indexOf("general.architecture") + "general.architecture".length + 12;
+  writeFileSync(
+    other,
+    Buffer.concat([bytes.subarray(0, at), Buffer.from("mamba"), bytes.subarray(at + 5)]),
+  );
+  writeFileSync(none, "nothing of the kind");
+  const target = folder.file("x.flash");
+  await assert.rejects(pack({ source: other, target, quant: "q8" }), (error: Error) => {
+    assert.ok(error instanceof UnsupportedModelError);
+    assert.match(error.message, /"mamba" is not supported in GGUF files; supported: llama, /);
+    return true;
+  });
+  await assert.rejects(pack({ source: none, target, quant: "q8" }), /not starting with GGUF magic/);
+});
+
+test("Checkpoint.readFloats() refuses parts of a block", async () => {
+  const source = new FileSource(input("llama_q8_0.gguf"));
+  const { tensors } = await readGgufHeader(source);
+  const weights = new Checkpoint([source], new Map(tensors.map((each) => [each.name, each])));
+  const tensor = weights.tensors.get("blk.0.ffn_up.weight")!;
+  const values = new Float32Array(64);
+  assert.throws(() => weights.readFloats(tensor, { from: 1, length: 32 }, values), RangeError);
+  assert.throws(() => weights.readFloats(tensor, { from: 0, length: 31 }, values), RangeError);
+  weights.readFloats(tensor, { from: 32, length: 32 }, values);
+  source.close();
+});
