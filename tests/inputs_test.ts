@@ -5,18 +5,18 @@ import { copyFileSync, mkdirSync, readFileSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
 import { test } from "node:test";
 import { fileURLToPath } from "node:url";
+import { fuzzInputs } from "../bench/fuzz_inputs.ts";
 import { Checkpoint } from "../src/checkpoint/checkpoint.ts";
 import { readGgufHeader } from "../src/checkpoint/gguf.ts";
 import { LocalFiles } from "../src/checkpoint/model_files.ts";
 import { openWeights } from "../src/checkpoint/open_weights.ts";
 import { readTorchHeader } from "../src/checkpoint/torch_zip.ts";
 import { ModelFileError, UnsupportedModelError } from "../src/errors.ts";
-import { FileSource, MemorySource } from "../src/format/byte_source.ts";
+import { FileSource } from "../src/format/byte_source.ts";
 import { FlashFile } from "../src/format/flash_file.ts";
 import type { Quantization } from "../src/format/layout.ts";
 import { pack } from "../src/format/pack.ts";
 import { open } from "../src/open.ts";
-import { seededRandom } from "../src/random.ts";
 import { goldenOf, idsOf } from "./packed_models.ts";
 import { TemporaryFolder } from "./tiny_model.ts";
 
@@ -100,6 +100,14 @@ test("pack() of a GGUF file runs as the model that it was made of, and speaks wi
   assert.equal(model.decode([1, abc, 3 + 0x5a, abc]), "abcZ abc");
 });
 
+test("pack() needs no config.json of a GGUF file whose activation is the usual one", async () => {
+  using folder = new TemporaryFolder();
+  const { input_ids, greedy_ids } = goldenOf("mistral_silu"), target = folder.file("x.flash");
+  await pack({ source: input("mistral_f16.gguf"), target, quant: "f32" });
+  await using model = await open(target, { lanes: 1, readers: 1 });
+  assert.deepEqual(await idsOf(model, input_ids, { maxTokens: greedy_ids.length }), greedy_ids);
+});
+
 test("pack() takes what GGUF says of a model where no config.json does", async () => {
   using folder = new TemporaryFolder();
   const target = folder.file("silu.flash");
@@ -181,53 +189,11 @@ test("openWeights() says what is wrong with PyTorch's files", async () => {
   }
 });
 
-test("readTorchHeader() answers each of 2000 mutants with tensors or a ModelFileError", async () => {
-  const whole = readFileSync(input("pytorch_model-00002-of-00002.bin"));
-  const random = seededRandom(3);
-  // Where the numbers are, a change would change nothing here.
-  const places = [[0, 2000], [whole.length - 2500, whole.length]];
-  for (let mutant = 0; mutant < 2000; mutant++) {
-    const bytes = whole.slice();
-    const [from, to] = places[mutant % 2];
-    for (let change = 0; change <= random() * 3; change++) {
-      bytes[from + Math.floor(random() * (to - from))] = Math.floor(random() * 256);
-    }
-    try {
-      await readTorchHeader(new MemorySource(new Uint8Array(bytes)));
-    } catch (error) {
-      assert.ok(error instanceof ModelFileError, `mutant ${mutant}: ${(error as Error).stack}`);
-    }
+test("readGgufHeader() and readTorchHeader() read or refuse whatever was damaged", async () => {
+  for (const { kind, read, refused } of await fuzzInputs({ count: 1000, seed: 1 })) {
+    // A run that accepts or refuses everything would test nothing.
+    assert.ok(read > 50 && refused > 50, `${kind}: ${read} read, ${refused} refused`);
   }
-});
-
-/** Bytes before the first tensor's numbers. */
-async function headerBytes(path: string): Promise<number> {
-  const source = new FileSource(path);
-  const { tensors } = await readGgufHeader(source);
-  source.close();
-  return Math.min(...tensors.map(({ byteOffset }) => byteOffset));
-}
-
-test("readGgufHeader() answers each of 10 000 mutants with tensors or a ModelFileError", async () => {
-  const path = input("llama_q4_0.gguf"), whole = readFileSync(path);
-  const length = await headerBytes(path), random = seededRandom(5);
-  let refused = 0;
-  for (let mutant = 0; mutant < 10_000; mutant++) {
-    const end = random() < 0.1 ? Math.floor(random() * whole.length) : whole.length;
-    const bytes = new Uint8Array(whole.subarray(0, end));
-    for (let change = 0; change <= random() * 4; change++) {
-      // Most of a header is text: half of the changes go where the counts are.
-      const span = random() < 0.5 ? length : 400;
-      bytes[Math.floor(random() * Math.min(span, end))] = Math.floor(random() * 256);
-    }
-    try {
-      await readGgufHeader(new MemorySource(bytes));
-    } catch (error) {
-      assert.ok(error instanceof ModelFileError, `mutant ${mutant}: ${(error as Error).stack}`);
-      refused++;
-    }
-  }
-  assert.ok(refused > 1000, `${refused} were refused`);
 });
 
 test("pack() refuses an unknown architecture, and a GGUF file that is none", async () => {

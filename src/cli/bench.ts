@@ -19,6 +19,7 @@ const BENCHES: Record<string, string> = {
   statistics: "Does a synthetic model run as it was planted?",
   audit: "Does the live audit hold what it promises, and what does it cost?",
   fuzz: "Does any damaged file do worse than a clear error?",
+  fuzz_inputs: "Does any damaged checkpoint do worse than a clear error?",
 };
 
 interface Bench {
