@@ -95,8 +95,31 @@ test("flashpipe run tells the caller's mistakes, with exit code 2", TIMEOUT, asy
     [run("word ".repeat(600)), 2, /prompt of \d+ tokens: the context has 512/],
     [run("--ffn", "predicted", "x"), 2, /no predictors: run `flashpipe calibrate`/],
     [run(), 2, /standard input is empty/],
+    [run("--logit-bias", "7", "x"), 2, /--logit-bias.*ID:NUMBER, such as 50256:-100/],
+    [run("--repetition-penalty", "0", "x"), 2, /a number above 0 to 100/],
+    [run("--json-schema", "nowhere.json", "x"), 2, /there is no such file/],
+    [run("--system", "Be brief", "x"), 2, /that is of chats \(--chat\)/],
+    [run("--chat", "x"), 2, /has no chat template/],
+    [["pack", "hf:nobody", folder.file("x.flash"), "--quant", "q8"], 2, /hf:OWNER\/NAME/],
+    [["pack", "none.gguf", folder.file("x.flash"), "--quant", "q8"], 2, /there is no such file/],
   ]);
 });
+
+test(
+  "flashpipe run --json-schema writes JSON, and packs a GGUF file before that",
+  TIMEOUT,
+  async () => {
+    const gguf = fileURLToPath(new URL("fixtures/inputs/mistral_f16.gguf", import.meta.url));
+    const target = folder.file("mistral.flash"), schema = folder.file("schema.json");
+    const packed = await flashpipe(["pack", gguf, target, "--quant", "q8"]);
+    assert.equal(packed.exitCode, 0, packed.stderr);
+    writeFileSync(schema, '{"enum":["yes","no"]}');
+    const options = ["--model", target, "--json-schema", schema, "--stop", "never", "--top-k", "9"];
+    const { stdout, stderr, exitCode } = await flashpipe(["run", ...options, "abc"]);
+    assert.equal(exitCode, 0, stderr);
+    assert.match(stdout, /^"(yes|no)"\n$/);
+  },
+);
 
 test(
   "flashpipe inspect and run tell where a file is damaged, with exit code 1",

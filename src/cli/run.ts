@@ -1,6 +1,7 @@
 import { Command } from "commander";
 import { readFileSync } from "node:fs";
 import process from "node:process";
+import type { ChatMessage } from "../chat_template.ts";
 import type { Model } from "../model.ts";
 import { open } from "../open.ts";
 import type { OpenOptions, Prepared } from "../open.ts";
@@ -35,6 +36,10 @@ async function run(prompt: string | undefined, options: RunOptions): Promise<voi
   using trace = options.trace === undefined ? undefined : new WholeFile(options.trace);
   const wantsChat = prompt === undefined && process.stdin.isTTY;
   if (wantsChat && options.json) throw new RangeError("Cannot chat with --json: give a prompt");
+  const { system } = options, jsonSchema = schemaOf(options.jsonSchema);
+  if (system !== undefined && !(wantsChat || options.chat)) {
+    throw new RangeError("Cannot tell the model a --system text: that is of chats (--chat)");
+  }
   const text = wantsChat ? "" : prompt ?? await readStandardInput(interrupt.signal);
   const path = options.model ??
     await prepareEmbeddedModel({ note, isSilent, signal: interrupt.signal });
@@ -65,12 +70,14 @@ async function run(prompt: string | undefined, options: RunOptions): Promise<voi
     repetitionPenalty: options.repetitionPenalty,
     logitBias: new Map(options.logitBias),
     stop: options.stop,
-    jsonSchema: schemaOf(options.jsonSchema),
+    jsonSchema,
     seed: options.seed ?? Math.floor(Math.random() * 2 ** 31),
   };
-  const { system } = options;
+  if (system !== undefined && !model.canChat) {
+    throw new RangeError(`Cannot tell the model a --system text: ${path} has no chat template`);
+  }
   if (wantsChat) await chat({ model, sampling, interrupt, system, note });
-  else await answerOnce(text, { model, sampling, interrupt, note }, options);
+  else await answerOnce(text, { model, sampling, interrupt, system, note }, options);
   trace?.finish(model.traceJson());
 }
 
@@ -89,16 +96,24 @@ function expectationOf(path: string, prepared: Prepared): string {
 /** Goes on from one prompt; the statistics come also when it was interrupted. */
 async function answerOnce(
   prompt: string,
-  { model, sampling, interrupt, note }: ChatOptions,
-  { json = false, quiet }: RunOptions,
+  { model, sampling, interrupt, system, note }: ChatOptions,
+  { json = false, quiet, chat: isMessage = false }: RunOptions,
 ): Promise<void> {
   const writer = new AnswerWriter(model, interrupt, { isSilent: json, isQuiet: quiet });
   // So that the whole text can be read at a terminal; stdout has what is new only.
-  if (!json && process.stdout.isTTY) note(prompt);
-  const answer = await writer.write(prompt, sampling);
+  if (!json && !isMessage && process.stdout.isTTY) note(prompt);
+  const answer = await writer.write(
+    isMessage ? model.encodeChat(messagesOf(prompt, system)) : prompt,
+    sampling,
+  );
   writer.reportInterrupt();
   if (json) process.stdout.write(resultOf(model, answer));
   note(`\n${renderClosing(answer.closing)}`);
+}
+
+function messagesOf(content: string, system: string | undefined): ChatMessage[] {
+  const user = { role: "user", content };
+  return system === undefined ? [user] : [{ role: "system", content: system }, user];
 }
 
 function openOptionsOf(options: RunOptions, note: (text: string) => void): OpenOptions {

@@ -40,6 +40,7 @@ export interface RunOptions {
   stop: string[];
   jsonSchema?: string;
   seed?: number;
+  chat?: boolean;
   system?: string;
   json?: boolean;
   trace?: string;
@@ -179,6 +180,7 @@ export function addRunOptions(command: Command): Command {
       "repeats a text (default: random)",
       wholeNumber({ min: 0, max: SEED_MAX }),
     )
+    .option("--chat", "the prompt is a message to a chat model, not the beginning of a text")
     .option("--system <text>", "what a chat model is told before all else")
     .option("--json", "one JSON object on stdout at the end: text and statistics")
     .option("--trace <file>", "write where the time went, for ui.perfetto.dev")
