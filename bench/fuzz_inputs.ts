@@ -94,7 +94,8 @@ async function kinds(): Promise<Kind[]> {
   ];
 }
 
-const HELP = `Usage: fuzz_inputs [--count N] [--seed N]
+const HELP = `Does any damage to a checkpoint do worse than a clear refusal?
+
   --count N   mutants of each kind (default 10000)
   --seed N    default 1
   --json      print the counts as JSON`;

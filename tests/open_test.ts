@@ -68,7 +68,7 @@ test("pack() refuses heads that are no whole tiles, which lanes could not split"
   const source = models.file("heads");
   writeTinyModel(source, { config: { num_attention_heads: 8 } });
   const refused = pack({ source, target: models.file("heads.flash"), quant: "f32" });
-  await assert.rejects(refused, /8 attention heads leave 4 numbers each, no multiple of 16/);
+  await assert.rejects(refused, /8 attention heads have 4 numbers each, no multiple of 16/);
 });
 
 test("open() stops at a signal, and leaves no worker behind", async () => {
