@@ -13,6 +13,7 @@ export { downF16 } from "./sparse/down_f16";
 export { downQ8 } from "./sparse/down_q8";
 export { downQ4 } from "./sparse/down_q4";
 export { finishDownF16, finishDownF32, finishDownQ8 } from "./sparse/finish_down";
+export { chooseExperts, markExperts, scaleByExpert, weighExperts } from "./experts";
 export { embedRowF16, embedRowF32, embedRowQ4, embedRowQ8 } from "./embed_row";
 export { layerNorm, rmsNorm } from "./norms";
 export { rotate } from "./rotate";

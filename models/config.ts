@@ -117,8 +117,8 @@ const currentSchema = z.strictObject({
       length: size(1 << 24),
       layers: z.array(z.int().min(0).max(1 << 12)).max(1 << 12),
     }).nullable(),
-    /** Whether each head's queries and keys are normed, before they are turned. */
-    hasQueryKeyNorm: z.boolean(),
+    /** Whether queries and keys are normed before they are turned: each head by itself, or all heads of a position together. */
+    queryKeyNorm: z.enum(["none", "head", "all"]),
   }),
   /** Norms; `rms` has no mean and no bias. */
   norm: z.strictObject({ kind: z.enum(["layer", "rms"]), epsilon: z.number().min(0).max(1) }),
@@ -132,6 +132,15 @@ const currentSchema = z.strictObject({
     /** Whether a gate decides what the up row's product is multiplied by. */
     isGated: z.boolean(),
   }),
+  /**
+   * Several FFNs, of which a router chooses some for each position: neurons from i * `intermediateSize` / `count` on are
+   * expert i's. Those that are chosen count by the softmax of the router's scores, divided by their sum if `isNormalized`.
+   */
+  experts: z.strictObject({
+    count: size(1 << 12),
+    perToken: size(1 << 12),
+    isNormalized: z.boolean(),
+  }).nullable().default(null),
   /** Which matrices have a bias; `up`: gate and up. */
   biases: z.strictObject({
     queryKeyValue: z.boolean(),
@@ -189,10 +198,11 @@ export function decoderConfig(told: Told): ModelConfig {
       scale: 1 / Math.sqrt(headDim),
       softcap: null,
       window: null,
-      hasQueryKeyNorm: false,
+      queryKeyNorm: "none",
     },
     block: "before",
     hasFinalNorm: true,
+    experts: null,
     biases: { queryKeyValue: false, output: false, up: false, down: false, head: false },
     scales: { embedding: 1, residual: 1, logits: 1, logitsSoftcap: null },
     ...told,
@@ -255,7 +265,21 @@ function* problemsWith(config: ModelConfig): Generator<string> {
   const layer = attention.window?.layers.find((index) => index >= numLayers);
   if (layer !== undefined) yield `a window is in layer ${layer} of ${numLayers}`;
   if (ffn.activation === "drelu" && !ffn.isGated) yield "drelu needs a gate";
+  yield* problemsWithExperts(config);
   for (const id of [config.bosTokenId, ...config.eosTokenIds]) {
     if (id !== null && id >= vocabSize) yield `token ${id} is not in a vocabulary of ${vocabSize}`;
   }
+}
+
+function* problemsWithExperts(
+  { experts, intermediateSize, ffn, biases }: ModelConfig,
+): Generator<string> {
+  if (experts === null) return;
+  const { count, perToken } = experts;
+  if (intermediateSize % (32 * count) !== 0) {
+    yield `${count} experts of ${intermediateSize / count} neurons, no multiple of 32`;
+  }
+  if (perToken > count) yield `${perToken} of ${count} experts cannot be chosen`;
+  if (!ffn.isGated) yield "experts without a gate";
+  if (biases.up || biases.down) yield "experts with biases";
 }

@@ -7,6 +7,7 @@ import { gemma2, gemma3 } from "./families/gemma.ts";
 import { llama } from "./families/llama.ts";
 import { minicpm } from "./families/minicpm.ts";
 import { mistral } from "./families/mistral.ts";
+import { mixtral, olmoe, qwen3Moe } from "./families/mixtral.ts";
 import { nemotron } from "./families/nemotron.ts";
 import { opt } from "./families/opt.ts";
 import { persimmon } from "./families/persimmon.ts";
@@ -28,6 +29,9 @@ const ALL = [
   minicpm,
   qwen2,
   qwen3,
+  mixtral,
+  olmoe,
+  qwen3Moe,
   gemma2,
   gemma3,
 ];
@@ -42,12 +46,9 @@ export const supportedArchitectures: readonly string[] = Object.keys(families);
 
 /** What those have that we do not run, and the family that comes nearest. */
 const NEAREST: Readonly<Record<string, { nearest: string; missing: string }>> = {
-  mixtral: { nearest: "mistral", missing: "experts and their router" },
-  olmoe: { nearest: "llama", missing: "experts, and norms of all queries together" },
-  qwen3_moe: { nearest: "qwen3", missing: "experts and their router" },
-  qwen2_moe: { nearest: "qwen2", missing: "experts and their router" },
-  deepseek_v3: { nearest: "llama", missing: "experts and latent attention" },
-  gpt_oss: { nearest: "llama", missing: "experts and sinks of attention" },
+  qwen2_moe: { nearest: "qwen3_moe", missing: "an expert that all positions share" },
+  deepseek_v3: { nearest: "qwen3_moe", missing: "latent attention, and shared experts" },
+  gpt_oss: { nearest: "mixtral", missing: "sinks of attention, and biases of experts" },
   phi3: { nearest: "llama", missing: "queries, keys, values and gates in fused matrices" },
   gemma: { nearest: "gemma2", missing: "its blocks with two norms" },
   gemma3: {

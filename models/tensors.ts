@@ -59,14 +59,20 @@ function* layerTensors(
     yield matrix(`attention.${name}.weight`, rows, d);
     if (biases.queryKeyValue) yield vector(`attention.${name}.bias`, rows);
   }
-  if (config.attention.hasQueryKeyNorm) {
-    yield* norm(config, "attention.queryNorm", headDim);
-    yield* norm(config, "attention.keyNorm", headDim);
+  const { queryKeyNorm } = config.attention, isWhole = queryKeyNorm === "all";
+  if (queryKeyNorm !== "none") {
+    yield* norm(config, "attention.queryNorm", isWhole ? queries : headDim);
+    yield* norm(config, "attention.keyNorm", isWhole ? keys : headDim);
   }
   yield matrix("attention.output.weight", d, queries);
   if (biases.output) yield vector("attention.output.bias", d);
   if (block === "both") yield* norm(config, "attentionOutputNorm", d);
   if (block !== "parallel") yield* norm(config, "ffnNorm", d);
+  if (config.experts) {
+    // Few numbers that decide much: they are not rounded as others are.
+    const router = matrix("ffn.router.weight", config.experts.count, d);
+    yield { ...router, dtype: router.dtype === "f32" ? "f32" : "f16" };
+  }
   if (ffn.isGated && biases.up) yield vector("ffn.gate.bias", n);
   if (biases.up) yield vector("ffn.up.bias", n);
   if (biases.down) yield vector("ffn.down.bias", d);

@@ -57,6 +57,9 @@ export interface CommonShape {
   querySize: number;
   keySize: number;
   numAttentionHeads: number;
+  /** Experts of a layer, and those of them that a position has; 0 without experts. */
+  expertCount: number;
+  expertsPerToken: number;
   /** Longest vector that is prepared for a product. */
   colsMax: number;
   /** Tables of angles of rotary positions, and numbers of a position in each. */
@@ -117,12 +120,15 @@ export interface InputsPlan {
   attentionPrepared: number;
 }
 
-/** Scratch that one lane has for itself. */
+/** Scratch that one lane has for itself; among it what it makes of a router's products. */
 export interface ScratchPlan extends InputsPlan {
   /** What attention needs on its way: `attentionByteLength`. */
   attentionScratch: number;
   /** What sums of down columns need on their way: `downScratchByteLength`. */
   downScratch: number;
+  /** f32[expertCount], u32[expertsPerToken]: shares of a position's experts, and those that are chosen. */
+  shares: number;
+  chosen: number;
 }
 
 /** Inputs of steps of several positions: all lanes share them, each fills rows of some positions. */
@@ -150,6 +156,8 @@ export interface RowStrides {
   /** f32[angleDims], of all tables */
   angles: number;
   prepared: number;
+  /** f32[expertCount, in tiles] */
+  experts: number;
   /** f32[rankMax], and the same prepared. */
   lowRank: number;
   lowRankPrepared: number;
@@ -228,6 +236,9 @@ export interface ArenaPlan {
   attention: number;
   /** f32[positions][hiddenSize] */
   projected: number;
+  /** f32[positions][expertCount, in tiles]: products with the router, and what experts' results are multiplied by. */
+  routed: number;
+  expertWeights: number;
   /** f32[positions][rankMax] */
   lowRank: number;
   /**
@@ -276,7 +287,8 @@ function stridesOf(shape: CommonShape): RowStrides {
     key: 4 * shape.keySize,
     angles: 4 * shape.angleTables * shape.angleDims,
     prepared: alignUp(preparedByteLength(shape.colsMax), 64),
-    lowRank: 4 * Math.max(rankMax, 32),
+    experts: 4 * paddedRows(shape.expertCount),
+    lowRank: 4 * Math.max(rankMax, 32, shape.expertsPerToken),
     lowRankPrepared: alignUp(preparedByteLength(Math.max(rankMax, 32)), 64),
     scores: alignUp(4 * paddedRows(n), 64),
     mask: alignUp(Math.ceil(n / 32) * 4, 64),
@@ -337,6 +349,8 @@ export function planArena(shape: ArenaShape): ArenaPlan {
     ...inputs(),
     attentionScratch: take(attentionByteLength(shape)),
     downScratch: take(downScratchByteLength(d)),
+    shares: take(strides.experts),
+    chosen: take(4 * shape.expertsPerToken),
   });
   const sections = shape.sections.map(({ byteOffset, byteLength }) => {
     const phase = byteOffset % SECTION_ALIGNMENT;
@@ -362,6 +376,8 @@ export function planArena(shape: ArenaShape): ArenaPlan {
     key: take(positions * strides.key),
     value: take(positions * strides.key),
     projected: take(positions * strides.hidden),
+    routed: take(positions * strides.experts),
+    expertWeights: take(positions * strides.experts),
     lowRank: take(positions * strides.lowRank),
     scores: take(scoreRows * strides.scores),
     mask: take(positions * strides.mask),
@@ -391,7 +407,7 @@ export function planArena(shape: ArenaShape): ArenaPlan {
     },
     predictor: {
       ...inputs(),
-      lowRank: take(4 * Math.max(rankMax, 32)),
+      lowRank: take(strides.lowRank),
       scores: take(4 * paddedRows(n)),
       mask: take(Math.ceil(n / 32) * 4),
     },

@@ -8,6 +8,7 @@ import { inLockStep } from "./lock_step.ts";
 import type { Model } from "./model.ts";
 import { open } from "./open.ts";
 import type { OpenOptions } from "./open.ts";
+import { defaultMode } from "./open_options.ts";
 import type { Row } from "./pipeline/client.ts";
 import type { FfnMode } from "./pipeline/options.ts";
 import { ffnByteLength } from "./plan.ts";
@@ -67,8 +68,8 @@ export async function evaluate(options: EvaluateOptions): Promise<Evaluation> {
   const documents = documentsOf(text);
   if (documents.length === 0) throw new RangeError("Cannot evaluate an empty text");
   using file = FlashFile.open(path);
-  const ffn = options.ffn ?? (file.header.predictors ? "predicted" : "exact");
-  const isCompared = options.reference ?? ffn !== "dense";
+  const ffn = options.ffn ?? defaultMode(file.header);
+  const isCompared = options.reference ?? !["dense", "routed"].includes(ffn);
   await using model = await openEvaluated(options, ffn, isCompared);
   const chunks = takeChunks(documents, model, tokensMax);
   await using dense = isCompared ? await openReference(options) : undefined;
@@ -98,7 +99,7 @@ function openEvaluated(
   return open(path, {
     ...(isCompared && SHARED_CORES),
     ...rest,
-    ffn,
+    ffn: ffn === "routed" ? undefined : ffn,
     // What a position costs is what it would cost while generating.
     promptChunk: 1,
     observations: ffn === "predicted",

@@ -327,6 +327,40 @@ export interface Kernels {
     picked: number,
   ): number;
 
+  /** Writes the numbers of the `wanted` largest of `count` f32 to `chosen`, u32, the largest first. */
+  chooseExperts(scores: number, count: number, wanted: number, chosen: number): void;
+
+  /** `weights[e]` becomes `shares[e]` of those that are chosen, divided by their sum if so wished, and 0 of the others. */
+  weighExperts(
+    shares: number,
+    count: number,
+    chosen: number,
+    wanted: number,
+    isNormalized: number,
+    weights: number,
+  ): void;
+
+  /** Sets the bits of the neurons, `each` an expert, of those that are chosen, and no others; returns how many. */
+  markExperts(
+    chosen: number,
+    wanted: number,
+    each: number,
+    mask: number,
+    rowFrom: number,
+    rowTo: number,
+  ): number;
+
+  /** For j in [from, to), with k = order[j] (order 0: k = j): `activations[k] *= weights[neurons[k] / each]`. */
+  scaleByExpert(
+    activations: number,
+    neurons: number,
+    order: number,
+    from: number,
+    to: number,
+    weights: number,
+    each: number,
+  ): void;
+
   /** The index of the largest of n f32, the first of equals. */
   argmax(x: number, n: number): number;
 
@@ -391,6 +425,10 @@ export function instantiateKernels(
     gather: e.gather,
     pickNamed: e.pickNamed,
     pickActive: e.pickActive,
+    chooseExperts: e.chooseExperts,
+    weighExperts: e.weighExperts,
+    markExperts: e.markExperts,
+    scaleByExpert: e.scaleByExpert,
     argmax: e.argmax,
     fold: e.fold,
   };

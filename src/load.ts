@@ -13,6 +13,7 @@ import type { LayerWeights, ModelWeights } from "./pipeline/options.ts";
 import type { LayerPlan, Section } from "./arena.ts";
 import type { Plan } from "./plan.ts";
 import { locatePredictor } from "./predict/layer_predictor.ts";
+import type { LayerPredictor } from "./predict/layer_predictor.ts";
 
 /** Bytes read at a time while loading. */
 const LOAD_BYTES = 1 << 20;
@@ -285,7 +286,9 @@ export function locateWeights(header: FlashHeader, plan: Plan): ModelWeights {
       gateBias: at(`${prefix}.ffn.gate.bias`),
       upBias: at(`${prefix}.ffn.up.bias`),
       downBias: at(`${prefix}.ffn.down.bias`),
-      predictor: predictor
+      predictor: header.config.experts
+        ? routerOf(header, at(`${prefix}.ffn.router.weight`), header.config.experts)
+        : predictor
         ? locatePredictor(predictor, ({ byteOffset }) => places.of(byteOffset).address)
         : null,
     };
@@ -309,4 +312,13 @@ export function locateWeights(header: FlashHeader, plan: Plan): ModelWeights {
     },
     layers: Array.from({ length: header.config.numLayers }, (_, index) => layer(index)),
   };
+}
+
+function routerOf(
+  { config, quantization }: FlashHeader,
+  weight: number,
+  { count, perToken, isNormalized }: NonNullable<FlashHeader["config"]["experts"]>,
+): LayerPredictor {
+  const dtype = quantization === "f32" ? "f32" : "f16", each = config.intermediateSize / count;
+  return { kind: "router", weight, dtype, count, perToken, each, isNormalized };
 }

@@ -13,8 +13,8 @@ import type { KernelBuild } from "./kernels.ts";
 import { KV_QUANTIZATIONS } from "./kv_page.ts";
 import type { KvQuantization } from "./kv_page.ts";
 import type { LoadProgress } from "./load.ts";
-import { FFN_MODES } from "./pipeline/options.ts";
-import type { FfnMode } from "./pipeline/options.ts";
+import { FFN_CHOICES } from "./pipeline/options.ts";
+import type { FfnChoice, FfnMode } from "./pipeline/options.ts";
 import type { WaitStyle } from "./pipeline/sequence.ts";
 import { BOUNCE_BYTES } from "./plan.ts";
 import type { PlanWishes } from "./plan.ts";
@@ -35,7 +35,7 @@ export interface OpenOptions {
    * `dense`: all neurons, those of layers that do not fit in memory streamed. Default: `predicted` if the file has predictors, else
    * `exact`; `dense` for an activation that leaves hardly anything at zero.
    */
-  ffn?: FfnMode;
+  ffn?: FfnChoice;
   /**
    * Which neurons make room for others: those used least often of late (`frequency`, the default), those not used for longest
    * (`lru`), first those used only once (`segmented`), all but the hottest in the order of their last use (`pinned`), or all that were
@@ -210,6 +210,13 @@ export interface SettleWith {
 /** Positions of a text unless told otherwise: a model may know more than a user's memory has room for. */
 const CONTEXT_DEFAULT_MAX = 4096;
 
+/** How the FFN is computed unless told otherwise. */
+export function defaultMode({ config, predictors }: FlashHeader): FfnMode {
+  if (config.experts) return "routed";
+  if (predictors) return "predicted";
+  return isSparse(config) ? "exact" : "dense";
+}
+
 /** Checks the options and fills in what they leave open. Throws `RangeError` for what makes no sense. */
 export function settle(
   header: FlashHeader,
@@ -218,9 +225,14 @@ export function settle(
   { probe = null, nowBytes }: SettleWith = {},
 ): Settings {
   const { config, predictors } = header;
-  const mode = options.ffn ?? (predictors ? "predicted" : isSparse(config) ? "exact" : "dense");
-  if (!FFN_MODES.includes(mode)) {
-    throw new RangeError(`Cannot compute the FFN as "${mode}": one of ${FFN_MODES.join(", ")}`);
+  if (config.experts && options.ffn !== undefined) {
+    throw new RangeError(
+      `Cannot compute the FFN as "${options.ffn}": the model's router says which experts are computed`,
+    );
+  }
+  const mode = options.ffn ?? defaultMode(header);
+  if (mode !== "routed" && !FFN_CHOICES.includes(mode)) {
+    throw new RangeError(`Cannot compute the FFN as "${mode}": one of ${FFN_CHOICES.join(", ")}`);
   }
   if (mode === "predicted" && !predictors) {
     throw new RangeError(
@@ -272,7 +284,8 @@ export function settle(
     gapBytes: reading.gapBytes,
     isProbed: reading.isProbed,
     draftLoss: parseShare(options.draftLoss ?? DRAFT_LOSS),
-    hasEarlyLook: (options.prefetch ?? true) && mode !== "dense" && predictors !== null,
+    hasEarlyLook: (options.prefetch ?? true) && mode !== "dense" &&
+      (predictors !== null || mode === "routed"),
     recallShifts: predictors && recallShifts(predictors, recall, path),
     wishes: {
       mode,

@@ -324,13 +324,15 @@ function planArenas(
   return arenas;
 }
 
-/** Sizes of what attention leaves on its way. */
+/** Sizes of what attention and a router leave on their way. */
 function attentionShape(config: ModelConfig) {
   const { hiddenSize, embeddingSize, numAttentionHeads, numKeyValueHeads, headDim } = config;
   const { positions, block } = config, querySize = numAttentionHeads * headDim;
   const isRotary = positions.kind === "rotary";
   return {
     numAttentionHeads,
+    expertCount: config.experts?.count ?? 0,
+    expertsPerToken: config.experts?.perToken ?? 0,
     querySize,
     keySize: numKeyValueHeads * headDim,
     colsMax: Math.max(hiddenSize, embeddingSize, querySize),

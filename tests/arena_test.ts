@@ -130,6 +130,8 @@ const shapes: fc.Arbitrary<ArenaShape> = fc.integer({ min: 1, max: 5 }).chain((n
     querySize: fc.integer({ min: 1, max: 40 }).map((x) => 32 * x),
     keySize: fc.integer({ min: 1, max: 40 }).map((x) => 16 * x),
     numAttentionHeads: fc.integer({ min: 1, max: 16 }),
+    expertCount: fc.constantFrom(0, 4, 60),
+    expertsPerToken: fc.constantFrom(0, 4),
     colsMax: fc.constant(32 * 40),
     angleTables: fc.integer({ min: 0, max: 2 }),
     angleDims: fc.constantFrom(8, 64),

@@ -121,6 +121,13 @@ test(
   },
 );
 
+test("flashpipe families lists what can be packed, and its proofs", TIMEOUT, async () => {
+  const { stdout, exitCode, stderr } = await flashpipe(["families"]);
+  assert.equal(exitCode, 0, stderr);
+  assert.match(stdout, /^opt .* opt, opt_post_norm$/m);
+  assert.match(stdout, /^mixtral .* mixtral_silu, mixtral_relu$/m);
+});
+
 test(
   "flashpipe inspect and run tell where a file is damaged, with exit code 1",
   TIMEOUT,

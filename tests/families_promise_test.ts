@@ -71,6 +71,37 @@ for (const name of ["llama_fatrelu", "bamboo_drelu", "nemotron", "falcon_relu"] 
   }
 }
 
+const ROUTED_WAYS: OpenOptions[] = [
+  { ffnCache: "40%", lanes: 2, promptChunk: 1 },
+  { ffnCache: "100%", lanes: 5 },
+  { ffnCache: "60%", prefetch: false, promptChunk: 7, readers: 1 },
+  { ffnCache: "10%", lanes: 2, simulation: { seed: 3, delayMsMax: 0.2, shortRate: 0.4 } },
+];
+
+for (const [name, quant] of [["mixtral_relu", "q8"], ["olmoe_silu", "q4"]] as const) {
+  test(`${name} in ${quant}: what its router chooses has the same bits, in whatever memory`, async () => {
+    const path = await models.flashOf(name, quant);
+    const first = await logitsOf(path, name, { ffnCache: "50%", lanes: 1 });
+    for (const options of ROUTED_WAYS) {
+      assert.deepEqual(await logitsOf(path, name, options), first, JSON.stringify(options));
+    }
+  });
+}
+
+test("open(), calibrate() and evaluate() know that a router chooses", async () => {
+  const path = await models.flashOf("mixtral_silu");
+  await assert.rejects(open(path, { ffn: "dense" }), {
+    name: "RangeError",
+    message: /"dense": the model's router says which experts are computed/,
+  });
+  await assert.rejects(calibrate({ path, text: "abc" }), /its router says what is computed/);
+  await using model = await open(path, { ffnCache: "50%", lanes: 1 });
+  for await (const _ of model.generate([5, 6, 7], { maxTokens: 12, ignoreEos: true }));
+  const { ffn, decode } = model.stats();
+  assert.equal(ffn, "routed");
+  assert.ok(decode.hitRate > 0 && decode.hitRate < 1, `hit rate ${decode.hitRate}`);
+});
+
 test("calibrate() fits predictors of a gate, and eval tells what they miss", async () => {
   const inputs = fileURLToPath(new URL("fixtures/inputs/", import.meta.url));
   const path = models.file("gated.flash");

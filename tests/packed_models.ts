@@ -30,6 +30,10 @@ export const FAMILY_FIXTURES = [
   "llama_rope_llama3",
   "llama_rope_yarn",
   "minicpm_relu",
+  "mixtral_silu",
+  "mixtral_relu",
+  "olmoe_silu",
+  "qwen3_moe_silu",
 ] as const;
 
 type FixtureName = typeof FAMILY_FIXTURES[number];

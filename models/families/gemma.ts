@@ -67,7 +67,7 @@ function gemmaConfig(read: GemmaJson, path: string, every: number): ModelConfig 
       scale: 1 / Math.sqrt(read.query_pre_attn_scalar),
       softcap: read.attn_logit_softcapping ?? null,
       window: length ? { length, layers } : null,
-      hasQueryKeyNorm: false,
+      queryKeyNorm: "none" as const,
     },
     ffn: { ...readActivation(name, path, "hidden_activation"), isGated: true },
     scales: {
@@ -124,7 +124,7 @@ export const gemma3: ModelFamily = {
       scaling: readScaling(read.rope_scaling ?? whole, path, maxPositions),
       windowTheta: told?.sliding_attention?.rope_theta ?? read.rope_local_base_freq,
     };
-    const attention = { ...config.attention, hasQueryKeyNorm: true };
+    const attention = { ...config.attention, queryKeyNorm: "head" as const };
     return soundConfig({ ...config, positions, attention }, path);
   },
 };

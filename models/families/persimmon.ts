@@ -73,7 +73,8 @@ export const persimmon: ModelFamily = {
       padTokenId: read.pad_token_id,
       tiedEmbedding: read.tie_word_embeddings,
     });
-    const attention = { ...config.attention, hasQueryKeyNorm: read.qk_layernorm };
+    const queryKeyNorm = read.qk_layernorm ? "head" as const : "none" as const;
+    const attention = { ...config.attention, queryKeyNorm };
     return soundConfig({ ...config, attention }, path);
   },
 };

@@ -60,7 +60,7 @@ export const qwen3: ModelFamily = {
   readConfig(json, path) {
     const read = readJson(configJson, json, path);
     const config = llamaConfig({ ...read, head_dim: read.head_dim ?? 128 }, path);
-    const attention = { ...attentionOf(read, config), hasQueryKeyNorm: true };
+    const attention = { ...attentionOf(read, config), queryKeyNorm: "head" as const };
     return soundConfig({ ...config, attention }, path);
   },
 };

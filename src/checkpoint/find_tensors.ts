@@ -30,17 +30,19 @@ export class TensorFinder {
   }
 
   /**
-   * @param name ours: `layers.3.attention.query.weight`, `embedTokens`
+   * @param name ours: `layers.3.attention.query.weight`, `layers.3.ffn.experts.5.gate.weight`, `embedTokens`
    * @throws {ModelFileError} if it is missing, of another shape, or no floats
    */
   find(name: string, shape: readonly number[]): FoundTensor {
     const [, layer, part = name] = /^layers\.(\d+)\.(.+)$/.exec(name) ?? [];
     const kind = part.endsWith(".bias") ? "bias" : "weight";
-    const key = (layer === undefined ? "" : "layers.N.") + part.replace(/\.(weight|bias)$/, "");
+    const [, expert] = /\.experts\.(\d+)\./.exec(part) ?? [];
+    const key = (layer === undefined ? "" : "layers.N.") +
+      part.replace(/\.(weight|bias)$/, "").replace(`.experts.${expert}.`, ".experts.E.");
     const source = this.#sources[key];
     if (source === undefined) throw new Error(`${name} has no name in this checkpoint`);
     const template = typeof source === "string" ? source : source.name;
-    const theirs = `${template.replace(".N.", `.${layer}.`)}.${kind}`;
+    const theirs = `${template.replace(".N.", `.${layer}.`).replace(".E.", `.${expert}.`)}.${kind}`;
     const rows = typeof source === "string" ? shape[0] : source.rows(this.#config);
     const runs = typeof source === "string"
       ? [{ from: 0, count: rows }]

@@ -3,7 +3,7 @@ import { basename } from "node:path";
 import process from "node:process";
 import type { EvaluateProgress } from "../eval.ts";
 import type { Evaluation } from "../evaluation.ts";
-import type { FfnMode } from "../pipeline/options.ts";
+import type { FfnChoice } from "../pipeline/options.ts";
 import { renderEvaluation } from "./evaluation_report.ts";
 import { evaluationPlot } from "./evaluation_plot.ts";
 import { givenFile } from "./given_path.ts";
@@ -17,7 +17,7 @@ import { WholeFile } from "./whole_file.ts";
 interface EvalOptions {
   text: string;
   tokens?: number;
-  ffn?: FfnMode;
+  ffn?: FfnChoice;
   recall?: number;
   ffnCache?: number;
   memory?: number;

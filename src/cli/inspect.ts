@@ -3,8 +3,8 @@ import process from "node:process";
 import { MemoryBudgetError } from "../errors.ts";
 import { inspect, renderInspection } from "../format/inspect.ts";
 import { open } from "../open.ts";
-import { FFN_MODES } from "../pipeline/options.ts";
-import type { FfnMode } from "../pipeline/options.ts";
+import { FFN_CHOICES } from "../pipeline/options.ts";
+import type { FfnChoice } from "../pipeline/options.ts";
 import { givenFile } from "./given_path.ts";
 import { Interrupt } from "./terminal/interrupt.ts";
 import { Progress } from "./terminal/progress.ts";
@@ -41,7 +41,7 @@ async function inspectFile(
   progress.stop();
   if (json) {
     const smallestMemoryBytes = Object.fromEntries(
-      await Promise.all(FFN_MODES.map(async (ffn) => [ffn, await smallestMemoryOf(path, ffn)])),
+      await Promise.all(FFN_CHOICES.map(async (ffn) => [ffn, await smallestMemoryOf(path, ffn)])),
     );
     process.stdout.write(`${JSON.stringify({ ...inspection, smallestMemoryBytes })}\n`);
   } else {
@@ -55,7 +55,7 @@ async function inspectFile(
  * The smallest memory that `run` would accept here with its defaults, in bytes: asked of `open` itself, which plans (and
  * refuses) before it loads anything. `null`: the file does not run in this mode.
  */
-async function smallestMemoryOf(path: string, ffn?: FfnMode): Promise<number | null> {
+async function smallestMemoryOf(path: string, ffn?: FfnChoice): Promise<number | null> {
   try {
     await using _model = await open(path, { memory: 1, ffn });
     return null;

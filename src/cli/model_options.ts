@@ -1,5 +1,5 @@
 import { Option } from "commander";
-import { FFN_MODES } from "../pipeline/options.ts";
+import { FFN_CHOICES } from "../pipeline/options.ts";
 import { share } from "./option_values.ts";
 
 /** Options of every command that opens a model: made anew each time, as a command keeps its own. */
@@ -7,7 +7,7 @@ export function ffnOption(): Option {
   return new Option(
     "--ffn <mode>",
     "which neurons are computed: those predicted, the exact active set, or all",
-  ).choices([...FFN_MODES]);
+  ).choices([...FFN_CHOICES]);
 }
 
 export function recallOption(): Option {

@@ -7,7 +7,7 @@ import type { Command } from "commander";
 import type { KernelBuild } from "../kernels.ts";
 import { KV_QUANTIZATIONS } from "../kv_page.ts";
 import type { KvQuantization } from "../kv_page.ts";
-import type { FfnMode } from "../pipeline/options.ts";
+import type { FfnChoice } from "../pipeline/options.ts";
 import { ffnCacheOption, ffnOption, recallOption } from "./model_options.ts";
 import { byteSize, realNumber, wholeNumber } from "./option_values.ts";
 
@@ -16,7 +16,7 @@ export interface RunOptions {
   model?: string;
   memory?: number;
   ffnCache?: number;
-  ffn?: FfnMode;
+  ffn?: FfnChoice;
   policy?: PolicyName;
   recall?: number;
   window?: number;

@@ -71,6 +71,9 @@ function identityOf(
     options;
   const { recall = RECALL_WANTED, byteShare = BYTE_SHARE, earlyCost = EARLY_COST } = options;
   const { cacheShares = CACHE_SHARES, tokensMax = Number.MAX_SAFE_INTEGER } = options;
+  if (header.config.experts) {
+    throw new RangeError("Cannot calibrate a model with experts: its router says what is computed");
+  }
   if (!(recall > 0 && recall < 1)) {
     throw new RangeError(`Cannot calibrate for a recall of ${recall}: between 0 and 1`);
   }

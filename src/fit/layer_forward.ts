@@ -241,7 +241,7 @@ export class LayerForward {
         ["key", key, numKeyValueHeads],
       ] as const
     ) {
-      if (attention.hasQueryKeyNorm) {
+      if (attention.queryKeyNorm === "head") {
         const rows = { count: count * heads, length: headDim };
         this.#normRows(`attention.${name}Norm`, block.address, block.address, rows);
       }

@@ -85,7 +85,12 @@ function layerWork(header: FlashHeader, run: RunShape, layer: number): LayerWork
   const predictor = header.predictors?.layers[layer];
   const { pages } = plan.shape, keyValueBytes = pages.byteLength / PAGE_POSITIONS * run.position;
   const active = n * (predictor?.activeShare ?? UNKNOWN_ACTIVE_SHARE);
-  const listed = { predicted: n * (predictor?.predictedShare ?? 0), exact: active, dense: n }[mode];
+  const listed = {
+    predicted: n * (predictor?.predictedShare ?? 0),
+    exact: active,
+    dense: n,
+    routed: routedOf(config),
+  }[mode];
   const half = header.layers[layer].bundles.bundleByteLength / 2;
   const bundles = (kernel: "up" | "down", count: number): KernelWork => ({
     kernel,
@@ -114,6 +119,7 @@ function lookOf(
 ): KernelWork[] {
   const { hiddenSize: d, intermediateSize: n } = config;
   if (plan.mode === "dense") return [];
+  if (plan.mode === "routed") return [matvec("f16", config.experts!.count, d)];
   if (plan.mode === "exact" || !predictor) return [matvec(ffnQuantization, n, d)];
   if ("rank" in predictor) {
     return [matvec("q8", predictor.rank, d), matvec("q8", n, predictor.rank)];
@@ -158,4 +164,9 @@ function matvec(dtype: Quantization, rows: number, cols: number) {
     cols,
     byteLength: matrixByteLength(dtype, rows, cols),
   };
+}
+
+/** Neurons of the experts that a position has. */
+function routedOf({ experts, intermediateSize }: FlashHeader["config"]): number {
+  return experts ? experts.perToken / experts.count * intermediateSize : 0;
 }

@@ -44,7 +44,7 @@ export function validateHeader(value: unknown, place: HeaderPlace): FlashHeader 
   const header = parsed.data;
   familyOf(header.architecture, place.path);
   const problem = problemWithConfig(header.config) ??
-    problemWithNeurons(header.ffnQuantization, header.config.intermediateSize);
+    problemWithNeurons(header.ffnQuantization, header.config);
   if (problem !== null) throw headerError(place, "config", problem);
   checkTensors(header, place);
   checkLayers(header, place);

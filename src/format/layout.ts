@@ -1,3 +1,5 @@
+import type { ModelConfig } from "../../models/config.ts";
+
 /**
  * Where numbers lie inside a matrix and inside a bundle, in bytes: the one place that packer, kernels' callers and
  * inspector agree on. Everything is little-endian.
@@ -32,8 +34,12 @@ export const QUANTIZATIONS: readonly Quantization[] = ["f32", "f16", "q8", "q4"]
 /** Neurons of a layer, at most, in q8 and q4: carries of exact sums would leave the highest digit (kernels/sparse/grid.ts). */
 export const EXACT_NEURONS_MAX = 65_536;
 
-/** What forbids layers of so many neurons, or null. */
-export function problemWithNeurons(quantization: Quantization, count: number): string | null {
+/** What forbids that so many neurons of a layer are added for a position, or null. */
+export function problemWithNeurons(
+  quantization: Quantization,
+  { intermediateSize, experts }: Pick<ModelConfig, "intermediateSize" | "experts">,
+): string | null {
+  const share = experts ? experts.perToken / experts.count : 1, count = share * intermediateSize;
   if (!isBlocked(quantization) || count <= EXACT_NEURONS_MAX) return null;
   return `${quantization} holds at most ${EXACT_NEURONS_MAX} neurons a layer, not ${count}`;
 }

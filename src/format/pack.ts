@@ -86,7 +86,7 @@ export async function pack(options: PackOptions): Promise<PackResult> {
   });
   const { family, config, names, tokenizer, weights, commit } = model;
   try {
-    const problem = problemWithNeurons(ffnQuant, config.intermediateSize);
+    const problem = problemWithNeurons(ffnQuant, config);
     if (problem !== null) throw new UnsupportedModelError(`${options.source}: ${problem}`);
     const content: FlashContent = {
       architecture: family.modelType,

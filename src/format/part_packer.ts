@@ -25,6 +25,12 @@ import {
 import { copyBlocks, isSameBlock } from "./copy_blocks.ts";
 import { findUnstorable, type RowPlace, storeRows, tileRows } from "./quantize.ts";
 
+/** Of n neurons: rows of a bundle, [n, d] (the gate's first, if there is one), and its columns, [d, n]. */
+interface FfnTensors {
+  readonly rows: readonly FoundTensor[];
+  readonly down: SourceTensor;
+}
+
 /** Numbers converted at a time, unless 8 rows are more. */
 const CHUNK_NUMBERS = 1 << 20;
 
@@ -46,8 +52,8 @@ export class PartPacker {
   #stripBytesMax: number;
   #blocks = new Uint8Array(0);
   #resident = new Map<string, { tensor: ResidentTensor; found: FoundTensor }>();
-  /** Of each layer: rows of a bundle, [n, d] (the gate's first, if there is one), and its columns, [d, n]. */
-  #ffn: { rows: FoundTensor[]; down: SourceTensor }[] = [];
+  /** Of each layer its FFN, or those of its experts. */
+  #ffn: FfnTensors[][] = [];
 
   /** Finds every tensor and checks its type and shape, so that nothing is missing hours later. */
   constructor({ weights, names, config, quantization, ffnQuantization, stripBytesMax }: {
@@ -66,13 +72,17 @@ export class PartPacker {
     for (const tensor of residentTensors(config, quantization)) {
       this.#resident.set(tensor.name, { tensor, found: finder.find(tensor.name, tensor.shape) });
     }
-    const { hiddenSize: d, intermediateSize: n, ffn: { isGated } } = config;
-    const parts = isGated ? ["gate", "up"] : ["up"];
+    const { hiddenSize: d, intermediateSize: n, ffn: { isGated }, experts } = config;
+    const parts = isGated ? ["gate", "up"] : ["up"], count = experts?.count ?? 1;
     for (let layer = 0; layer < config.numLayers; layer++) {
-      const find = (name: string, shape: number[]) =>
-        finder.find(`layers.${layer}.ffn.${name}.weight`, shape);
-      const rows = parts.map((part) => find(part, [n, d]));
-      this.#ffn.push({ rows, down: find("down", [d, n]).source });
+      const ffns = Array.from({ length: count }, (_, expert) => {
+        const place = experts ? `experts.${expert}.` : "";
+        const find = (name: string, shape: number[]) =>
+          finder.find(`layers.${layer}.ffn.${place}${name}.weight`, shape);
+        const rows = parts.map((part) => find(part, [n / count, d]));
+        return { rows, down: find("down", [d, n / count]).source };
+      });
+      this.#ffn.push(ffns);
     }
     this.ignoredTensors = finder.unused();
   }
@@ -91,14 +101,15 @@ export class PartPacker {
   /** What of the checkpoint a part is made of. */
   sourcesOf(part: FlashPart): SourceTensor[] {
     if (part.kind === "tensor") return [this.#resident.get(part.tensor.name)!.found.source];
-    const { rows, down } = this.#ffn[part.layerIndex];
-    return [...rows.map(({ source }) => source), down];
+    return this.#ffn[part.layerIndex]
+      .flatMap(({ rows, down }) => [...rows.map(({ source }) => source), down]);
   }
 
   /** The bytes of a part, whose sources are loaded. Each piece is valid only until the next is asked for. */
   *bytesOf(part: FlashPart): Generator<Uint8Array> {
-    if (part.kind === "bundles") yield* this.#bundles(part.layerIndex);
-    else {
+    if (part.kind === "bundles") {
+      for (const ffn of this.#ffn[part.layerIndex]) yield* this.#bundles(ffn);
+    } else {
       const { tensor, found } = this.#resident.get(part.tensor.name)!;
       yield* this.#tensor(tensor, found);
     }
@@ -160,9 +171,8 @@ export class PartPacker {
     }
   }
 
-  *#bundles(layerIndex: number): Generator<Uint8Array> {
-    const { hiddenSize: d, intermediateSize: n } = this.#config;
-    const { rows: rowSources, down } = this.#ffn[layerIndex], dtype = this.#ffnQuantization;
+  *#bundles({ rows: rowSources, down }: FfnTensors): Generator<Uint8Array> {
+    const { hiddenSize: d } = this.#config, [, n] = down.shape, dtype = this.#ffnQuantization;
     // Blocks are taken apart as they are read: their numbers stand in a strip as f32.
     const numberBytes = floatByteLength(down) ?? 4, block = blockLength(down);
     const stripMax = Math.floor(this.#stripBytesMax / (d * numberBytes) / block) * block;
@@ -205,8 +215,7 @@ export class PartPacker {
     { from, count }: { from: number; count: number },
     strip: Uint8Array<ArrayBuffer>,
   ): void {
-    const { hiddenSize: d, intermediateSize: n } = this.#config;
-    const numberBytes = floatByteLength(down);
+    const [d, n] = down.shape, numberBytes = floatByteLength(down);
     if (numberBytes === null) {
       const floats = new Float32Array(strip.buffer);
       for (let row = 0; row < d; row++) {

@@ -81,9 +81,31 @@ export class Attention {
     multiply(query, plan.query, strides.query, this.#queryHeads);
     multiply(key, plan.key, strides.key, this.#keyHeads);
     multiply(value, plan.value, strides.key, this.#keyHeads);
-    this.#place(layer, step, plan.query, strides.query, this.#queryHeads, queryNorm);
-    this.#place(layer, step, plan.key, strides.key, this.#keyHeads, keyNorm);
+    const isWhole = sizes.attention.queryKeyNorm === "all";
+    if (isWhole) this.#normWhole(layer, positions);
+    const norms = isWhole ? [null, null] : [queryNorm, keyNorm];
+    this.#place(layer, step, plan.query, strides.query, this.#queryHeads, norms[0]);
+    this.#place(layer, step, plan.key, strides.key, this.#keyHeads, norms[1]);
     this.#store(layer, step);
+  }
+
+  /** Norms all queries of a position together, and all keys: lanes meet before, and share positions. */
+  #normWhole(layer: number, positions: number): void {
+    const { weights, sizes } = this.#seat.options, { queryNorm, keyNorm } = weights.layers[layer];
+    const { plan, kernels } = this.#arena, { headDim, numAttentionHeads } = sizes;
+    const rows = [
+      [plan.query, plan.strides.query, queryNorm!, numAttentionHeads * headDim],
+      [plan.key, plan.strides.key, keyNorm!, sizes.numKeyValueHeads * headDim],
+    ] as const;
+    this.#seat.meet("all queries and keys");
+    const { from, to } = this.#seat.shareOf(positions, 1);
+    for (let position = from; position < to; position++) {
+      for (const [address, stride, norm, length] of rows) {
+        const row = address + position * stride;
+        applyNorm(kernels, sizes.norm, row, norm, row, length);
+      }
+    }
+    this.#seat.meet("all normed queries and keys");
   }
 
   /** Norms and turns heads, where the model does. */

@@ -36,6 +36,8 @@ export class Ffn {
   readonly #observer?: Observer;
   readonly #joining: Joining;
   readonly #kinds: ActivationKinds;
+  /** Neurons of an expert; 0 without experts. */
+  readonly #neuronsPerExpert: number;
 
   /**
    * @param pass the lane's only one: passes are counted through all arenas
@@ -48,7 +50,9 @@ export class Ffn {
     this.#pass = pass;
     this.#observer = observer;
     this.#joining = new Joining(seat, arena);
+    const { experts, intermediateSize } = seat.options.sizes;
     this.#kinds = activationKinds(seat.options.sizes);
+    this.#neuronsPerExpert = experts ? intermediateSize / experts.count : 0;
   }
 
   /** The FFN's input is there, `normed` and `prepared`: decides which neurons are computed, and the predictor hears of it. */
@@ -119,7 +123,7 @@ export class Ffn {
     let active = 0;
     for (; from < to; from += GROUP) {
       const group = { order, from, to: Math.min(from + GROUP, to) };
-      active += this.#activateGated(layer, group, prepared, activations);
+      active += this.#activateGated(layer, group, { x: prepared, y: activations, position: 0 });
     }
     return active;
   }
@@ -135,19 +139,33 @@ export class Ffn {
   }
 
   /** The same with a gate: where it is not zero, times the up row's product. At most `GROUP` entries. */
-  #activateGated(layer: number, entries: Entries, x: number, y: number): number {
+  #activateGated(
+    layer: number,
+    entries: Entries,
+    { x, y, position }: { x: number; y: number; position: number },
+  ): number {
     this.#activate(layer, entries, x, y);
-    return this.#multiplyUp(layer, entries, x, y);
+    return this.#multiplyUp(layer, entries, { x, y, position });
   }
 
   /** Gates that are not zero become their product with the up row's. Returns how many are still not zero. */
-  #multiplyUp(layer: number, { order, from, to }: Entries, x: number, y: number): number {
+  #multiplyUp(
+    layer: number,
+    { order, from, to }: Entries,
+    { x, y, position }: { x: number; y: number; position: number },
+  ): number {
     const { sizes, weights, ffnQuantization, flash } = this.#seat.options;
     const { kernels, picked } = this.#arena, { upBias } = weights.layers[layer];
     const { addresses, neurons } = this.#pass.plan, { upOffset } = flash.record;
     const count = kernels.pickActive(order, from, to, y, picked), d = sizes.hiddenSize;
     const dots = kernels.up[ffnQuantization], kind = this.#kinds.second!;
-    return dots(addresses, neurons, picked, 0, count, upOffset, x, upBias, y, d, kind, 0);
+    const active = dots(addresses, neurons, picked, 0, count, upOffset, x, upBias, y, d, kind, 0);
+    const each = this.#neuronsPerExpert, { plan } = this.#arena;
+    if (each > 0) { // Experts count as much as the router says.
+      const weights = plan.expertWeights + position * plan.strides.experts;
+      kernels.scaleByExpert(y, neurons, picked, 0, count, weights, each);
+    }
+    return active;
   }
 
   /** The same for several positions: group after group, so that each bundle is fetched from memory once. */
@@ -189,7 +207,7 @@ export class Ffn {
       if (entries.from === entries.to) continue;
       active += this.#kinds.second === null
         ? this.#activate(layer, entries, x, y)
-        : this.#activateGated(layer, entries, x, y);
+        : this.#activateGated(layer, entries, { x, y, position });
     }
     return active;
   }
@@ -216,7 +234,8 @@ export class Ffn {
       const x = prepared + position * strides.prepared;
       const y = activations + position * strides.activations;
       for (let first = from; first < to; first += GROUP) {
-        this.#multiplyUp(layer, { order: 0, from: first, to: Math.min(first + GROUP, to) }, x, y);
+        const entries = { order: 0, from: first, to: Math.min(first + GROUP, to) };
+        this.#multiplyUp(layer, entries, { x, y, position });
       }
     }
   }

@@ -1,8 +1,10 @@
 import { activationKinds } from "../activation.ts";
 import type { ActivationKinds } from "../activation.ts";
 import { LOOK_POSITIONS } from "../arena.ts";
+import { TILE_ROWS } from "../format/layout.ts";
 import type { BitPlanes } from "../predict/bit_planes_look.ts";
 import type { LowRank } from "../predict/low_rank_look.ts";
+import type { Router } from "../predict/router_look.ts";
 import type { Sequence } from "../pipeline/sequence.ts";
 import type { LaneArena } from "./lane_arena.ts";
 import type { LaneSeat, Share } from "./lane_seat.ts";
@@ -42,7 +44,8 @@ export class LateLook {
   #predict(layer: number, positions: number): void {
     const predictor = this.#seat.options.weights.layers[layer].predictor!;
     if (predictor.kind === "low-rank") this.#lookLowRank(predictor, positions);
-    else this.#lookBitPlanes(predictor, positions);
+    else if (predictor.kind === "bit-planes") this.#lookBitPlanes(predictor, positions);
+    else this.#route(predictor, positions);
   }
 
   /** mask = scores + bias > 0, of one position; `row`: where its scores are. */
@@ -109,6 +112,40 @@ export class LateLook {
       const tables = lookPrepared + position * strides.prepared;
       kernels.planeScores(planes, tables, rowScales, plan.scores, from, to, bits, d);
       this.#threshold(bias, position, 0);
+    }
+  }
+
+  /**
+   * Names the neurons of the experts that the router chooses, and leaves what their results are multiplied by. Each lane chooses for
+   * itself, and marks its own neurons.
+   */
+  #route(router: Router, positions: number): void {
+    const { weight, dtype, count, perToken, each, isNormalized } = router;
+    const { kernels, plan, scratch } = this.#arena, { strides } = plan;
+    const { normed, lookPrepared } = this.#arena.inputs(positions), { from, to } = this.#neurons;
+    const d = this.#seat.options.sizes.hiddenSize, { shares, chosen } = scratch;
+    this.#seat.eachPosition(positions, (position) => {
+      const input = normed + position * strides.hidden;
+      kernels.prepare[dtype](input, lookPrepared + position * strides.prepared, d);
+    });
+    if (positions > 1) this.#seat.meet("the router's input");
+    this.#arena.multiply(
+      dtype,
+      { weight, bias: 0 },
+      { address: lookPrepared, stride: strides.prepared },
+      { address: plan.routed, stride: strides.experts },
+      { positions, ...this.#seat.shareOf(count, TILE_ROWS), cols: d },
+    );
+    this.#seat.meet("the router's products");
+    for (let position = 0; position < positions; position++) {
+      const mask = plan.mask + position * strides.mask, row = position * strides.experts;
+      kernels.chooseExperts(plan.routed + row, count, perToken, chosen);
+      kernels.markExperts(chosen, perToken, each, mask, from, to);
+      if (this.#seat.index !== 0) continue;
+      kernels.copy(shares, plan.routed + row, 4 * count);
+      kernels.softmax(shares, count);
+      const weights = plan.expertWeights + row;
+      kernels.weighExperts(shares, count, chosen, perToken, isNormalized ? 1 : 0, weights);
     }
   }
 

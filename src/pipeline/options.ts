@@ -9,10 +9,14 @@ import type { KernelModule } from "../kernels.ts";
 import type { LayerPredictor } from "../predict/layer_predictor.ts";
 import type { ControlShare } from "./control.ts";
 
-/** How the FFN is computed: what the predictor names, the true active set, or all neurons. */
-export type FfnMode = "predicted" | "exact" | "dense";
+/** How the FFN may be computed: what the predictor names, the true active set, or all neurons. */
+export type FfnChoice = "predicted" | "exact" | "dense";
 
-export const FFN_MODES: readonly FfnMode[] = ["predicted", "exact", "dense"];
+/** How it is computed; `routed`: the experts that a router chooses, which nobody else can. */
+export type FfnMode = FfnChoice | "routed";
+
+export const FFN_CHOICES: readonly FfnChoice[] = ["predicted", "exact", "dense"];
+export const FFN_MODES: readonly FfnMode[] = [...FFN_CHOICES, "routed"];
 
 /** Addresses of a matrix or vector and of its bias in the arena; 0 where the model has no bias. */
 export interface WeightPair {

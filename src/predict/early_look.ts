@@ -43,7 +43,8 @@ export class EarlyLook {
     this.#reads = new EarlyReads(seat, n);
     this.#sureness = weights.layers.map(({ predictor }, layer) => {
       const { memory, plan } = arenas[arenaIndexOf(arenas, layer)];
-      if (!predictor) return undefined;
+      // A router has no scores of neurons.
+      if (!predictor || predictor.kind === "router") return undefined;
       return {
         scores: new Float32Array(memory.buffer, plan.predictor.scores, n),
         bias: new Float32Array(memory.buffer, predictor.earlyBias, n),

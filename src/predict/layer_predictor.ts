@@ -3,6 +3,8 @@ import type { Kernels } from "../kernels.ts";
 import { type BitPlanes, lookBitPlanes } from "./bit_planes_look.ts";
 import { lookLowRank } from "./low_rank_look.ts";
 import type { LookScratch, LowRank } from "./low_rank_look.ts";
+import { lookRouter } from "./router_look.ts";
+import type { Router } from "./router_look.ts";
 
 /** Addresses of what each look adds to its scores, f32[n]. */
 interface Biases {
@@ -10,16 +12,19 @@ interface Biases {
   earlyBias: number;
 }
 
-/** Addresses of one layer's predictor: a neuron is named if its score plus bias is above 0. */
-export type LayerPredictor =
+/** Names by scores: a neuron whose score plus bias is above 0. */
+export type ScoringPredictor =
   & Biases
   & (({ kind: "low-rank" } & LowRank) | ({ kind: "bit-planes" } & BitPlanes));
+
+/** Addresses of what names a layer's neurons: a predictor, or the router of its experts. */
+export type LayerPredictor = ScoringPredictor | ({ kind: "router" } & Router);
 
 /** The predictor whose tensors lie where `at` says. */
 export function locatePredictor(
   layer: PredictorLayer,
   at: (tensor: StoredTensor) => number,
-): LayerPredictor {
+): ScoringPredictor {
   const biases = { bias: at(layer.bias), earlyBias: at(layer.earlyBias) };
   if ("rank" in layer) {
     return { kind: "low-rank", rank: layer.rank, a: at(layer.a), b: at(layer.b), ...biases };
@@ -54,6 +59,9 @@ export function look(
   },
 ): number {
   const sizes = { d, n, input };
+  if (predictor.kind === "router") {
+    return lookRouter(kernels, predictor, scratch, { ...sizes, mask });
+  }
   if (predictor.kind === "low-rank") lookLowRank(kernels, predictor, scratch, sizes);
   else lookBitPlanes(kernels, predictor, scratch, { ...sizes, isEarly });
   const bias = isEarly ? predictor.earlyBias : predictor.bias;

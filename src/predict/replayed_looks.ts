@@ -18,7 +18,7 @@ import type { Observation } from "../pipeline/client.ts";
 import { applyNorm } from "../norm.ts";
 import { recallShifts } from "./recall_shift.ts";
 import { locatePredictor, look } from "./layer_predictor.ts";
-import type { LayerPredictor } from "./layer_predictor.ts";
+import type { ScoringPredictor } from "./layer_predictor.ts";
 import type { LookScratch } from "./low_rank_look.ts";
 import { createSharedMemory } from "../shared_memory.ts";
 
@@ -42,7 +42,7 @@ interface LayerAddresses {
   secondBias: number;
   normWeight: number;
   normBias: number;
-  predictor?: LayerPredictor;
+  predictor?: ScoringPredictor;
 }
 
 /**

@@ -101,7 +101,7 @@ export async function synthesize(options: SynthesizeOptions): Promise<Synthesize
 function contentOf(options: SynthesizeOptions, seed: number): FlashContent {
   const { shape: name, quant, ffnQuant = quant, createdAt } = options;
   const shape = shapeNamed(name), config = configOf(shape);
-  const problem = problemWithNeurons(ffnQuant, config.intermediateSize);
+  const problem = problemWithNeurons(ffnQuant, config);
   if (problem !== null) throw new RangeError(`Cannot make ${name}: ${problem}`);
   return {
     architecture: "opt",
