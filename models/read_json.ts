@@ -3,13 +3,13 @@ import { ModelFileError, printable, UnsupportedModelError } from "../src/errors.
 import { modelConfigSchema, problemWithConfig } from "./config.ts";
 import type { ModelConfig } from "./config.ts";
 
-/** A token that may be missing; null where it is. */
-export const tokenIdJson = z.int().nonnegative().nullable();
+/** A token that may be missing; null where it is. Some files say so with -1. */
+export const tokenIdJson = z.int().nullable().transform((id) => id === null || id < 0 ? null : id);
 
 /** One token, several, or none that end a text. */
-export const tokenIdsJson = z.union([z.int().nonnegative(), z.array(z.int().nonnegative())])
+export const tokenIdsJson = z.union([z.int(), z.array(z.int())])
   .nullable()
-  .transform((ids) => ids === null ? [] : [ids].flat());
+  .transform((ids) => ids === null ? [] : [ids].flat().filter((id) => id >= 0));
 
 /** Reads `config.json` by a family's schema. Throws `ModelFileError` naming the first field that is wrong. */
 export function readJson<T>(schema: z.ZodType<T>, json: unknown, path: string): T {

@@ -1,4 +1,9 @@
-import type { GrammarMatcher } from "@mlc-ai/web-xgrammar";
+import type {
+  CompiledGrammar,
+  GrammarCompiler,
+  GrammarMatcher,
+  TokenizerInfo,
+} from "@mlc-ai/web-xgrammar";
 import type { FlashHeader } from "./format/header.ts";
 import { forgetXGrammar, loadXGrammar } from "./load_xgrammar.ts";
 
@@ -9,54 +14,80 @@ interface TokenizerJson {
   decoder?: { type?: string; decoders?: { type: string }[] } | null;
 }
 
-/**
- * Says which tokens may come next so that a text is JSON of a schema. The grammar is xgrammar's (Dong et al. 2024), compiled to
- * WebAssembly; it is loaded when first asked for.
- */
-export class JsonGuide {
-  readonly #matcher: GrammarMatcher;
-  readonly #dispose: () => void;
+/** What guides of one model share. */
+interface Compiling {
+  readonly info: TokenizerInfo;
+  readonly compiler: GrammarCompiler;
+}
 
-  private constructor(matcher: GrammarMatcher, dispose: () => void) {
-    this.#matcher = matcher;
-    this.#dispose = dispose;
+/**
+ * Makes guides for a model. The grammar is xgrammar's (Dong et al. 2024), compiled to WebAssembly; it is loaded when first asked for,
+ * and knows the model's vocabulary from then on.
+ */
+export class JsonGuides {
+  readonly #header: FlashHeader;
+  #compiling: Promise<Compiling> | undefined;
+
+  constructor(header: FlashHeader) {
+    this.#header = header;
   }
 
   /**
    * @param schema a JSON schema, as text or as what it says
    * @throws {RangeError} it is no schema that can be followed, or the model has no tokenizer or no token that ends a text
    */
-  static async of(schema: string | object, { tokenizer, config }: FlashHeader): Promise<JsonGuide> {
-    if (tokenizer === null || config.eosTokenIds.length === 0) {
+  async guide(schema: string | object): Promise<JsonGuide> {
+    const { tokenizer, config: { eosTokenIds } } = this.#header;
+    if (tokenizer === null || eosTokenIds.length === 0) {
       throw new RangeError(
         "Cannot follow a schema without a tokenizer, and a token that ends a text",
       );
     }
-    const { GrammarCompiler, GrammarMatcher, TokenizerInfo } = loadXGrammar();
-    const { texts, kind } = textsOf(JSON.parse(tokenizer.json), config.vocabSize);
-    const { vocabSize, eosTokenIds } = config;
-    const info = await TokenizerInfo.createTokenizerInfo(
-      texts,
-      kind,
-      false,
-      vocabSize,
-      eosTokenIds,
-    );
-    const compiler = await GrammarCompiler.createGrammarCompiler(info, false);
-    const text = typeof schema === "string" ? schema : JSON.stringify(schema);
     try {
+      const text = typeof schema === "string" ? schema : JSON.stringify(schema);
       JSON.parse(text);
+      const { GrammarMatcher } = await loadXGrammar();
+      const { compiler } = await (this.#compiling ??= compilingOf(this.#header));
       // White space between parts is fixed: a model that is free to may write nothing else.
       const compiled = await compiler.compileJSONSchema(text, false);
       const matcher = await GrammarMatcher.createGrammarMatcher(compiled);
-      return new JsonGuide(matcher, () => {
-        for (const each of [matcher, compiled, compiler, info]) each.dispose();
-      });
+      return new JsonGuide(matcher, compiled);
     } catch (cause) {
-      forgetXGrammar();
+      if (!(cause instanceof SyntaxError)) {
+        // It ends itself when it refuses something.
+        this.#compiling = undefined;
+        forgetXGrammar();
+      }
       const problem = cause instanceof Error ? cause.message : "the grammar is refused";
       throw new RangeError(`Cannot follow the JSON schema: ${problem}`, { cause });
     }
+  }
+
+  /** Gives its memory back. */
+  async close(): Promise<void> {
+    const compiling = await this.#compiling?.catch(() => undefined);
+    this.#compiling = undefined;
+    compiling?.compiler.dispose();
+    compiling?.info.dispose();
+  }
+}
+
+async function compilingOf({ tokenizer, config }: FlashHeader): Promise<Compiling> {
+  const { GrammarCompiler, TokenizerInfo } = await loadXGrammar();
+  const { vocabSize, eosTokenIds } = config;
+  const { texts, kind } = textsOf(JSON.parse(tokenizer!.json), vocabSize);
+  const info = await TokenizerInfo.createTokenizerInfo(texts, kind, false, vocabSize, eosTokenIds);
+  return { info, compiler: await GrammarCompiler.createGrammarCompiler(info, false) };
+}
+
+/** Says which tokens may come next so that a text is JSON of a schema. */
+export class JsonGuide {
+  readonly #matcher: GrammarMatcher;
+  readonly #compiled: CompiledGrammar;
+
+  constructor(matcher: GrammarMatcher, compiled: CompiledGrammar) {
+    this.#matcher = matcher;
+    this.#compiled = compiled;
   }
 
   /** One bit a token, lowest first: those that may come next. */
@@ -77,7 +108,8 @@ export class JsonGuide {
   }
 
   [Symbol.dispose](): void {
-    this.#dispose();
+    this.#matcher.dispose();
+    this.#compiled.dispose();
   }
 }
 

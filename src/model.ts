@@ -4,7 +4,7 @@ import type { ChatMessage } from "./chat_template.ts";
 import type { DiskFacts } from "./flash/bypass.ts";
 import type { ReaderBackend } from "./flash/reader_options.ts";
 import type { FlashHeader } from "./format/header.ts";
-import { JsonGuide } from "./json_guide.ts";
+import { JsonGuides } from "./json_guide.ts";
 import type { KernelBuild } from "./kernels.ts";
 import { Client } from "./pipeline/client.ts";
 import type { ClientParts, Observation, Row } from "./pipeline/client.ts";
@@ -86,6 +86,7 @@ export class Model {
   readonly #codec: TextCodec | undefined;
   #template: ChatTemplate | null | undefined;
   readonly #client: Client;
+  readonly #guides: JsonGuides;
   #isStopped = false;
   /** Settles when the request before is over: requests take turns. */
   #turn: Promise<void> = Promise.resolve();
@@ -104,6 +105,7 @@ export class Model {
     this.earlyLook = earlyLook;
     this.#parts = parts;
     this.#client = new Client(parts);
+    this.#guides = new JsonGuides(header);
     if (header.tokenizer) this.#codec = new TextCodec(header.tokenizer, path);
   }
 
@@ -171,17 +173,20 @@ export class Model {
     const request = requestOf(ids.length, options);
     const bias = this.#biasOf(options);
     request.biasCount = bias.length;
-    const stop = new StopStrings(options.stop ?? []), { jsonSchema } = options;
-    using guide = jsonSchema ? await JsonGuide.of(jsonSchema, this.header) : undefined;
-    request.isGuided = guide !== undefined;
-    const stream = this.#codec?.stream();
+    const { jsonSchema, stop: strings = [] } = options;
+    const stop = new StopStrings(strings), stopIds = this.#stopIdsOf(strings);
+    const stream = this.#codec?.stream(ids);
     const end = await this.#begin(options.signal);
     this.#isStopped = false;
     try {
+      using guide = jsonSchema === undefined ? undefined : await this.#guides.guide(jsonSchema);
+      request.isGuided = guide !== undefined;
       // A token that ends within a character is held until the next one comes: it may be the last.
       let held: Token | undefined;
       const { signal, onPrompt } = options;
       for await (const id of this.#client.run(ids, request, { bias, guide, signal, onPrompt })) {
+        this.#isStopped = stopIds.has(id);
+        if (this.#isStopped) break;
         const token = { id, text: stop.push(stream?.push(id) ?? "") };
         if (held) yield held;
         this.#isStopped = stop.isFound;
@@ -292,7 +297,7 @@ export class Model {
   /** Stops what runs, ends all workers, gives the memory back. May be called twice. */
   close(): Promise<void> {
     this.#isClosed = true;
-    this.#closing ??= this.#parts.crew.close();
+    this.#closing ??= Promise.all([this.#parts.crew.close(), this.#guides.close()]).then(() => {});
     return this.#closing;
   }
 
@@ -317,6 +322,15 @@ export class Model {
     return ids;
   }
 
+  /** Strings that are tokens which no text has. Throws `RangeError` if the file has no tokenizer. */
+  #stopIdsOf(strings: readonly string[]): ReadonlySet<number> {
+    const codec = this.#codec;
+    if (strings.length > 0 && !codec) {
+      throw new RangeError(`Cannot stop at a text as ${this.path} has no tokenizer`);
+    }
+    return new Set(strings.flatMap((string) => codec!.specialIds(string)));
+  }
+
   #biasOf({ logitBias = {} }: GenerateOptions): [number, number][] {
     const { vocabSize } = this.header.config;
     const entries = logitBias instanceof Map
@@ -329,7 +343,7 @@ export class Model {
       if (!Number.isInteger(id) || id < 0 || id >= vocabSize) {
         throw new RangeError(`Cannot add to the logit of token ${id}: ids go to ${vocabSize - 1}`);
       }
-      if (Number.isNaN(value) || value === Infinity) {
+      if (Number.isNaN(value) || Math.fround(value) === Infinity) {
         throw new RangeError(`Cannot add ${value} to the logit of token ${id}`);
       }
     }
@@ -377,8 +391,10 @@ function requestOf(idCount: number, options: GenerateOptions): Request {
   if (!(minP >= 0 && minP <= 1)) {
     throw new RangeError(`Cannot sample with min-p ${minP}: a number from 0 to 1`);
   }
-  if (!(repetitionPenalty > 0 && repetitionPenalty < Infinity)) {
-    throw new RangeError(`Cannot sample with a penalty of ${repetitionPenalty}: a number above 0`);
+  if (!(repetitionPenalty >= 0.01 && repetitionPenalty <= 100)) {
+    throw new RangeError(
+      `Cannot sample with a penalty of ${repetitionPenalty}: a number from 0.01 to 100`,
+    );
   }
   if (!Number.isInteger(seed)) {
     throw new RangeError(`Cannot sample with seed ${seed}: a whole number`);

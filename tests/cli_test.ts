@@ -96,7 +96,7 @@ test("flashpipe run tells the caller's mistakes, with exit code 2", TIMEOUT, asy
     [run("--ffn", "predicted", "x"), 2, /no predictors: run `flashpipe calibrate`/],
     [run(), 2, /standard input is empty/],
     [run("--logit-bias", "7", "x"), 2, /--logit-bias.*ID:NUMBER, such as 50256:-100/],
-    [run("--repetition-penalty", "0", "x"), 2, /a number above 0 to 100/],
+    [run("--repetition-penalty", "0", "x"), 2, /a number from 0.01 to 100/],
     [run("--json-schema", "nowhere.json", "x"), 2, /there is no such file/],
     [run("--system", "Be brief", "x"), 2, /that is of chats \(--chat\)/],
     [run("--chat", "x"), 2, /has no chat template/],

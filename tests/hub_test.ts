@@ -1,6 +1,15 @@
 /** Packing from a hub, whose connections break in every way. */
 import assert from "node:assert/strict";
-import { copyFileSync, existsSync, mkdirSync, readdirSync, readFileSync } from "node:fs";
+import {
+  copyFileSync,
+  existsSync,
+  mkdirSync,
+  readdirSync,
+  readFileSync,
+  rmSync,
+  utimesSync,
+  writeFileSync,
+} from "node:fs";
 import { join } from "node:path";
 import { test } from "node:test";
 import { fileURLToPath } from "node:url";
@@ -31,14 +40,20 @@ function weightsOf(bytes: Uint8Array, wanted: Uint8Array): Uint8Array {
 async function packHub(
   folder: TemporaryFolder,
   server: HubServer,
-  options: { token?: string; signal?: AbortSignal; onProgress?: () => void; file?: string } = {},
+  options: {
+    token?: string;
+    signal?: AbortSignal;
+    onProgress?: () => void;
+    file?: string;
+    quant?: "q8" | "q4";
+  } = {},
 ): Promise<Uint8Array> {
-  const { token, signal, onProgress, file } = options;
+  const { token, signal, onProgress, file, quant = "q8" } = options;
   const target = folder.file("hub.flash");
   await pack({
     source: `hf:${server.repo}${file ? `/${file}` : ""}`,
     target,
-    quant: "q8",
+    quant,
     createdAt: CREATED,
     hub: { endpoint: server.endpoint, token, ...HASTE },
     signal,
@@ -129,6 +144,51 @@ test("pack() from a hub goes on in another process where one was stopped", async
   const resumed = server.requests.filter(({ to }) => to === size).map(({ from }) => from);
   assert.deepEqual(resumed, [journal.files[0].position]);
   assert.deepEqual(readdirSync(folder.path).sort(), ["hub.flash", "local.flash"]);
+});
+
+test("pack() from a hub goes on only where its own work was stopped, and alone", async () => {
+  using folder = new TemporaryFolder();
+  const wanted = await packLocal(folder, FIXTURE);
+  await using server = await HubServer.start({ folder: FIXTURE });
+  const stopAfter = (most: number, quant: "q8" | "q4") => {
+    const stop = new AbortController();
+    let pieces = 0;
+    const onProgress = () => {
+      if (++pieces === most) stop.abort(new Error("stopped"));
+    };
+    return assert.rejects(
+      packHub(folder, server, { quant, signal: stop.signal, onProgress }),
+      /stopped/,
+    );
+  };
+  await stopAfter(20, "q8");
+  // Other work begins the same file anew, and ends before it has written down what it did.
+  await stopAfter(1, "q4");
+  assert.deepEqual(weightsOf(await packHub(folder, server), wanted), weightsOf(wanted, wanted));
+  await stopAfter(20, "q8");
+  // A journal without its file is none.
+  rmSync(folder.file("hub.flash.partial"));
+  assert.deepEqual(weightsOf(await packHub(folder, server), wanted), weightsOf(wanted, wanted));
+  const lock = folder.file("hub.flash.partial.lock"), longAgo = new Date(Date.now() - 60_000);
+  writeFileSync(lock, "");
+  await assert.rejects(packHub(folder, server), /another process is packing it/);
+  utimesSync(lock, longAgo, longAgo);
+  await packHub(folder, server);
+  assert.deepEqual(readdirSync(folder.path).sort(), ["hub.flash", "local.flash"]);
+});
+
+test("pack() from a hub asks once for a matrix that holds queries, keys and values", async () => {
+  using folder = new TemporaryFolder();
+  const falcon = fileURLToPath(new URL("./fixtures/falcon_relu", import.meta.url));
+  const wanted = await packLocal(folder, falcon);
+  await using server = await HubServer.start({ folder: falcon });
+  assert.deepEqual(weightsOf(await packHub(folder, server), wanted), weightsOf(wanted, wanted));
+  const size = readFileSync(join(falcon, "model.safetensors")).length;
+  const header = 8 + 64 * 1024;
+  const asked = server.requests.filter(({ name, from }) =>
+    name === "model.safetensors" && from > header
+  );
+  assert.deepEqual(asked, [], `of ${size} bytes`);
 });
 
 test("pack() from a hub refuses a file that is not what the hub says", async () => {

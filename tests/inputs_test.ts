@@ -17,6 +17,7 @@ import { FlashFile } from "../src/format/flash_file.ts";
 import type { Quantization } from "../src/format/layout.ts";
 import { pack } from "../src/format/pack.ts";
 import { open } from "../src/open.ts";
+import { TextCodec } from "../src/text_stream.ts";
 import { goldenOf, idsOf } from "./packed_models.ts";
 import { TemporaryFolder } from "./tiny_model.ts";
 
@@ -98,6 +99,14 @@ test("pack() of a GGUF file runs as the model that it was made of, and speaks wi
   assert.deepEqual(model.encode("abc"), [1, abc]);
   assert.deepEqual(model.encode("abcZ"), [1, abc, 3 + 0x5a]);
   assert.equal(model.decode([1, abc, 3 + 0x5a, abc]), "abcZ abc");
+  // Its decoder takes a space from the beginning of what it gets: token by token none may be lost.
+  const { json, config } = model.header.tokenizer!, codec = new TextCodec({ json, config }, target);
+  const textAfter = (prompt: number[]) => {
+    const stream = codec.stream(prompt);
+    return [abc, abc, 3 + 0x5a, abc].map((id) => stream.push(id)).join("");
+  };
+  assert.equal(textAfter([1]), "abc abcZ abc");
+  assert.equal(textAfter([1, abc]), " abc abcZ abc");
 });
 
 test("pack() needs no config.json of a GGUF file whose activation is the usual one", async () => {

@@ -63,12 +63,30 @@ test("Model.generate() with a schema may be left, or aborted, while lane 0 waits
   }
 });
 
+test("Model.generate() follows several schemas that were asked for at once", async () => {
+  await using model = await open(await models.flashOf("tales"), { ffn: "exact", lanes: 1 });
+  await using other = await open(await models.flashOf("tales"), { ffn: "exact", lanes: 1 });
+  const texts = await Promise.all(
+    [model, other, model].map((each, index) =>
+      textOf(each, { jsonSchema: { enum: [`${index}`] } })
+    ),
+  );
+  assert.deepEqual(texts, ['"0"', '"1"', '"2"']);
+});
+
 test("Model.generate() refuses what is no schema, and models that cannot follow one", async () => {
   await using model = await open(await models.flashOf("tales"), { ffn: "exact", lanes: 1 });
-  for (const jsonSchema of ["{", '{"type":"nothing"}']) {
+  for (const jsonSchema of ["", "{", '{"type":"nothing"}']) {
     await assert.rejects(textOf(model, { jsonSchema }), { name: "RangeError" }, jsonSchema);
     JSON.parse(await textOf(model, { jsonSchema: SCHEMA }));
   }
+  // Whole, it may only end; and it may not.
+  const [end] = model.header.config.eosTokenIds, logitBias = { [end]: -Infinity };
+  const text = await textOf(model, { jsonSchema: { enum: [1] }, logitBias });
+  assert.equal(text, "1");
+  assert.equal(model.endReason, "nothing-allowed");
+  JSON.parse(await textOf(model, { jsonSchema: SCHEMA, ignoreEos: true }));
+  assert.equal(model.endReason, "end-of-text");
   await using silent = await models.openOpt();
   const running = silent.generate(PROMPT, { jsonSchema: SCHEMA });
   await assert.rejects(running.next(), /Cannot follow a schema without a tokenizer/);

@@ -97,6 +97,9 @@ test("Model.generate() refuses prompts and options that make no sense, and goes 
     { logitBias: new Map([[1, NaN]]) },
     { logitBias: { 1: Infinity } },
     { stop: [""] },
+    { stop: ["a text"] },
+    { repetitionPenalty: 1e-39 },
+    { logitBias: { 1: 1e39 } },
   ];
   for (const options of wrong) await assert.rejects(idsOf(model, PROMPT, options), RangeError);
   assert.deepEqual(await idsOf(model, PROMPT, { maxTokens: 3 }), expected);
@@ -138,6 +141,11 @@ test("Model.generate() ends before a stop string, and goes on with the next requ
   const pieces = await textOf({ stop });
   assert.equal(pieces.join(""), whole.slice(0, whole.indexOf(stop[0])));
   assert.equal(model.endReason, "stop-string");
+  // A token that no text has ends it, too.
+  const ended = await textOf({ stop: ["</s>"], logitBias: { 2: 1000 } });
+  assert.deepEqual([ended.join(""), model.endReason], ["", "end-of-text"]);
+  const padded = await textOf({ stop: ["<pad>"], logitBias: { 1: 1000 } });
+  assert.deepEqual([padded.join(""), model.endReason], ["", "stop-string"]);
   assert.equal((await textOf({ stop: ["never said"] })).join(""), whole);
   assert.equal(model.endReason, "max-tokens");
 });

@@ -81,6 +81,7 @@ const HOSTILE: Record<string, Uint8Array> = {
   "torch._utils with a dot": call("torch", "_utils._rebuild_tensor_v2", text("x")),
   "numpy reconstruct": call("numpy.core.multiarray", "_reconstruct", text("x")),
   "stack global": program(PROTO, short("os"), short("system"), 0x93, STOP),
+  "a name that is a list of lists": program(PROTO, [0x5d, 0x71, 0], short("x"), 0x93, STOP),
   "instance (INST)": program(PROTO, MARK, text("echo"), "ios\nsystem\n", STOP),
   "object (OBJ)": program(PROTO, MARK, name("collections", "OrderedDict"), 0x6f, STOP),
   "object (NEWOBJ)": program(PROTO, name("torch", "FloatStorage"), 0x29, 0x81, STOP),

@@ -115,6 +115,10 @@ test("Sampler adds biases, and forbids by -Infinity", () => {
   assert.deepEqual([...new Set(biased([0, 5]))], [3]);
   const some = biased([-Infinity, -Infinity], { temperature: 3, seed: 2 });
   assert.deepEqual([...new Set(some)].sort(), [0, 2]);
+  const none = new Sampler(4, GREEDY, { ids: [0, 1, 2, 3], values: Array(4).fill(-Infinity) });
+  assert.equal(none.next(Float32Array.of(1, 2, 0, 0), NO_TEXT), -1);
+  const masked = new Sampler(4, { ...GREEDY, temperature: 2 }, undefined, Int32Array.of(0b100));
+  assert.equal(masked.next(Float32Array.of(1, 2, 0, 0), NO_TEXT), 2);
   const logits = Float32Array.of(1, 2, 0, 0);
   new Sampler(4, GREEDY, { ids: [1], values: [-2] }).next(logits, NO_TEXT);
   assert.deepEqual(logits, Float32Array.of(1, 2, 0, 0), "the row itself stays as it was");

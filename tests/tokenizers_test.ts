@@ -70,6 +70,19 @@ test("ggufTokenizer() makes a tokenizer of bytes of a GGUF file's tokens and mer
   const unknown = { ...metadata, "tokenizer.ggml.model": "bert" };
   assert.throws(() => ggufTokenizer(unknown, "x.gguf"), /"bert" is not supported: gpt2, llama/);
   assert.equal(ggufTokenizer({}, "x.gguf"), null);
+  const long = {
+    "tokenizer.ggml.model": "llama",
+    "tokenizer.ggml.tokens": ["a".repeat(100_000)],
+    "tokenizer.ggml.scores": [0],
+  };
+  assert.throws(() => ggufTokenizer(long, "x.gguf"), /its tokens are too long/);
+  // What llama.cpp takes for granted of Llama 3 alone.
+  const { "tokenizer.ggml.add_bos_token": _, ...untold } = metadata;
+  const beginsWith = (pre: string) => {
+    const tokenizer = ggufTokenizer({ ...untold, "tokenizer.ggml.pre": pre }, "x.gguf")!;
+    return new TextCodec(tokenizer, "x.gguf").encode("Once")[0] === 2;
+  };
+  assert.deepEqual(["llama-bpe", "qwen2", "gpt-2"].map(beginsWith), [true, false, false]);
   const broken = { ...metadata, "tokenizer.ggml.tokens": "none" };
   assert.throws(() => ggufTokenizer(broken, "x.gguf"), { name: "ModelFileError" });
 });

@@ -30,7 +30,7 @@ export const minicpm: ModelFamily = {
     const scales = {
       embedding: read.scale_emb,
       residual: read.scale_depth / Math.sqrt(layers),
-      logits: (base ?? d) / d,
+      logits: (base ?? 1) / d,
       logitsSoftcap: null,
     };
     return soundConfig({ ...config, scales }, path);

@@ -9,7 +9,7 @@ const configJson = z.object({
   intermediate_size: z.int().positive().default(14_336),
   num_key_value_heads: z.int().positive().nullish().default(8),
   max_position_embeddings: z.int().positive().default(131_072),
-  sliding_window: z.int().positive().nullish(),
+  sliding_window: z.int().positive().nullish().default(4096),
 });
 
 /** A window of all layers, or none if no context reaches beyond it. */

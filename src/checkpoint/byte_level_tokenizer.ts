@@ -14,8 +14,8 @@ export interface ByteLevelParts {
   readonly added: readonly AddedToken[];
   /** Tokens before each text. */
   readonly begin: readonly AddedToken[];
-  /** What splits a text before it is merged; null: as GPT-2's does. */
-  readonly pattern: string | null;
+  /** What splits a text before it is merged, one after the other; none: as GPT-2 does. */
+  readonly patterns: readonly string[];
   /** Whether a word that is a token is one, whatever merges would make of it. */
   readonly ignoreMerges: boolean;
 }
@@ -23,12 +23,12 @@ export interface ByteLevelParts {
 /** Byte pair encoding of bytes, as GPT-2 has it (Radford et al. 2019). */
 export function byteLevelTokenizer(parts: ByteLevelParts): Record<string, unknown> {
   const byteLevel = { type: "ByteLevel", add_prefix_space: false, trim_offsets: true };
-  const split = parts.pattern === null ? [] : [{
+  const split = parts.patterns.map((Regex) => ({
     type: "Split",
-    pattern: { Regex: parts.pattern },
+    pattern: { Regex },
     behavior: "Isolated",
     invert: false,
-  }];
+  }));
   return {
     version: "1.0",
     truncation: null,

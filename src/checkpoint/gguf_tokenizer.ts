@@ -8,16 +8,29 @@ import type { GgufMetadata } from "./gguf.ts";
 const LLAMA3_PATTERN = "(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\\r\\n\\p{L}\\p{N}]?\\p{L}+|\\p{N}{1,3}|" +
   " ?[^\\s\\p{L}\\p{N}]+[\\r\\n]*|\\s*[\\r\\n]+|\\s+(?!\\S)|\\s+";
 
-/** How texts are split before they are merged, by `tokenizer.ggml.pre` (llama.cpp's llama-vocab.cpp); null: as GPT-2 does. */
-const PATTERNS: Readonly<Record<string, string | null>> = {
+const FALCON_PATTERNS = [
+  "[\\p{P}\\$\\+<=>\\^~\\|`]+",
+  "'s|'t|'re|'ve|'m|'ll|'d| ?\\p{L}+| ?\\p{N}+| ?[^\\s\\p{L}\\p{N}]+|\\s+(?!\\S)",
+  "[0-9][0-9][0-9]",
+];
+
+/**
+ * How texts are split before they are merged, one pattern after the other, by `tokenizer.ggml.pre` (llama.cpp's llama-vocab.cpp); null: as
+ * GPT-2 does.
+ */
+const PATTERNS: Readonly<Record<string, readonly string[] | null>> = {
   default: null,
   "gpt-2": null,
-  phi2: null,
+  "phi-2": null,
   olmo: null,
-  "llama-bpe": LLAMA3_PATTERN,
-  llama3: LLAMA3_PATTERN,
-  qwen2: LLAMA3_PATTERN.replace("\\p{N}{1,3}", "\\p{N}"),
+  falcon: FALCON_PATTERNS,
+  "llama-bpe": [LLAMA3_PATTERN],
+  llama3: [LLAMA3_PATTERN],
+  qwen2: [LLAMA3_PATTERN.replace("\\p{N}{1,3}", "\\p{N}")],
 };
+
+/** What llama.cpp takes for granted of Llama 3: a token before each text, and words that are tokens are not merged. */
+const LIKE_LLAMA3 = ["llama-bpe", "llama3"];
 
 /** Kinds of tokens, by `tokenizer.ggml.token_type`. */
 const CONTROL = 3, USER_DEFINED = 4;
@@ -91,9 +104,9 @@ function gpt2(fields: Fields, path: string): Record<string, unknown> {
     vocab: vocabOf(fields),
     merges: fields["tokenizer.ggml.merges"] ?? [],
     added: addedTokens(fields),
-    begin: begin(fields, false),
-    pattern: PATTERNS[pre],
-    ignoreMerges: PATTERNS[pre] === LLAMA3_PATTERN,
+    begin: begin(fields, LIKE_LLAMA3.includes(pre)),
+    patterns: PATTERNS[pre] ?? [],
+    ignoreMerges: LIKE_LLAMA3.includes(pre),
   });
 }
 
@@ -138,17 +151,26 @@ function sentencePiece(fields: Fields, path: string): Record<string, unknown> {
       byte_fallback: true,
       ignore_merges: false,
       vocab,
-      merges: mergesOf(vocab, tokens, scores),
+      merges: mergesOf(vocab, tokens, scores, path),
     },
   };
 }
+
+const MERGE_WORK_MAX = 2 ** 28;
 
 /** "a b" for all tokens ab: by score of ab, then by length of a and b, the largest first. */
 function mergesOf(
   vocab: Readonly<Record<string, number>>,
   tokens: readonly string[],
   scores: readonly number[],
+  path: string,
 ): string[] {
+  // Ways to cut a token, times its length: real vocabularies stay far below.
+  const work = tokens.reduce((sum, { length }) => sum + length ** 2, 0);
+  if (work > MERGE_WORK_MAX) {
+    const place = { path, field: "tokenizer.ggml.tokens", byteOffset: 0 };
+    throw new ModelFileError("its tokens are too long", place);
+  }
   const merges: { left: string; right: string; score: number }[] = [];
   for (const [id, token] of tokens.entries()) {
     // A pair cannot be cut within a character that takes two units.

@@ -106,6 +106,19 @@ type StackEntry = PickleValue | typeof MARK;
 const STRING_LENGTH_MAX = 2 ** 16;
 const STACK_LENGTH_MAX = 2 ** 20;
 
+/** Lists, tuples and dictionaries: a byte makes one, which takes a hundred. */
+const MAKES_OBJECTS: ReadonlySet<number> = new Set([
+  0x5d,
+  0x29,
+  0x7d,
+  0x85,
+  0x86,
+  0x87,
+  0x74,
+  0x52,
+]);
+const OBJECTS_MAX = 2 ** 22;
+
 /**
  * Parses a pickle.
  *
@@ -124,6 +137,7 @@ class Machine {
   /** Of the opcode, and of what comes next. */
   #at = 0;
   #next = 0;
+  #made = 0;
 
   constructor(bytes: Uint8Array) {
     this.#bytes = bytes;
@@ -137,6 +151,7 @@ class Machine {
       if (opcode === 0x2e) return this.#result(); // STOP
       this.#step(opcode);
       if (this.#stack.length > STACK_LENGTH_MAX) this.#fail("its stack is too high");
+      if (MAKES_OBJECTS.has(opcode) && ++this.#made > OBJECTS_MAX) this.#fail("it is too large");
     }
   }
 
@@ -217,7 +232,10 @@ class Machine {
         return void stack.push(this.#global(this.#line(), this.#line()));
       case 0x93: { // STACK_GLOBAL
         const name = this.#pop(), module = this.#pop();
-        return void stack.push(this.#global(String(module), String(name)));
+        if (typeof module !== "string" || typeof name !== "string") {
+          return this.#fail("it names what is no text");
+        }
+        return void stack.push(this.#global(module, name));
       }
       case 0x51: // BINPERSID
         return void stack.push(this.#storage(this.#pop()));

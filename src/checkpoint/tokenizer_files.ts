@@ -25,14 +25,14 @@ export async function readTokenizer(files: ModelFiles, modelType: string): Promi
   const added = await specialTokens(files, vocab);
   // OPT's own tokenizer begins each text with the token that ends one.
   const begin = added.filter(({ content }) => modelType === "opt" && content === "</s>");
-  const parts = { vocab, merges, added, begin, pattern: null, ignoreMerges: false };
+  const parts = { vocab, merges, added, begin, patterns: [], ignoreMerges: false };
   return { json: JSON.stringify(byteLevelTokenizer(parts)), config };
 }
 
 /** Newer folders keep the chat template in a file of its own. */
 async function readTokenizerConfig(files: ModelFiles): Promise<string | null> {
   const { text, json } = files.has("tokenizer_config.json")
-    ? await readJsonFile(files, "tokenizer_config.json")
+    ? await readJsonFile(files, "tokenizer_config.json", TOKENIZER_BYTES_MAX)
     : { text: null, json: {} };
   if (!files.has("chat_template.jinja")) return text;
   const template = await readText(files, "chat_template.jinja", CONFIG_BYTES_MAX);

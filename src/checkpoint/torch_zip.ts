@@ -1,8 +1,8 @@
 import type { Buffer } from "node:buffer";
 import { fromRandomAccessReader, RandomAccessReader } from "yauzl";
 import type { Entry, ZipFile } from "yauzl";
-import { ModelFileError } from "../errors.ts";
-import { type ByteSource, loadRange } from "../format/byte_source.ts";
+import { HubError, ModelFileError } from "../errors.ts";
+import { type ByteRange, type ByteSource, loadRange } from "../format/byte_source.ts";
 import { isKind, parsePickle, PickleError } from "./pickle.ts";
 import type { PickleValue, TensorView } from "./pickle.ts";
 import { DTYPE_BYTES } from "./safetensors.ts";
@@ -20,24 +20,28 @@ import type { SourceTensor } from "./source_tensor.ts";
  */
 export async function readTorchHeader(source: ByteSource): Promise<SourceTensor[]> {
   await checkMagic(source);
-  const entries = await readEntries(source);
-  const pickle = [...entries.values()].find(({ name }) => /^[^/]+\/data\.pkl$/.test(name));
-  if (pickle === undefined) fail(source, "data.pkl", "the archive has no data.pkl");
-  const prefix = pickle.name.slice(0, -"data.pkl".length);
-  await checkByteOrder(source, entries.get(`${prefix}byteorder`));
+  using archive = await Archive.open(source);
+  const name = archive.names.find((name) => /^[^/]+\/data\.pkl$/.test(name));
+  if (name === undefined) fail(source, "data.pkl", "the archive has no data.pkl");
+  const prefix = name.slice(0, -"data.pkl".length);
+  await checkByteOrder(source, await archive.find(`${prefix}byteorder`));
+  const pickle = (await archive.find(name))!;
   if (pickle.byteLength > PICKLE_BYTES_MAX) {
     fail(source, "data.pkl", `a pickle of ${pickle.byteLength} bytes is too long`);
   }
   const views = tensorsIn(await readPickle(source, pickle));
   if (views === null) fail(source, "data.pkl", "it is no dictionary of tensors");
-  return [...views].map(([name, view]) =>
-    placeOf(source, name, view, entries.get(`${prefix}data/${view.storage.key}`))
-  );
+  const tensors: SourceTensor[] = [];
+  for (const [name, view] of views) {
+    const entry = await archive.find(`${prefix}data/${view.storage.key}`);
+    tensors.push(placeOf(source, name, view, entry));
+  }
+  return tensors;
 }
 
 /** Pickles of real models are below 10 MiB. */
-const PICKLE_BYTES_MAX = 64 * 2 ** 20;
-const ENTRIES_MAX = 2 ** 20;
+const PICKLE_BYTES_MAX = 16 * 2 ** 20;
+const ENTRIES_MAX = 2 ** 16;
 
 interface Stored {
   readonly name: string;
@@ -45,9 +49,13 @@ interface Stored {
   readonly byteLength: number;
 }
 
+/** What is got at once from a source that is far away: lists of entries are read a few bytes at a time. */
+const WINDOW_BYTES = 2 ** 18;
+
 /** A `ByteSource` as yauzl wants it. */
 class SourceReader extends RandomAccessReader {
   readonly #source: ByteSource;
+  #window: { from: number; bytes: Uint8Array } = { from: 0, bytes: new Uint8Array(0) };
 
   constructor(source: ByteSource) {
     super();
@@ -62,10 +70,24 @@ class SourceReader extends RandomAccessReader {
     callback: (error: Error | null, bytesRead?: number) => void,
   ): void {
     const byteLength = Math.max(0, Math.min(length, this.#source.byteLength - position));
-    loadRange(this.#source, { byteOffset: position, byteLength }).then((bytes) => {
+    this.#bytes({ byteOffset: position, byteLength }).then((bytes) => {
       buffer.set(bytes, offset);
       callback(null, byteLength);
     }, callback);
+  }
+
+  async #bytes({ byteOffset, byteLength }: ByteRange): Promise<Uint8Array> {
+    const { byteLength: all, load } = this.#source, end = byteOffset + byteLength;
+    if (load === undefined) return await loadRange(this.#source, { byteOffset, byteLength });
+    const isThere = byteOffset >= this.#window.from &&
+      end <= this.#window.from + this.#window.bytes.byteLength;
+    if (!isThere) {
+      const length = Math.min(all - byteOffset, Math.max(byteLength, WINDOW_BYTES));
+      const bytes = await loadRange(this.#source, { byteOffset, byteLength: length });
+      this.#window = { from: byteOffset, bytes };
+    }
+    const from = byteOffset - this.#window.from;
+    return this.#window.bytes.subarray(from, from + byteLength);
   }
 }
 
@@ -77,37 +99,78 @@ async function checkMagic(source: ByteSource): Promise<void> {
   fail(source, "file", `this is no zip archive${old}`);
 }
 
-async function readEntries(source: ByteSource): Promise<Map<string, Stored>> {
-  const entries = new Map<string, Stored>();
-  let zip: ZipFile | null = null;
-  try {
-    zip = await new Promise<ZipFile>((resolve, reject) => {
-      const options = { lazyEntries: true, autoClose: false };
-      const reader = new SourceReader(source);
-      fromRandomAccessReader(reader, source.byteLength, options, (error, zip) => {
-        if (error) reject(error);
-        else resolve(zip);
-      });
-    });
-    for (let entry = await nextEntry(zip); entry !== null; entry = await nextEntry(zip)) {
-      if (entry.compressionMethod !== 0 || entry.isEncrypted()) {
-        throw new Error(`${entry.fileName} is not stored as it is`);
-      }
-      if (entries.has(entry.fileName)) throw new Error(`${entry.fileName} stands twice`);
-      if (entries.size === ENTRIES_MAX) throw new Error(`it has over ${ENTRIES_MAX} entries`);
-      entries.set(entry.fileName, await storedAt(zip, entry));
-    }
-  } catch (error) {
-    const problem = error instanceof Error ? error.message : String(error);
-    throw new ModelFileError(`the zip archive cannot be read: ${problem}`, {
-      path: source.path,
-      field: "archive",
-      byteOffset: 0,
-    }, { cause: error });
-  } finally {
-    zip?.close();
+/** A zip archive whose entries are stored as they are. Where an entry's bytes begin is looked up when it is asked for. */
+class Archive {
+  readonly #source: ByteSource;
+  readonly #zip: ZipFile;
+  readonly #entries: ReadonlyMap<string, Entry>;
+  readonly #found = new Map<string, Stored>();
+
+  private constructor(source: ByteSource, zip: ZipFile, entries: ReadonlyMap<string, Entry>) {
+    this.#source = source;
+    this.#zip = zip;
+    this.#entries = entries;
   }
-  return entries;
+
+  /** Throws `ModelFileError`. */
+  static open(source: ByteSource): Promise<Archive> {
+    return readable(source, async () => {
+      const zip = await openZip(source), entries = new Map<string, Entry>();
+      try {
+        for (let entry = await nextEntry(zip); entry !== null; entry = await nextEntry(zip)) {
+          if (entry.compressionMethod !== 0 || entry.isEncrypted()) {
+            throw new Error(`${entry.fileName} is not stored as it is`);
+          }
+          if (entries.has(entry.fileName)) throw new Error(`${entry.fileName} stands twice`);
+          if (entries.size === ENTRIES_MAX) throw new Error(`it has over ${ENTRIES_MAX} entries`);
+          entries.set(entry.fileName, entry);
+        }
+      } catch (error) {
+        zip.close();
+        throw error;
+      }
+      return new Archive(source, zip, entries);
+    });
+  }
+
+  get names(): string[] {
+    return [...this.#entries.keys()];
+  }
+
+  async find(name: string): Promise<Stored | undefined> {
+    const known = this.#found.get(name), entry = this.#entries.get(name);
+    if (known !== undefined || entry === undefined) return known;
+    const stored = await readable(this.#source, () => storedAt(this.#zip, entry));
+    this.#found.set(name, stored);
+    return stored;
+  }
+
+  [Symbol.dispose](): void {
+    this.#zip.close();
+  }
+}
+
+/** Errors of reading an archive name the file. */
+async function readable<T>(source: ByteSource, read: () => Promise<T>): Promise<T> {
+  try {
+    return await read();
+  } catch (cause) {
+    if (cause instanceof HubError) throw cause;
+    const problem = cause instanceof Error ? cause.message : String(cause);
+    const place = { path: source.path, field: "archive", byteOffset: 0 };
+    throw new ModelFileError(`the zip archive cannot be read: ${problem}`, place, { cause });
+  }
+}
+
+function openZip(source: ByteSource): Promise<ZipFile> {
+  const { promise, resolve, reject } = Promise.withResolvers<ZipFile>();
+  const options = { lazyEntries: true, autoClose: false };
+  const reader = new SourceReader(source);
+  fromRandomAccessReader(reader, source.byteLength, options, (error, zip) => {
+    if (error) reject(error);
+    else resolve(zip);
+  });
+  return promise;
 }
 
 /** Null after the last. */

@@ -159,7 +159,7 @@ export function addRunOptions(command: Command): Command {
     .option(
       "--repetition-penalty <number>",
       "above 1: make tokens less likely that the text has already",
-      realNumber({ min: 0, max: 100, isAbove: true }),
+      realNumber({ min: 0.01, max: 100 }),
       1,
     )
     .option(

@@ -6,7 +6,7 @@ import type { ModelSource } from "../checkpoint/model_source.ts";
 import { HubChecksumError, UnsupportedModelError } from "../errors.ts";
 import type { HubClientOptions } from "../hub/hub_client.ts";
 import { HubFile } from "../hub/hub_file.ts";
-import { PackJournal } from "../hub/pack_journal.ts";
+import { PackJournal, PackLock } from "../hub/pack_journal.ts";
 import { VERSION } from "../version.ts";
 import { type ByteSource, FileSource } from "./byte_source.ts";
 import { type FlashContent, type FlashPart, FlashWriter } from "./flash_writer.ts";
@@ -104,9 +104,14 @@ export async function pack(options: PackOptions): Promise<PackResult> {
       ffnQuantization: ffnQuant,
       stripBytesMax: options.stripBytesMax ?? STRIP_BYTES_MAX,
     });
+    using _lock = commit === null ? null : new PackLock(options.target);
     const journal = commit === null ? null : new PackJournal(options.target, content, commit);
     using writer = new FlashWriter(options.target, content, { resume: journal?.parts });
-    await writeParts(writer, packer, weights, journal, options);
+    await writeParts(writer, packer, weights, journal, options).catch((error) => {
+      // Nobody can tell which part it spoiled.
+      if (error instanceof HubChecksumError) journal?.discard();
+      throw error;
+    });
     const { header, byteLength } = writer.finish();
     journal?.remove();
     return { path: options.target, byteLength, header, ignoredTensors: packer.ignoredTensors };
@@ -130,6 +135,7 @@ async function writeParts(
       .filter(({ source }) => source === file);
     await file.keep(wanted, journal?.stateOf(index));
   }
+  const uses = usesOf(parts.flatMap((part) => packer.sourcesOf(part)));
   let doneBytes = totalBytes - parts.reduce((sum, { byteLength }) => sum + byteLength, 0);
   for (const part of parts) {
     const tensors = packer.sourcesOf(part);
@@ -142,15 +148,21 @@ async function writeParts(
       await setImmediate(); // The work is synchronous: only here can a signal arrive.
       signal?.throwIfAborted();
     }
-    for (const tensor of tensors) tensor.source.release?.(tensor);
+    for (const tensor of tensors) {
+      const left = uses.get(tensor)! - 1;
+      uses.set(tensor, left);
+      if (left === 0) tensor.source.release?.(tensor);
+    }
     journal?.save(writer, files);
   }
-  try {
-    for (const file of files) await file.finish();
-  } catch (error) {
-    if (error instanceof HubChecksumError) journal?.discard();
-    throw error;
-  }
+  for (const file of files) await file.finish();
+}
+
+/** How often each is there: queries, keys and values may come from one tensor. */
+function usesOf<T>(all: readonly T[]): Map<T, number> {
+  const uses = new Map<T, number>();
+  for (const each of all) uses.set(each, (uses.get(each) ?? 0) + 1);
+  return uses;
 }
 
 function nameOf(part: FlashPart): string {

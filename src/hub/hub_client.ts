@@ -34,7 +34,7 @@ export class HubClient {
   readonly #options: HubClientOptions;
 
   constructor(options: HubClientOptions = {}) {
-    this.#endpoint = new URL(options.endpoint ?? HUB_ENDPOINT);
+    this.#endpoint = new URL(options.endpoint || HUB_ENDPOINT);
     this.#options = options;
   }
 
@@ -74,10 +74,13 @@ export class HubClient {
     for (;;) {
       signal?.throwIfAborted();
       try {
-        for await (const piece of this.#connection(path, range && { ...range, from: at })) {
+        for await (const all of this.#connection(path, range && { ...range, from: at })) {
+          // A server may send more than it was asked for.
+          const piece = range ? all.subarray(0, range.to - at) : all;
           at += piece.byteLength;
           tries = 0;
           yield piece;
+          if (range && at >= range.to) return;
         }
         if (!range || at >= range.to) return;
         throw new Passing("the connection ended early");
@@ -90,7 +93,10 @@ export class HubClient {
           const problem = `${messageOf(error)}, ${tries} times in a row`;
           throw new HubError(problem, { url: this.#url(path) }, { cause: error });
         }
-        await sleep(this.#delayMs(tries, error), undefined, { signal });
+        await sleep(this.#delayMs(tries, error), undefined, { signal }).catch((error) => {
+          signal?.throwIfAborted();
+          throw error;
+        });
       }
     }
   }
@@ -101,22 +107,14 @@ export class HubClient {
   ): AsyncGenerator<Uint8Array, void, void> {
     const cut = new AbortController(), { signal } = this.#options;
     const silence = this.#options.silenceMsMax ?? SILENCE_MS_MAX;
-    const abort = () => cut.abort(signal!.reason), broken = aborted(cut.signal);
+    const abort = () => cut.abort(signal!.reason);
     signal?.addEventListener("abort", abort);
-    const within = async <T>(wait: Promise<T>): Promise<T> => {
-      const timer = setTimeout(() => cut.abort(new Passing("nothing came")), silence);
-      try {
-        return await Promise.race([wait, broken]);
-      } finally {
-        clearTimeout(timer);
-      }
-    };
     try {
-      const response = await within(this.#answer(path, cut.signal, range));
+      const response = await within(this.#answer(path, cut.signal, range), cut, silence);
       this.#check(path, response, range);
       const reader = response.body?.getReader();
       while (reader) {
-        const read = await within(reader.read());
+        const read = await within(reader.read(), cut, silence);
         if (read.done || read.value === undefined) return;
         yield read.value;
       }
@@ -179,7 +177,8 @@ export class HubClient {
   }
 
   #url(path: string): string {
-    return new URL(path, this.#endpoint).href;
+    // A mirror may live in a folder of its host.
+    return new URL(this.#endpoint.pathname.replace(/\/$/, "") + path, this.#endpoint).href;
   }
 
   #delayMs(tries: number, error: unknown): number {
@@ -200,12 +199,23 @@ class Passing extends Error {
   }
 }
 
-function aborted(signal: AbortSignal): Promise<never> {
-  const { promise, reject } = Promise.withResolvers<never>();
-  promise.catch(() => {});
-  if (signal.aborted) reject(signal.reason);
-  else signal.addEventListener("abort", () => reject(signal.reason), { once: true });
-  return promise;
+/**
+ * Waits for `wait`, or until `cut` is aborted; aborts it itself when nothing comes for so long. No promise outlives the wait: one that did
+ * would hold on to whatever was read meanwhile.
+ */
+async function within<T>(wait: Promise<T>, cut: AbortController, silenceMsMax: number): Promise<T> {
+  const { promise, resolve, reject } = Promise.withResolvers<T>();
+  const abort = () => reject(cut.signal.reason);
+  const timer = setTimeout(() => cut.abort(new Passing("nothing came")), silenceMsMax);
+  cut.signal.addEventListener("abort", abort);
+  wait.then(resolve, reject);
+  if (cut.signal.aborted) abort();
+  try {
+    return await promise;
+  } finally {
+    clearTimeout(timer);
+    cut.signal.removeEventListener("abort", abort);
+  }
 }
 
 function messageOf(error: unknown): string {

@@ -1,14 +1,19 @@
+import { Buffer } from "node:buffer";
+import { crc32 } from "node:zlib";
 import { createSHA256 } from "hash-wasm";
 import type { IHasher } from "hash-wasm";
 import { HubChecksumError, HubError } from "../errors.ts";
 import type { ByteRange, ByteSource } from "../format/byte_source.ts";
 import type { HubEntry, HubRepo } from "./hub_repo.ts";
 
-/** How far a file is, so that another process can go on: what went through the hash, and the hash itself. */
+/** How far a file is, so that another process can go on. */
 export interface HubFileState {
+  /** Where the range begins that was going by: what is before went through the hash. */
   readonly position: number;
-  /** Base64; null where the hub tells no checksum. */
+  /** The hash's own state, base64; null where the hub tells no checksum. */
   readonly hash: string | null;
+  /** CRC-32 of the wanted ranges that went by, by their place (`placeOf`): one that is asked for again must be the same. */
+  readonly checksums: [string, number][];
 }
 
 interface Held extends ByteRange {
@@ -33,6 +38,9 @@ export class HubFile implements ByteSource {
   #stream: AsyncGenerator<Uint8Array, void, void> | null = null;
   #position = 0;
   #hash: IHasher | null = null;
+  /** At the beginning of the last range that came. */
+  #boundary: { position: number; hash: string | null } = { position: 0, hash: null };
+  readonly #checksums = new Map<string, number>();
 
   constructor(repo: HubRepo, entry: HubEntry) {
     this.path = `hf:${repo.repo}@${repo.sha.slice(0, 8)}/${entry.name}`;
@@ -45,16 +53,23 @@ export class HubFile implements ByteSource {
   async keep(wanted: readonly ByteRange[], state?: HubFileState): Promise<void> {
     this.#wanted = [...wanted].sort((a, b) => a.byteOffset - b.byteOffset);
     this.#position = state?.position ?? 0;
-    if (this.#entry.sha256 === null) return;
-    this.#hash = await createSHA256();
-    if (state?.hash) this.#hash.load(Uint8Array.from(atob(state.hash), (c) => c.charCodeAt(0)));
-    else this.#hash.init();
+    for (const [place, checksum] of state?.checksums ?? []) this.#checksums.set(place, checksum);
+    if (this.#entry.sha256 !== null) {
+      this.#hash = await createSHA256();
+      if (state?.hash) this.#hash.load(Buffer.from(state.hash, "base64"));
+      else this.#hash.init();
+    }
+    this.#setBoundary();
   }
 
   get state(): HubFileState {
+    return { ...this.#boundary, checksums: [...this.#checksums] };
+  }
+
+  #setBoundary(): void {
     const saved = this.#hash?.save();
-    const hash = saved ? btoa(String.fromCharCode(...saved)) : null;
-    return { position: this.#position, hash };
+    const hash = saved ? Buffer.from(saved).toString("base64") : null;
+    this.#boundary = { position: this.#position, hash };
   }
 
   async load(range: ByteRange): Promise<void> {
@@ -66,7 +81,12 @@ export class HubFile implements ByteSource {
       if (isComing) await this.#advance(end);
     }
     // Not wanted when it went by, or that was in another process.
-    if (!this.#find(range)) this.#held.push({ ...range, bytes: await this.#fetch(range) });
+    if (this.#find(range)) return;
+    const bytes = await this.#fetch(range), known = this.#checksums.get(placeOf(range));
+    if (known !== undefined && crc32(bytes) !== known) {
+      throw new HubChecksumError("it is not what it was before", { url: this.path });
+    }
+    this.#held.push({ ...range, bytes });
   }
 
   release({ byteOffset, byteLength }: ByteRange): void {
@@ -117,16 +137,33 @@ export class HubFile implements ByteSource {
     }
   }
 
+  /** Takes what came next, in parts that end where a wanted range begins. */
   #take(piece: Uint8Array): void {
-    const from = this.#position, to = from + piece.byteLength;
-    this.#hash?.update(piece);
+    for (let done = 0; done < piece.byteLength;) {
+      const from = this.#position, most = piece.byteLength - done;
+      const next = this.#wanted!.find(({ byteOffset }) => byteOffset > from)?.byteOffset;
+      const length = Math.min(most, (next ?? Infinity) - from);
+      this.#takePart(piece.subarray(done, done + length));
+      if (this.#position === next) this.#setBoundary();
+      done += length;
+    }
+  }
+
+  #takePart(part: Uint8Array): void {
+    const from = this.#position, to = from + part.byteLength;
+    this.#hash?.update(part);
     for (const range of this.#wanted!) {
       if (range.byteOffset >= to) break;
-      const begin = Math.max(from, range.byteOffset);
-      const end = Math.min(to, range.byteOffset + range.byteLength);
+      const last = range.byteOffset + range.byteLength;
+      const begin = Math.max(from, range.byteOffset), end = Math.min(to, last);
       if (begin >= end) continue;
       const held = this.#find(range) ?? this.#hold(range, begin);
-      held?.bytes.set(piece.subarray(begin - from, end - from), begin - held.byteOffset);
+      held?.bytes.set(part.subarray(begin - from, end - from), begin - held.byteOffset);
+      if (held && end === last) {
+        const at = range.byteOffset - held.byteOffset;
+        const bytes = held.bytes.subarray(at, at + range.byteLength);
+        this.#checksums.set(placeOf(range), crc32(bytes));
+      }
     }
     this.#position = to;
   }
@@ -156,4 +193,8 @@ export class HubFile implements ByteSource {
       byteOffset + byteLength <= held.byteOffset + held.byteLength
     );
   }
+}
+
+function placeOf({ byteOffset, byteLength }: ByteRange): string {
+  return `${byteOffset}+${byteLength}`;
 }

@@ -6,11 +6,13 @@ import {
   readFileSync,
   renameSync,
   rmSync,
+  statSync,
+  utimesSync,
   writeSync,
 } from "node:fs";
 import { z } from "zod";
 import type { FlashContent, FlashWriter, WholePart } from "../format/flash_writer.ts";
-import { partialPath } from "../format/flash_writer.ts";
+import { partialPath, planParts } from "../format/flash_writer.ts";
 import type { HubFile, HubFileState } from "./hub_file.ts";
 
 /** Written at most so often, as each time the disk is waited for. */
@@ -22,7 +24,11 @@ const journalSchema = z.object({
     index: z.int().nonnegative(),
     checksums: z.union([z.number(), z.string()]),
   })),
-  files: z.array(z.object({ position: z.int().nonnegative(), hash: z.string().nullable() })),
+  files: z.array(z.object({
+    position: z.int().nonnegative(),
+    hash: z.string().nullable(),
+    checksums: z.array(z.tuple([z.string(), z.int().nonnegative()])),
+  })),
 });
 
 type Journal = z.infer<typeof journalSchema>;
@@ -46,7 +52,9 @@ export class PackJournal {
     const work = JSON.stringify({ ...content, provenance, commit });
     this.#key = createHash("sha256").update(work).digest("hex");
     const found = readJournal(this.#path);
-    this.#found = found?.key === this.#key ? found : null;
+    this.#found = found?.key === this.#key && isThere(found, content, this.#partial) ? found : null;
+    // A journal of other work must not be there when its file is begun anew.
+    if (!this.#found) this.remove();
   }
 
   /** Parts that are whole. */
@@ -82,6 +90,49 @@ export class PackJournal {
   }
 }
 
+/** A lock is touched so often, and is nobody's when that was so long ago. */
+const TOUCH_MS = 2000, ABANDONED_MS = 20_000;
+
+/**
+ * Keeps other processes from an unfinished file, until it is disposed of. It is a file whose time is kept new, as there is no way to ask
+ * for a process in all runtimes without asking for more rights; so one that was killed keeps others away for a moment.
+ *
+ * @throws {RangeError} another process packs it now, or did a moment ago
+ */
+export class PackLock {
+  readonly #path: string;
+  readonly #timer: ReturnType<typeof setInterval>;
+
+  constructor(target: string) {
+    const path = `${partialPath(target)}.lock`;
+    const touched = statSync(path, { throwIfNoEntry: false })?.mtimeMs;
+    if (touched !== undefined && Date.now() - touched < ABANDONED_MS) {
+      throw new RangeError(
+        `Cannot write ${target}: another process is packing it, or was killed a moment ago (${path}); ` +
+          `try again in ${ABANDONED_MS / 1000} s`,
+      );
+    }
+    rmSync(path, { force: true });
+    closeSync(openSync(path, "wx"));
+    this.#path = path;
+    this.#timer = setInterval(() => this.#touch(), TOUCH_MS);
+    this.#timer.unref?.();
+  }
+
+  #touch(): void {
+    try {
+      utimesSync(this.#path, new Date(), new Date());
+    } catch {
+      // Somebody removed it: who packs here goes on.
+    }
+  }
+
+  [Symbol.dispose](): void {
+    clearInterval(this.#timer);
+    rmSync(this.#path, { force: true });
+  }
+}
+
 /** A journal that is not whole is none. */
 function readJournal(path: string): Journal | null {
   try {
@@ -89,6 +140,15 @@ function readJournal(path: string): Journal | null {
   } catch {
     return null;
   }
+}
+
+/** Whether the unfinished file has what its journal says. */
+function isThere({ parts }: Journal, content: FlashContent, partial: string): boolean {
+  const planned = planParts(content), size = statSync(partial, { throwIfNoEntry: false })?.size;
+  return size !== undefined && parts.every(({ index }) => {
+    const part = planned.at(index);
+    return part !== undefined && part.byteOffset + part.byteLength <= size;
+  });
 }
 
 function writeWhole(path: string, text: string): void {

@@ -65,7 +65,13 @@ export class RequestBuffer {
 const KINDS = ["generate", "logits", "observe"] as const;
 
 /** Why a generation ended; in the token ring, as the token of the last record. */
-export const END_REASONS = ["max-tokens", "end-of-text", "context-full", "cancelled"] as const;
+export const END_REASONS = [
+  "max-tokens",
+  "end-of-text",
+  "context-full",
+  "cancelled",
+  "nothing-allowed",
+] as const;
 export type EndReason = (typeof END_REASONS)[number];
 
 /** Marks the record that ends a request. */
@@ -195,7 +201,9 @@ export class Leader {
       const token = this.#sample(sampler, row, step.position + row);
       const isDrafted = row < drafts && token === ids[step.position + row];
       if (row < drafts && !isDrafted) judge(row);
-      const isEnd = sizes.eosTokenIds.includes(token) && !request.ignoreEos;
+      if (token < 0) return "nothing-allowed";
+      // A guide says itself when a text is whole.
+      const isEnd = sizes.eosTokenIds.includes(token) && (isGuided || !request.ignoreEos);
       if (isEnd || count === maxTokens) {
         if (isDrafted) judge(row + 1);
         if (isEnd) return "end-of-text";

@@ -61,12 +61,13 @@ export class Sampler {
   }
 
   /**
-   * The next id. `logits`: f32[vocabSize]. `text`: the ids before it, of which a penalty asks. Throws `RangeError` if a logit is not a
-   * number, or the largest not finite.
+   * The next id; -1 if biases and mask leave none. `logits`: f32[vocabSize]. `text`: the ids before it, of which a penalty asks. Throws
+   * `RangeError` if a logit is not a number, or the largest not finite.
    */
   next(logits: Float32Array, text: Int32Array): number {
     const { temperature } = this.#sampling;
     const changed = this.#change(logits, text), largest = argmax(changed), top = changed[largest];
+    if (top === -Infinity && changed !== logits) return -1;
     if (!Number.isFinite(top)) {
       throw new RangeError(`Cannot choose a token as the largest logit is ${top}`);
     }

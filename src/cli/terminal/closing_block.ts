@@ -82,6 +82,7 @@ const ENDINGS: Record<string, string> = {
   "stop-string": "ended at --stop",
   "context-full": "ended as the context is full",
   "cancelled": "interrupted",
+  "nothing-allowed": "ended as no token was allowed",
 };
 
 function renderSplit(
