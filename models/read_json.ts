@@ -11,7 +11,10 @@ export const tokenIdsJson = z.union([z.int(), z.array(z.int())])
   .nullable()
   .transform((ids) => ids === null ? [] : [ids].flat().filter((id) => id >= 0));
 
-/** Reads `config.json` by a family's schema. Throws `ModelFileError` naming the first field that is wrong. */
+/**
+ * Reads what a file of a model says by a schema, such as `config.json` by its family's. Throws `ModelFileError` naming the first field
+ * that is wrong.
+ */
 export function readJson<T>(schema: z.ZodType<T>, json: unknown, path: string): T {
   const parsed = schema.safeParse(json);
   if (parsed.success) return parsed.data;

@@ -7,12 +7,14 @@ import { gemma2, gemma3 } from "./families/gemma.ts";
 import { llama } from "./families/llama.ts";
 import { minicpm } from "./families/minicpm.ts";
 import { mistral } from "./families/mistral.ts";
-import { mixtral, olmoe, qwen3Moe } from "./families/mixtral.ts";
+import { mixtral } from "./families/mixtral.ts";
 import { nemotron } from "./families/nemotron.ts";
+import { olmoe } from "./families/olmoe.ts";
 import { opt } from "./families/opt.ts";
 import { persimmon } from "./families/persimmon.ts";
 import { phi } from "./families/phi.ts";
 import { qwen2, qwen3 } from "./families/qwen.ts";
+import { qwen3Moe } from "./families/qwen3_moe.ts";
 import { sparsellama } from "./families/sparsellama.ts";
 
 const ALL = [

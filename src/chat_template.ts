@@ -1,5 +1,5 @@
 import { Template } from "@huggingface/jinja";
-import { ModelFileError } from "./errors.ts";
+import { messageOf, ModelFileError } from "./errors.ts";
 
 /** One part of a conversation; `role`: what the model's template knows, mostly `system`, `user` and `assistant`. */
 export interface ChatMessage {
@@ -75,8 +75,4 @@ function tokenOf(value: unknown): string {
   if (typeof value === "string") return value;
   const content = (value as { content?: unknown } | null | undefined)?.content;
   return typeof content === "string" ? content : "";
-}
-
-function messageOf(cause: unknown): string {
-  return cause instanceof Error ? cause.message : String(cause);
 }

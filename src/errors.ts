@@ -137,3 +137,8 @@ export function printable(text: string): string {
   const clean = text.replaceAll(/\p{Cc}/gu, "\ufffd");
   return clean.length <= 300 ? clean : `${clean.slice(0, 300)}...`;
 }
+
+/** What an error says. Not all that is thrown is an `Error`. */
+export function messageOf(error: unknown): string {
+  return error instanceof Error ? error.message : String(error);
+}

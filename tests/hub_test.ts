@@ -62,6 +62,22 @@ async function packHub(
   return readFileSync(target);
 }
 
+/** Stops a pack from the hub after so many pieces. */
+async function stopAfter(
+  most: number,
+  folder: TemporaryFolder,
+  server: HubServer,
+  quant: "q8" | "q4" = "q8",
+): Promise<void> {
+  const stop = new AbortController();
+  let pieces = 0;
+  const onProgress = () => {
+    if (++pieces === most) stop.abort(new Error("stopped"));
+  };
+  const packing = packHub(folder, server, { quant, signal: stop.signal, onProgress });
+  await assert.rejects(packing, /stopped/);
+}
+
 test("pack() from a hub makes the weights that it makes of a folder, in one pass over each file", async () => {
   using folder = new TemporaryFolder();
   await using server = await HubServer.start({ folder: FIXTURE });
@@ -127,12 +143,7 @@ test("pack() from a hub goes on in another process where one was stopped", async
   const wanted = await packLocal(folder, FIXTURE);
   await using server = await HubServer.start({ folder: FIXTURE });
   const size = readFileSync(join(FIXTURE, "model.safetensors")).length;
-  const stop = new AbortController();
-  let pieces = 0;
-  const onProgress = () => {
-    if (++pieces === 20) stop.abort(new Error("stopped"));
-  };
-  await assert.rejects(packHub(folder, server, { signal: stop.signal, onProgress }), /stopped/);
+  await stopAfter(20, folder, server);
   assert.ok(!existsSync(folder.file("hub.flash")));
   const left = readdirSync(folder.path).sort();
   assert.deepEqual(left, ["hub.flash.partial", "hub.flash.partial.json", "local.flash"]);
@@ -150,22 +161,11 @@ test("pack() from a hub goes on only where its own work was stopped, and alone",
   using folder = new TemporaryFolder();
   const wanted = await packLocal(folder, FIXTURE);
   await using server = await HubServer.start({ folder: FIXTURE });
-  const stopAfter = (most: number, quant: "q8" | "q4") => {
-    const stop = new AbortController();
-    let pieces = 0;
-    const onProgress = () => {
-      if (++pieces === most) stop.abort(new Error("stopped"));
-    };
-    return assert.rejects(
-      packHub(folder, server, { quant, signal: stop.signal, onProgress }),
-      /stopped/,
-    );
-  };
-  await stopAfter(20, "q8");
+  await stopAfter(20, folder, server);
   // Other work begins the same file anew, and ends before it has written down what it did.
-  await stopAfter(1, "q4");
+  await stopAfter(1, folder, server, "q4");
   assert.deepEqual(weightsOf(await packHub(folder, server), wanted), weightsOf(wanted, wanted));
-  await stopAfter(20, "q8");
+  await stopAfter(20, folder, server);
   // A journal without its file is none.
   rmSync(folder.file("hub.flash.partial"));
   assert.deepEqual(weightsOf(await packHub(folder, server), wanted), weightsOf(wanted, wanted));

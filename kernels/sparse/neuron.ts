@@ -36,6 +36,28 @@ export class Neuron {
     return i32(activation != 0);
   }
 
+  /** The same for four entries, whose dots are the lanes of `dots`. Returns how many activations are not zero. */
+  @inline
+  static activateFour(
+    activations: usize,
+    neurons: usize,
+    bias: usize,
+    kind: i32,
+    threshold: f32,
+    k0: usize,
+    k1: usize,
+    k2: usize,
+    k3: usize,
+    dots: v128,
+  ): i32 {
+    const d0 = f32x4.extract_lane(dots, 0), d1 = f32x4.extract_lane(dots, 1);
+    const d2 = f32x4.extract_lane(dots, 2), d3 = f32x4.extract_lane(dots, 3);
+    return Neuron.activate(activations, neurons, bias, kind, threshold, k0, d0) +
+      Neuron.activate(activations, neurons, bias, kind, threshold, k1, d1) +
+      Neuron.activate(activations, neurons, bias, kind, threshold, k2, d2) +
+      Neuron.activate(activations, neurons, bias, kind, threshold, k3, d3);
+  }
+
   /**
    * The first entry from k on whose activation is not zero (NaN counts), or `count`. Of a prompt's pass few entries are a
    * position's own, so four are looked at at once.

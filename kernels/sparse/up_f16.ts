@@ -57,41 +57,17 @@ export function upF16(
       a3 = Lanes.madd(Half.widen(h3, odd, mask), x1, a3);
     }
     const total = f32x4.mul(Lanes.sums(a0, a1, a2, a3), Half.scale());
-    active += Neuron.activate(
+    active += Neuron.activateFour(
       activations,
       neurons,
       bias,
       kind,
       threshold,
       k0,
-      f32x4.extract_lane(total, 0),
-    );
-    active += Neuron.activate(
-      activations,
-      neurons,
-      bias,
-      kind,
-      threshold,
       k1,
-      f32x4.extract_lane(total, 1),
-    );
-    active += Neuron.activate(
-      activations,
-      neurons,
-      bias,
-      kind,
-      threshold,
       k2,
-      f32x4.extract_lane(total, 2),
-    );
-    active += Neuron.activate(
-      activations,
-      neurons,
-      bias,
-      kind,
-      threshold,
       k3,
-      f32x4.extract_lane(total, 3),
+      total,
     );
   }
   for (; j < to; j++) {

@@ -51,41 +51,17 @@ export function upF32(
       a3 = Lanes.madd(v128.load(p3, 16), x1, a3);
     }
     const total = Lanes.sums(a0, a1, a2, a3);
-    active += Neuron.activate(
+    active += Neuron.activateFour(
       activations,
       neurons,
       bias,
       kind,
       threshold,
       k0,
-      f32x4.extract_lane(total, 0),
-    );
-    active += Neuron.activate(
-      activations,
-      neurons,
-      bias,
-      kind,
-      threshold,
       k1,
-      f32x4.extract_lane(total, 1),
-    );
-    active += Neuron.activate(
-      activations,
-      neurons,
-      bias,
-      kind,
-      threshold,
       k2,
-      f32x4.extract_lane(total, 2),
-    );
-    active += Neuron.activate(
-      activations,
-      neurons,
-      bias,
-      kind,
-      threshold,
       k3,
-      f32x4.extract_lane(total, 3),
+      total,
     );
   }
   for (; j < to; j++) {

@@ -94,45 +94,15 @@ export function upQ4(
       p0 += 16, p1 += 16, p2 += 16, p3 += 16;
     }
     const total = f32x4.mul(a, Half.scale());
-    active += Neuron.activate(
-      activations,
-      neurons,
-      bias,
-      kind,
-      threshold,
-      k0,
-      f32x4.extract_lane(total, 0),
-    );
+    const d0 = f32x4.extract_lane(total, 0), d1 = f32x4.extract_lane(total, 1);
+    const d2 = f32x4.extract_lane(total, 2), d3 = f32x4.extract_lane(total, 3);
+    active += Neuron.activate(activations, neurons, bias, kind, threshold, k0, d0);
     if (j + 1 > last) break;
-    active += Neuron.activate(
-      activations,
-      neurons,
-      bias,
-      kind,
-      threshold,
-      k1,
-      f32x4.extract_lane(total, 1),
-    );
+    active += Neuron.activate(activations, neurons, bias, kind, threshold, k1, d1);
     if (j + 2 > last) break;
-    active += Neuron.activate(
-      activations,
-      neurons,
-      bias,
-      kind,
-      threshold,
-      k2,
-      f32x4.extract_lane(total, 2),
-    );
+    active += Neuron.activate(activations, neurons, bias, kind, threshold, k2, d2);
     if (j + 3 > last) break;
-    active += Neuron.activate(
-      activations,
-      neurons,
-      bias,
-      kind,
-      threshold,
-      k3,
-      f32x4.extract_lane(total, 3),
-    );
+    active += Neuron.activate(activations, neurons, bias, kind, threshold, k3, d3);
   }
   return active;
 }

@@ -1,5 +1,6 @@
 import { z } from "zod";
 import { readActivation } from "../activations.ts";
+import { readCommonFields } from "../common_fields.ts";
 import { decoderConfig } from "../config.ts";
 import type { BlockOrder } from "../config.ts";
 import type { ModelFamily } from "../family.ts";
@@ -63,26 +64,20 @@ export const falcon: ModelFamily = {
   readConfig(json, path) {
     const read = readJson(configJson, json, path), { bias } = read;
     if (read.alibi) refuse(path, "alibi", "false for a Falcon model", true);
-    const headDim = read.hidden_size / read.num_attention_heads;
-    const maxPositions = read.max_position_embeddings;
+    const common = readCommonFields({
+      ...read,
+      intermediate_size: read.ffn_hidden_size ?? 4 * read.hidden_size,
+      num_key_value_heads: keyValueHeadsOf(read),
+    });
+    const { headDim, maxPositionEmbeddings: maxPositions } = common;
     return soundConfig(
       decoderConfig({
-        vocabSize: read.vocab_size,
-        hiddenSize: read.hidden_size,
-        intermediateSize: read.ffn_hidden_size ?? 4 * read.hidden_size,
-        numLayers: read.num_hidden_layers,
-        numAttentionHeads: read.num_attention_heads,
-        numKeyValueHeads: keyValueHeadsOf(read),
-        maxPositionEmbeddings: maxPositions,
+        ...common,
         positions: readRotary(read, path, { headDim, maxPositions }),
         norm: { kind: "layer", epsilon: read.layer_norm_epsilon },
         block: blockOf(read),
         ffn: { ...readActivation(read.activation, path, "activation"), isGated: false },
         biases: { queryKeyValue: bias, output: bias, up: bias, down: bias, head: false },
-        bosTokenId: read.bos_token_id,
-        eosTokenIds: read.eos_token_id,
-        padTokenId: read.pad_token_id,
-        tiedEmbedding: read.tie_word_embeddings,
       }),
       path,
     );

@@ -4,7 +4,13 @@ import type { ModelConfig } from "../config.ts";
 import type { ModelFamily } from "../family.ts";
 import { readJson, soundConfig } from "../read_json.ts";
 import { readRotary, readScaling } from "../rope.ts";
-import { LLAMA_SOURCES, llamaConfig, llamaJson, ROTARY_BUFFERS } from "./llama.ts";
+import {
+  LLAMA_SOURCES,
+  llamaConfig,
+  llamaJson,
+  QUERY_KEY_NORM_SOURCES,
+  ROTARY_BUFFERS,
+} from "./llama.ts";
 
 const gemmaJson = {
   ...llamaJson,
@@ -107,11 +113,7 @@ export const gemma3: ModelFamily = {
   prefixes: ["", "language_model."],
   ignored: ROTARY_BUFFERS,
   normOffset: 1,
-  sources: {
-    ...GEMMA_SOURCES,
-    "layers.N.attention.queryNorm": "model.layers.N.self_attn.q_norm",
-    "layers.N.attention.keyNorm": "model.layers.N.self_attn.k_norm",
-  },
+  sources: { ...GEMMA_SOURCES, ...QUERY_KEY_NORM_SOURCES },
 
   readConfig(json, path) {
     const { rope_parameters: told, ...read } = readJson(gemma3Json, json, path);

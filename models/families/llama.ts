@@ -1,4 +1,5 @@
 import { z } from "zod";
+import { readCommonFields } from "../common_fields.ts";
 import { decoderConfig } from "../config.ts";
 import type { ModelConfig } from "../config.ts";
 import type { ModelFamily, SourceNames } from "../family.ts";
@@ -47,22 +48,21 @@ export const LLAMA_SOURCES: SourceNames = {
   "layers.N.ffn.down": "model.layers.N.mlp.down_proj",
 };
 
+/** Where norms of queries and of keys are in those that follow Llama and have them: Qwen3, Gemma 3, OLMoE. */
+export const QUERY_KEY_NORM_SOURCES: SourceNames = {
+  "layers.N.attention.queryNorm": "model.layers.N.self_attn.q_norm",
+  "layers.N.attention.keyNorm": "model.layers.N.self_attn.k_norm",
+};
+
 /** What checkpoints keep beside their weights: angles, which follow from the config. */
 export const ROTARY_BUFFERS = [/rotary_emb\.inv_freq$/];
 
 /** The description that Llama and those that follow it share: RMS norms, rotary positions, a gate, no biases. */
 export function llamaConfig(json: LlamaJson, path: string): ModelConfig {
-  const headDim = json.head_dim ?? json.hidden_size / json.num_attention_heads;
+  const common = readCommonFields(json), { headDim, maxPositionEmbeddings: maxPositions } = common;
   return decoderConfig({
-    vocabSize: json.vocab_size,
-    hiddenSize: json.hidden_size,
-    intermediateSize: json.intermediate_size,
-    numLayers: json.num_hidden_layers,
-    numAttentionHeads: json.num_attention_heads,
-    numKeyValueHeads: json.num_key_value_heads ?? json.num_attention_heads,
-    headDim,
-    maxPositionEmbeddings: json.max_position_embeddings,
-    positions: readRotary(json, path, { headDim, maxPositions: json.max_position_embeddings }),
+    ...common,
+    positions: readRotary(json, path, { headDim, maxPositions }),
     norm: { kind: "rms", epsilon: json.rms_norm_eps },
     ffn: { ...readGatedActivation(json.hidden_act, json.hidden_act_param, path), isGated: true },
     biases: {
@@ -72,10 +72,6 @@ export function llamaConfig(json: LlamaJson, path: string): ModelConfig {
       down: json.mlp_bias,
       head: false,
     },
-    bosTokenId: json.bos_token_id,
-    eosTokenIds: json.eos_token_id,
-    padTokenId: json.pad_token_id,
-    tiedEmbedding: json.tie_word_embeddings,
   });
 }
 

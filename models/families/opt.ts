@@ -1,4 +1,5 @@
 import { z } from "zod";
+import { readCommonFields } from "../common_fields.ts";
 import { decoderConfig } from "../config.ts";
 import type { ModelConfig } from "../config.ts";
 import type { ModelFamily } from "../family.ts";
@@ -62,15 +63,11 @@ export const opt: ModelFamily = {
     if (!config.layer_norm_elementwise_affine) {
       refuse(path, "layer_norm_elementwise_affine", "true for an OPT model", false);
     }
+    const common = readCommonFields({ ...config, intermediate_size: config.ffn_dim });
     const isBefore = config.do_layer_norm_before;
     return soundConfig(
       decoderConfig({
-        vocabSize: config.vocab_size,
-        hiddenSize: config.hidden_size,
-        intermediateSize: config.ffn_dim,
-        numLayers: config.num_hidden_layers,
-        numAttentionHeads: config.num_attention_heads,
-        maxPositionEmbeddings: config.max_position_embeddings,
+        ...common,
         embeddingSize: config.word_embed_proj_dim ?? config.hidden_size,
         positions: { kind: "learned", offset: POSITION_OFFSET },
         norm: { kind: "layer", epsilon: 1e-5 },
@@ -78,10 +75,6 @@ export const opt: ModelFamily = {
         hasFinalNorm: isBefore && !config._remove_final_layer_norm,
         ffn: { activation: "relu", threshold: 0, isGated: false },
         biases: { queryKeyValue: true, output: true, up: true, down: true, head: false },
-        bosTokenId: config.bos_token_id,
-        eosTokenIds: config.eos_token_id,
-        padTokenId: config.pad_token_id,
-        tiedEmbedding: config.tie_word_embeddings,
       }),
       path,
     );

@@ -1,5 +1,6 @@
 import { z } from "zod";
 import { readActivation } from "../activations.ts";
+import { readCommonFields } from "../common_fields.ts";
 import { decoderConfig } from "../config.ts";
 import type { ModelFamily } from "../family.ts";
 import { readJson, soundConfig, tokenIdJson, tokenIdsJson } from "../read_json.ts";
@@ -50,26 +51,15 @@ export const phi: ModelFamily = {
   },
 
   readConfig(json, path) {
-    const read = readJson(configJson, json, path);
-    const headDim = read.hidden_size / read.num_attention_heads;
-    const maxPositions = read.max_position_embeddings;
+    const read = readJson(configJson, json, path), common = readCommonFields(read);
+    const { headDim, maxPositionEmbeddings: maxPositions } = common;
     const config = decoderConfig({
-      vocabSize: read.vocab_size,
-      hiddenSize: read.hidden_size,
-      intermediateSize: read.intermediate_size,
-      numLayers: read.num_hidden_layers,
-      numAttentionHeads: read.num_attention_heads,
-      numKeyValueHeads: read.num_key_value_heads ?? read.num_attention_heads,
-      maxPositionEmbeddings: maxPositions,
+      ...common,
       positions: readRotary(read, path, { headDim, maxPositions, share: ROTARY_SHARE }),
       norm: { kind: "layer", epsilon: read.layer_norm_eps },
       block: "parallel",
       ffn: { ...readActivation(read.hidden_act, path), isGated: false },
       biases: { queryKeyValue: true, output: true, up: true, down: true, head: true },
-      bosTokenId: read.bos_token_id,
-      eosTokenIds: read.eos_token_id,
-      padTokenId: read.pad_token_id,
-      tiedEmbedding: read.tie_word_embeddings,
     });
     const queryKeyNorm = read.qk_layernorm ? "head" as const : "none" as const;
     const attention = { ...config.attention, queryKeyNorm };

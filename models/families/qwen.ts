@@ -2,7 +2,13 @@ import { z } from "zod";
 import type { ModelConfig } from "../config.ts";
 import type { ModelFamily } from "../family.ts";
 import { readJson, soundConfig } from "../read_json.ts";
-import { LLAMA_SOURCES, llamaConfig, llamaJson, ROTARY_BUFFERS } from "./llama.ts";
+import {
+  LLAMA_SOURCES,
+  llamaConfig,
+  llamaJson,
+  QUERY_KEY_NORM_SOURCES,
+  ROTARY_BUFFERS,
+} from "./llama.ts";
 
 const configJson = z.object({
   ...llamaJson,
@@ -51,11 +57,7 @@ export const qwen3: ModelFamily = {
   fixtures: ["qwen3_silu"],
   prefixes: [""],
   ignored: ROTARY_BUFFERS,
-  sources: {
-    ...LLAMA_SOURCES,
-    "layers.N.attention.queryNorm": "model.layers.N.self_attn.q_norm",
-    "layers.N.attention.keyNorm": "model.layers.N.self_attn.k_norm",
-  },
+  sources: { ...LLAMA_SOURCES, ...QUERY_KEY_NORM_SOURCES },
 
   readConfig(json, path) {
     const read = readJson(configJson, json, path);

@@ -1,6 +1,6 @@
 import { GGMLQuantizationType, gguf } from "@huggingface/gguf";
 import type { GGUFParseOutput } from "@huggingface/gguf";
-import { ModelFileError } from "../errors.ts";
+import { messageOf, ModelFileError } from "../errors.ts";
 import { type ByteSource, loadRange } from "../format/byte_source.ts";
 import { BLOCK_TYPES } from "./ggml_blocks.ts";
 import { DTYPE_BYTES } from "./safetensors.ts";
@@ -86,7 +86,7 @@ async function parse(source: ByteSource): Promise<GGUFParseOutput<{ strict: fals
     const fetch = fetchRange as typeof globalThis.fetch;
     return await gguf(ADDRESS, { fetch, computeParametersCount: true });
   } catch (cause) {
-    const problem = cause instanceof Error ? cause.message : String(cause);
+    const problem = messageOf(cause);
     const place = { path: source.path, field: "header", byteOffset: 0 };
     throw new ModelFileError(`its header cannot be read: ${problem}`, place, { cause });
   }

@@ -1,4 +1,5 @@
 import { z } from "zod";
+import { readJson } from "../../models/read_json.ts";
 import { ModelFileError, printable, UnsupportedModelError } from "../errors.ts";
 import type { Tokenizer } from "../format/header.ts";
 import { addedToken, beginning, byteLevelTokenizer } from "./byte_level_tokenizer.ts";
@@ -55,18 +56,13 @@ type Fields = z.infer<typeof fieldsSchema>;
 /**
  * Makes `tokenizer.json` and `tokenizer_config.json` of what a GGUF file keeps of a tokenizer; null where it keeps none.
  *
+ * @throws {ModelFileError} for fields that are not what they must be
  * @throws {UnsupportedModelError} for kinds that we cannot make
  */
 export function ggufTokenizer(metadata: GgufMetadata, path: string): Tokenizer {
   const kind = metadata["tokenizer.ggml.model"];
   if (kind === undefined || kind === "none" || kind === "no_vocab") return null;
-  const parsed = fieldsSchema.safeParse(metadata);
-  if (!parsed.success) {
-    const [issue] = parsed.error.issues;
-    const place = { path, field: issue.path.join("."), byteOffset: 0 };
-    throw new ModelFileError(issue.message, place);
-  }
-  const fields = parsed.data;
+  const fields = readJson(fieldsSchema, metadata, path);
   return {
     json: JSON.stringify(tokenizerJson(fields, path)),
     config: JSON.stringify(config(fields)),

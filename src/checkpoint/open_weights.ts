@@ -1,4 +1,5 @@
 import { z } from "zod";
+import { readJson } from "../../models/read_json.ts";
 import { ModelFileError } from "../errors.ts";
 import type { ByteSource } from "../format/byte_source.ts";
 import { Checkpoint } from "./checkpoint.ts";
@@ -58,12 +59,7 @@ async function openShards(files: ModelFiles, kind: WeightFiles): Promise<Checkpo
     throw new ModelFileError(problem, { path: indexPath, field, byteOffset: 0 });
   };
   const { json } = await readJsonFile(files, kind.index, HEADER_BYTES_MAX);
-  const parsed = indexSchema.safeParse(json);
-  if (!parsed.success) {
-    const [issue] = parsed.error.issues;
-    return fail(issue.path.join("."), issue.message);
-  }
-  const { weight_map: weightMap } = parsed.data;
+  const { weight_map: weightMap } = readJson(indexSchema, json, indexPath);
   const names = [...new Set(Object.values(weightMap))].sort();
   for (const name of names) {
     if (!kind.shard.test(name)) {

@@ -9,6 +9,8 @@
  * Opcodes: https://github.com/python/cpython/blob/main/Lib/pickletools.py
  */
 
+import { messageOf } from "../errors.ts";
+
 /** Numbers of a storage: `torch.FloatStorage` and so on, by the names that safetensors has for types. */
 export class StorageType {
   readonly dtype: string;
@@ -266,7 +268,7 @@ class Machine {
     try {
       this.#stack.push(callable.call(args) ?? null);
     } catch (error) {
-      this.#fail(error instanceof Error ? error.message : String(error));
+      this.#fail(messageOf(error));
     }
   }
 

@@ -1,5 +1,5 @@
 import { z } from "zod";
-import { ModelFileError } from "../errors.ts";
+import { readJson } from "../../models/read_json.ts";
 import type { Tokenizer } from "../format/header.ts";
 import { byteLevelTokenizer } from "./byte_level_tokenizer.ts";
 import type { AddedToken } from "./byte_level_tokenizer.ts";
@@ -68,9 +68,5 @@ async function specialTokens(
 
 async function read<T>(schema: z.ZodType<T>, files: ModelFiles, file: string): Promise<T> {
   const { json } = await readJsonFile(files, file, TOKENIZER_BYTES_MAX);
-  const parsed = schema.safeParse(json);
-  if (parsed.success) return parsed.data;
-  const [issue] = parsed.error.issues;
-  const place = { path: files.pathOf(file), field: issue.path.join("."), byteOffset: 0 };
-  throw new ModelFileError(issue.message, place);
+  return readJson(schema, json, files.pathOf(file));
 }

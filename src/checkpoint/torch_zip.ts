@@ -1,7 +1,7 @@
 import type { Buffer } from "node:buffer";
 import { fromRandomAccessReader, RandomAccessReader } from "yauzl";
 import type { Entry, ZipFile } from "yauzl";
-import { HubError, ModelFileError } from "../errors.ts";
+import { HubError, messageOf, ModelFileError } from "../errors.ts";
 import { type ByteRange, type ByteSource, loadRange } from "../format/byte_source.ts";
 import { isKind, parsePickle, PickleError } from "./pickle.ts";
 import type { PickleValue, TensorView } from "./pickle.ts";
@@ -156,7 +156,7 @@ async function readable<T>(source: ByteSource, read: () => Promise<T>): Promise<
     return await read();
   } catch (cause) {
     if (cause instanceof HubError) throw cause;
-    const problem = cause instanceof Error ? cause.message : String(cause);
+    const problem = messageOf(cause);
     const place = { path: source.path, field: "archive", byteOffset: 0 };
     throw new ModelFileError(`the zip archive cannot be read: ${problem}`, place, { cause });
   }

@@ -26,7 +26,7 @@ export function conversationWith(
 }
 
 /** Positions of the context that a prompt may take, so that there is room for an answer. */
-function roomOf({ contextLength }: Speaker, maxTokens: number): number {
+function roomOf({ contextLength }: Pick<Model, "contextLength">, maxTokens: number): number {
   return contextLength - Math.min(maxTokens, contextLength >> 1);
 }
 
@@ -102,8 +102,7 @@ export function fitContext(
   model: Pick<Model, "contextLength" | "encode" | "decode">,
   maxTokens: number,
 ): { prompt: string; forgottenCount: number } {
-  const { contextLength } = model;
-  const room = contextLength - Math.min(maxTokens, contextLength >> 1);
+  const room = roomOf(model, maxTokens);
   let ids = model.encode(text);
   const tokenCount = ids.length;
   // Text that was cut may split into other tokens, and gets one in front: cut more until it fits.

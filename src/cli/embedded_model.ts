@@ -4,7 +4,6 @@ import process from "node:process";
 import { fileURLToPath } from "node:url";
 import { crc32 } from "node:zlib";
 import { FlashFile } from "../format/flash_file.ts";
-import { pack } from "../format/pack.ts";
 import { FORMAT_VERSION } from "../format/prelude.ts";
 import { cacheFolder } from "../runtime.ts";
 import { VERSION } from "../version.ts";
@@ -63,6 +62,8 @@ export async function prepareEmbeddedModel(
   using progress = new Progress({ isSilent });
   let aside = "";
   try {
+    // What makes files is loaded when needed only: it would slow the start of every other run.
+    const { pack } = await import("../format/pack.ts");
     await pack({
       source: fileURLToPath(SOURCE),
       target: unfinished,
@@ -71,7 +72,6 @@ export async function prepareEmbeddedModel(
         progress.update("packing", { done, total }),
       signal,
     });
-    // Loaded when needed only: it would slow the start of every other run.
     const { calibrate, calibrationFolder } = await import("../calibrate.ts");
     aside = calibrationFolder(unfinished);
     const source = {

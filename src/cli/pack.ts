@@ -3,12 +3,9 @@ import { existsSync } from "node:fs";
 import { join } from "node:path";
 import process from "node:process";
 import { formatBytes } from "../byte_size.ts";
-import { isGguf } from "../checkpoint/model_source.ts";
 import { printable } from "../errors.ts";
 import type { Quantization } from "../format/layout.ts";
 import { QUANTIZATIONS } from "../format/layout.ts";
-import { pack } from "../format/pack.ts";
-import { isHubAddress, parseHubAddress } from "../hub/hub_repo.ts";
 import { givenFile, givenFolder, givenTarget } from "./given_path.ts";
 import { Interrupt } from "./terminal/interrupt.ts";
 import { Progress } from "./terminal/progress.ts";
@@ -59,6 +56,10 @@ async function packModel(
   target: string,
   { quant, ffnQuant = quant, config, force = false }: PackFlags,
 ): Promise<void> {
+  // Loaded here, as readers of every format are large, and other commands start faster without them.
+  const { isGguf } = await import("../checkpoint/model_source.ts");
+  const { isHubAddress, parseHubAddress } = await import("../hub/hub_repo.ts");
+  const { pack } = await import("../format/pack.ts");
   if (isHubAddress(source)) parseHubAddress(source);
   else if (isGguf(source)) givenFile(source);
   else {

@@ -8,12 +8,11 @@ import {
   openSync,
   readFileSync,
   readSync,
-  renameSync,
   rmSync,
 } from "node:fs";
 import { join } from "node:path";
 import { crc32 } from "node:zlib";
-import { writeFully } from "../format/flash_writer.ts";
+import { writeFully, writeWhole } from "../format/write_whole.ts";
 
 /** Bytes of a record's checksum. */
 const CHECKSUM_BYTES = 4;
@@ -21,7 +20,7 @@ const CHECKSUM_BYTES = 4;
 /**
  * The folder beside a `.flash` file that an unfinished calibration leaves. It has two kinds of files:
  *
- * - **records**: small, written whole or not at all (aside, to the disk, renamed), with a checksum;
+ * - **records**: small, written whole or not at all (`writeWhole`), with a checksum;
  * - **tables**: large, of rows of one length, written and read in place. A record says up to where they count.
  *
  * So a run may be killed at any moment: what no record vouches for is done again.
@@ -52,15 +51,7 @@ export class WorkFolder {
     const whole = new Uint8Array(CHECKSUM_BYTES + bytes.byteLength);
     new DataView(whole.buffer).setUint32(0, crc32(bytes), true);
     whole.set(bytes, CHECKSUM_BYTES);
-    const path = join(this.path, name), aside = `${path}.part`;
-    const descriptor = openSync(aside, "w");
-    try {
-      writeFully(descriptor, whole, { path, byteOffset: 0 });
-      fsyncSync(descriptor);
-    } finally {
-      closeSync(descriptor);
-    }
-    renameSync(aside, path);
+    writeWhole(join(this.path, name), whole);
   }
 
   /** A record, or undefined if it is not there or not whole. */

@@ -1,5 +1,5 @@
 import fs from "node:fs";
-import { FlashReadError } from "../errors.ts";
+import { FlashReadError, messageOf } from "../errors.ts";
 import { seededRandom } from "../random.ts";
 import { askNotToCache } from "./no_cache.ts";
 
@@ -103,9 +103,7 @@ export function readFully(
     try {
       count = disk.read(done === 0 ? target : target.subarray(done), byteOffset + done);
     } catch (cause) {
-      throw new FlashReadError(cause instanceof Error ? cause.message : String(cause), range, {
-        cause,
-      });
+      throw new FlashReadError(messageOf(cause), range, { cause });
     }
     if (count <= 0) throw new FlashReadError(`the file ended after ${done} of them`, range);
     done += count;

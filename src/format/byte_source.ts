@@ -1,5 +1,5 @@
 import { closeSync, fstatSync, openSync, readSync } from "node:fs";
-import { FlashReadError } from "../errors.ts";
+import { FlashReadError, messageOf } from "../errors.ts";
 
 /** Bytes of a file. */
 export interface ByteRange {
@@ -35,7 +35,7 @@ export class FileSource implements ByteSource {
     try {
       this.#descriptor = openSync(path, "r");
     } catch (cause) {
-      throw new FlashReadError(reason(cause), { path, byteOffset: 0, byteLength: 0 }, { cause });
+      throw new FlashReadError(messageOf(cause), { path, byteOffset: 0, byteLength: 0 }, { cause });
     }
     const stat = fstatSync(this.#descriptor);
     if (!stat.isFile()) {
@@ -67,7 +67,7 @@ export class FileSource implements ByteSource {
       return readSync(this.#descriptor, target, from, target.byteLength - from, position);
     } catch (cause) {
       const range = rangeOf(this.path, target, position - from);
-      throw new FlashReadError(reason(cause), range, { cause });
+      throw new FlashReadError(messageOf(cause), range, { cause });
     }
   }
 }
@@ -130,8 +130,4 @@ function checkRange(source: ByteSource, target: Uint8Array, byteOffset: number):
 
 function rangeOf(path: string, target: Uint8Array, byteOffset: number) {
   return { path, byteOffset, byteLength: target.byteLength };
-}
-
-function reason(cause: unknown): string {
-  return cause instanceof Error ? cause.message : String(cause);
 }

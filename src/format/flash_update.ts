@@ -2,7 +2,6 @@ import { closeSync, fsyncSync, openSync } from "node:fs";
 import { crc32 } from "node:zlib";
 import { alignUp } from "./align.ts";
 import { FlashFile } from "./flash_file.ts";
-import { writeFully } from "./flash_writer.ts";
 import {
   type FlashHeader,
   SECTION_ALIGNMENT,
@@ -13,6 +12,7 @@ import {
 } from "./header.ts";
 import { validateHeader } from "./check_header.ts";
 import { encodeHeader, encodeSlot, slotByteOffset } from "./prelude.ts";
+import { writeFully } from "./write_whole.ts";
 
 /** Appends a tensor to the file and says where it is. `bytes` are laid out as in layout.ts. */
 export type AppendTensor = <Form extends TensorForm>(

@@ -1,6 +1,6 @@
 import { Buffer } from "node:buffer";
 import process from "node:process";
-import { closeSync, fsyncSync, openSync, renameSync, rmSync, statSync, writeSync } from "node:fs";
+import { closeSync, fsyncSync, openSync, renameSync, rmSync, statSync } from "node:fs";
 import { dirname } from "node:path";
 import { crc32 } from "node:zlib";
 import type { ModelConfig } from "../../models/config.ts";
@@ -24,6 +24,7 @@ import {
 import { validateHeader } from "./check_header.ts";
 import { bundleByteLength, type Quantization } from "./layout.ts";
 import { encodeHeader, encodePrelude } from "./prelude.ts";
+import { writeFully } from "./write_whole.ts";
 
 /** Neurons that share one checksum. */
 const GROUP_NEURONS = 64;
@@ -307,26 +308,6 @@ export class FlashWriter {
       this.#checksum = crc32(bytes.subarray(done, done + length), before);
       view.setUint32(Math.floor(at / groupBytes) * 4, this.#checksum, true);
       done += length;
-    }
-  }
-}
-
-/**
- * Writes all of `bytes` at `byteOffset`: short writes continue. Throws `FlashWriteError`, which names the file, when the system
- * refuses.
- */
-export function writeFully(
-  descriptor: number,
-  bytes: Uint8Array,
-  { path, byteOffset }: { path: string; byteOffset: number },
-): void {
-  let done = 0;
-  while (done < bytes.byteLength) {
-    const at = byteOffset + done;
-    try {
-      done += writeSync(descriptor, bytes, done, bytes.byteLength - done, at);
-    } catch (error) {
-      throw new FlashWriteError({ path, byteOffset: at, cause: error as Error });
     }
   }
 }

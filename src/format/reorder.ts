@@ -5,9 +5,9 @@ import { crc32 } from "node:zlib";
 import { ModelFileError } from "../errors.ts";
 import { FlashFile } from "./flash_file.ts";
 import { updateFlash } from "./flash_update.ts";
-import { writeFully } from "./flash_writer.ts";
 import type { FlashHeader, LayerBundles } from "./header.ts";
 import { NeuronOrder } from "./neuron_order.ts";
+import { writeFully } from "./write_whole.ts";
 
 export interface ReorderOptions {
   onProgress?: (progress: { doneBytes: number; totalBytes: number }) => void;

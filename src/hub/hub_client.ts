@@ -1,5 +1,5 @@
 import { setTimeout as sleep } from "node:timers/promises";
-import { HubError } from "../errors.ts";
+import { HubError, messageOf } from "../errors.ts";
 
 export interface HubClientOptions {
   /** Default: `https://huggingface.co`. */
@@ -216,8 +216,4 @@ async function within<T>(wait: Promise<T>, cut: AbortController, silenceMsMax: n
     clearTimeout(timer);
     cut.signal.removeEventListener("abort", abort);
   }
-}
-
-function messageOf(error: unknown): string {
-  return error instanceof Error ? error.message : String(error);
 }

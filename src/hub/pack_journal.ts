@@ -1,18 +1,9 @@
 import { createHash } from "node:crypto";
-import {
-  closeSync,
-  fsyncSync,
-  openSync,
-  readFileSync,
-  renameSync,
-  rmSync,
-  statSync,
-  utimesSync,
-  writeSync,
-} from "node:fs";
+import { closeSync, openSync, readFileSync, rmSync, statSync, utimesSync } from "node:fs";
 import { z } from "zod";
 import type { FlashContent, FlashWriter, WholePart } from "../format/flash_writer.ts";
 import { partialPath, planParts } from "../format/flash_writer.ts";
+import { writeWhole } from "../format/write_whole.ts";
 import type { HubFile, HubFileState } from "./hub_file.ts";
 
 /** Written at most so often, as each time the disk is waited for. */
@@ -74,7 +65,7 @@ export class PackJournal {
     writer.sync();
     const states = files.map(({ state }) => state);
     const journal: Journal = { key: this.#key, parts: writer.wholeParts, files: states };
-    writeWhole(this.#path, JSON.stringify(journal));
+    writeWhole(this.#path, new TextEncoder().encode(JSON.stringify(journal)));
     this.#savedAt = performance.now();
   }
 
@@ -149,15 +140,4 @@ function isThere({ parts }: Journal, content: FlashContent, partial: string): bo
     const part = planned.at(index);
     return part !== undefined && part.byteOffset + part.byteLength <= size;
   });
-}
-
-function writeWhole(path: string, text: string): void {
-  const temporary = `${path}.tmp`, descriptor = openSync(temporary, "w");
-  try {
-    writeSync(descriptor, text);
-    fsyncSync(descriptor);
-  } finally {
-    closeSync(descriptor);
-  }
-  renameSync(temporary, path);
 }

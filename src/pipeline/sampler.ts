@@ -24,7 +24,7 @@ export interface LogitBias {
 const NO_BIAS: LogitBias = { ids: [], values: [] };
 
 /**
- * Chooses tokens from logits, reproducibly by seed. Runs in lane 0; allocates nothing a token.
+ * Chooses tokens from logits, reproducibly by seed. Runs in lane 0; what is as large as the vocabulary is made once.
  *
  * First logits change: by the bias, by the penalty of what the text has (Keskar et al. 2019, "CTRL"), and by a mask. Then come temperature,
  * top-k, top-p (Holtzman et al. 2020) and min-p (Nguyen et al. 2024), each on what the one before left, as in `transformers`.

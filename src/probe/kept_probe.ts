@@ -1,7 +1,8 @@
 import fs from "node:fs";
-import { basename, dirname, join } from "node:path";
+import { dirname, join } from "node:path";
 import process from "node:process";
 import { z } from "zod";
+import { writeWhole } from "../format/write_whole.ts";
 import { cacheFolder } from "../runtime.ts";
 import { differenceOf, placeOf } from "./probe_place.ts";
 import { PROBE_VERSION, probeSchema } from "./probe_result.ts";
@@ -73,7 +74,9 @@ export function keepProbe(probe: Probe, path: string): string | null {
     const probes = [probe, ...others].slice(0, KEPT_MAX);
     try {
       fs.mkdirSync(dirname(kept), { recursive: true });
-      writeWhole(kept, `${JSON.stringify({ probes })}\n`);
+      const bytes = new TextEncoder().encode(`${JSON.stringify({ probes })}\n`);
+      // Another process may probe a model of the same folder.
+      writeWhole(kept, bytes, `${kept}.tmp-${process.pid}`);
       return kept;
     } catch {
       // A folder that is not ours to write: the next one.
@@ -113,16 +116,4 @@ function probesIn(text: string): unknown[] | null {
 
 function versionOf(candidate: unknown): unknown {
   return (candidate as { version?: unknown } | null)?.version;
-}
-
-/** There wholly or not at all. */
-function writeWhole(path: string, text: string): void {
-  const aside = join(dirname(path), `${basename(path)}.tmp-${process.pid}`);
-  try {
-    fs.writeFileSync(aside, text);
-    fs.renameSync(aside, path);
-  } catch (error) {
-    fs.rmSync(aside, { force: true });
-    throw error;
-  }
 }

@@ -11,7 +11,7 @@ export function reportError(error: unknown, { debug }: { debug: boolean }): numb
   if (error instanceof CommanderError) { // It has said so already; help and version are no errors.
     return error.exitCode === 0 ? 0 : 2;
   }
-  process.stderr.write(debug ? `${inspect(error)}\n` : `error: ${messageOf(error)}\n`);
+  process.stderr.write(debug ? `${inspect(error)}\n` : `error: ${explanationOf(error)}\n`);
   return exitCodeOf(error);
 }
 
@@ -21,7 +21,7 @@ export function exitCodeOf(error: unknown): number {
   return error instanceof RangeError || error instanceof TypeError ? 2 : 1;
 }
 
-function messageOf(error: unknown): string {
+function explanationOf(error: unknown): string {
   if (!(error instanceof Error)) return printable(String(error));
   const message = error.message.split("\n").map(printable).join("\n") || error.name;
   if (error.name === "NotCapable") {
