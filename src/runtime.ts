@@ -27,7 +27,7 @@ export function runtimeName(): string {
  */
 const MEMORY_MIB = {
   deno: { worker: 17, growth: 90 },
-  bun: { worker: 5, growth: 88 },
+  bun: { worker: 5, growth: 124 },
   node: { worker: 18, growth: 86 },
 };
 
