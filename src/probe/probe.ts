@@ -24,7 +24,7 @@ export interface ProbeSizes {
 
 /** Under 10 s in all. One memory of 132 MiB serves everything; 16 reader workers take as much again in Deno. */
 export const PROBE_SIZES: ProbeSizes = {
-  disk: { rigs: RIGS, readSizes: READ_SIZES, sequentialBytes: 2 ** 20, seconds: 0.04, rounds: 2 },
+  disk: { rigs: RIGS, readSizes: READ_SIZES, sequentialBytes: 2 ** 20, seconds: 0.03, rounds: 3 },
   kernels: {
     cols: [64, 256, 1024, 4096],
     workingBytes: [2 ** 21, 2 ** 24, 2 ** 27],
