@@ -1,5 +1,5 @@
 import { Tokenizer } from "@huggingface/tokenizers";
-import { ModelFileError } from "./errors.ts";
+import { messageOf, ModelFileError } from "./errors.ts";
 
 /** A model's tokenizer: text to ids, and ids to text as they come. */
 export class TextCodec {
@@ -16,7 +16,7 @@ export class TextCodec {
       );
     } catch (cause) {
       const place = { path, field: "tokenizer", byteOffset: 0 };
-      throw new ModelFileError(`the tokenizer cannot be used: ${(cause as Error).message}`, place, {
+      throw new ModelFileError(`the tokenizer cannot be used: ${messageOf(cause)}`, place, {
         cause,
       });
     }

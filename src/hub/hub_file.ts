@@ -181,7 +181,7 @@ export class HubFile implements ByteSource {
     const range = { from: byteOffset, to: byteOffset + byteLength, byteLength: this.byteLength };
     let at = 0;
     for await (const piece of client.range(this.#repo.pathOf(this.#entry.name), range)) {
-      bytes.set(piece.subarray(0, byteLength - at), at);
+      bytes.set(piece, at);
       at += piece.byteLength;
     }
     return bytes;

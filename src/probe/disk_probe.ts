@@ -46,7 +46,7 @@ const RIG_BYTES_MAX = 32 * 2 ** 20;
 
 /**
  * Measures the disk that a file lies on through the engine's readers: all sizes of read by each kind of reader, in rounds, as what a
- * shared disk gives comes and goes; workers, which take 45 ms each to start, in the first round alone, for as long. Reads past the
+ * shared disk gives comes and goes; workers, which take 45 ms each to start, all their rounds at once. Reads past the
  * system's cache, where the system allows that.
  */
 export async function probeDisk(options: DiskProbeOptions): Promise<DiskProbe> {
@@ -65,7 +65,7 @@ export async function probeDisk(options: DiskProbeOptions): Promise<DiskProbe> {
       );
       const isInline = shape.backend === "io_uring" && shape.readerCount === 1;
       if (fits.length === 0 || (round > 0 && !isInline)) continue;
-      const figureSeconds = isInline ? seconds : rounds * seconds;
+      const visits = isInline ? 1 : rounds;
       const readBytesMax = Math.max(...fits);
       const all = { ...shape, path, fileBytes, direct, blockByteLength, readBytesMax, memory };
       const rig = await ReaderRig.start(all);
@@ -73,14 +73,11 @@ export async function probeDisk(options: DiskProbeOptions): Promise<DiskProbe> {
         // The first reads compile the code.
         rig.measure({ readBytes: fits[0], seconds: Math.min(0.01, seconds), seed: 1 });
         for (const [isSequential, readBytes] of figuresOf(fits, sequentialBytes)) {
-          const rate = rig.measure({
-            readBytes,
-            seconds: figureSeconds,
-            isSequential,
-            seed: round + 2,
-          });
-          const { readsPerSecond, cpuUsPerRead } = rate;
-          rows.push({ ...shape, readBytes, isSequential, readsPerSecond, cpuUsPerRead });
+          for (let seed = round + 2; seed < round + 2 + visits; seed++) {
+            const rate = rig.measure({ readBytes, seconds, isSequential, seed });
+            const { readsPerSecond, cpuUsPerRead } = rate;
+            rows.push({ ...shape, readBytes, isSequential, readsPerSecond, cpuUsPerRead });
+          }
           onStep?.();
           // Lets signals and progress have their turn.
           await new Promise((resolve) => setTimeout(resolve, 0));
