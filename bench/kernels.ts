@@ -55,6 +55,8 @@ export interface KernelBenchResult {
   shareOfRead: number;
   /** For sparse kernels: one bundle, up and down. */
   nanosecondsPerBundle: number | null;
+  /** For whole matrices: what kernels of other numbers of bits are compared by. */
+  weightsPerNanosecond: number | null;
   /** Of the outputs, so that nobody makes it faster by computing something else. */
   checksum: number;
 }
@@ -65,6 +67,8 @@ interface Entry {
   /** Bytes of weights, from `WEIGHTS` on. */
   byteLength: number;
   bundleByteLength: number | null;
+  /** Weights that a round multiplies, of whole matrices. */
+  weights: number | null;
   prepare(): void;
   run(): number;
   checksum(): number;
@@ -94,6 +98,9 @@ export function benchKernels({
     ...cols.flatMap((n) =>
       QUANTIZATIONS.map((q) => matvecEntry(kernels, memory, q, n, byteLength))
     ),
+    ...cols.flatMap((n) =>
+      [4, 3, 2].map((bits) => planesEntry(kernels, memory, bits, n, byteLength))
+    ),
     ...hiddenSizes.flatMap((d) =>
       QUANTIZATIONS.map((q) => sparseEntry(kernels, memory, q, d, byteLength))
     ),
@@ -105,6 +112,7 @@ export function benchKernels({
     gigabytesPerSecond: median(reads),
     shareOfRead: 1,
     nanosecondsPerBundle: null,
+    weightsPerNanosecond: null,
     checksum: 0,
   }, ...results];
 }
@@ -119,7 +127,7 @@ function measure(
   entry.run();
   const readLength = entry.byteLength & -128;
   const ownReads: number[] = [];
-  const speeds: number[] = [];
+  const speeds: number[] = [], weightSpeeds: number[] = [];
   for (let round = 1; round <= rounds; round++) {
     const start = performance.now();
     const bytes = entry.run();
@@ -127,6 +135,7 @@ function measure(
     kernels.fold(WEIGHTS, readLength);
     const end = performance.now();
     speeds.push(bytes / (middle - start) / 1e6);
+    weightSpeeds.push((entry.weights ?? NaN) / (middle - start) / 1e6);
     ownReads.push(readLength / (end - middle) / 1e6);
   }
   reads.push(...ownReads);
@@ -136,6 +145,7 @@ function measure(
     gigabytesPerSecond: speed,
     shareOfRead: speed / median(ownReads),
     nanosecondsPerBundle: entry.bundleByteLength === null ? null : entry.bundleByteLength / speed,
+    weightsPerNanosecond: entry.weights === null ? null : median(weightSpeeds),
     checksum: entry.checksum() >>> 0,
   };
 }
@@ -159,6 +169,7 @@ function matvecEntry(
     name: `matvec ${quantization} ${cols}`,
     byteLength: bytes,
     bundleByteLength: null,
+    weights: rows * cols,
     prepare() {
       fillWeights(memory, quantization, tileByteLength(quantization), 16, bytes);
       new Float32Array(memory.buffer, VECTORS, cols).set(wave(cols));
@@ -167,6 +178,41 @@ function matvecEntry(
     run() {
       kernels.matvec[quantization](WEIGHTS, xp, 0, y, 0, rows, cols);
       return bytes;
+    },
+    checksum: () => checksum(memory, y, rows),
+  };
+}
+
+/**
+ * Table look-ups in their cheapest form: one scale a row, inputs of five bits. What a kernel of few bits with scales for groups of
+ * columns would at least take.
+ */
+function planesEntry(
+  kernels: Kernels,
+  memory: WebAssembly.Memory,
+  bits: number,
+  cols: number,
+  byteLength: number,
+): Entry {
+  const rowBytes = bits * cols / 8, spaceOfRows = (LISTS - VECTORS) / 8 - 8 * cols;
+  const rows = Math.floor(Math.min(byteLength / rowBytes, spaceOfRows / 4) / 16) * 16;
+  const tables = VECTORS + 4 * cols, mean = tables + preparedByteLength(cols);
+  const scales = VECTORS + 2 ** 19, y = scales + 4 * rows;
+  return {
+    name: `planes ${bits} bits ${cols}`,
+    byteLength: rows * rowBytes,
+    bundleByteLength: null,
+    weights: rows * cols,
+    prepare() {
+      fillWeights(memory, "q8", 4096, 0, rows * rowBytes);
+      new Float32Array(memory.buffer, VECTORS, cols).set(wave(cols));
+      kernels.zero(mean, 4 * cols);
+      new Float32Array(memory.buffer, scales, rows).fill(0.01);
+      kernels.preparePlanes(VECTORS, mean, tables, cols);
+    },
+    run() {
+      kernels.planeScores(WEIGHTS, tables, scales, y, 0, rows, bits, cols);
+      return rows * rowBytes;
     },
     checksum: () => checksum(memory, y, rows),
   };
@@ -198,6 +244,7 @@ function sparseEntry(
     name: `sparse ${quantization} ${hiddenSize}`,
     byteLength: bundleCount * stride,
     bundleByteLength: stride,
+    weights: null,
     prepare() {
       const scalesLength = isBlocked(quantization) ? hiddenSize / 16 : 0;
       fillWeights(memory, quantization, downOffset, scalesLength, bundleCount * stride);
@@ -338,6 +385,7 @@ function report(result: KernelBenchResult): string {
     result.gigabytesPerSecond.toFixed(1).padStart(6),
     percent(result.shareOfRead).padStart(8),
     percent(expected?.[1][runtime]).padStart(8),
+    (result.weightsPerNanosecond?.toFixed(1) ?? "").padStart(10),
     (result.nanosecondsPerBundle?.toFixed(0) ?? "").padStart(10),
     result.checksum.toString(16).padStart(10),
   ].join(" ");
@@ -379,7 +427,7 @@ export function main(args: string[]): void {
   if (values.json) console.log(JSON.stringify(results, null, 2));
   else {
     console.log(`${runtimeName()}, weights from DRAM, one core, medians`);
-    console.log("kernel               GB/s  of read   table  ns/bundle   checksum");
+    console.log("kernel               GB/s  of read    table weights/ns  ns/bundle   checksum");
     for (const result of results) console.log(report(result));
   }
 }

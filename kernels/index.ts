@@ -28,3 +28,5 @@ export { planeScores, preparePlanes } from "./bit_planes";
 export { add, addScaled, argmax, copy, fold, gather, scale, softcap, zero } from "./vector";
 export { multiplyPacked, packColumns, packRows } from "./fit/matmul";
 export { adamStep, logisticGradient } from "./fit/logistic";
+export { storeRowQ4 } from "./quantize/q4";
+export { storeRowQ8 } from "./quantize/q8";

@@ -282,6 +282,9 @@ export interface Kernels {
     threshold: number,
   ): number;
 
+  /** Stores x (f32[cols], all finite) as row bytes; cols a multiple of 32. The definitions are in src/format/quantize.ts. */
+  storeRow: Record<"q8" | "q4", (x: number, row: number, cols: number) => void>;
+
   /** `y[i] += x[i]` for i in [from, to), multiples of 4. */
   add(y: number, x: number, from: number, to: number): void;
 
@@ -398,6 +401,7 @@ export function instantiateKernels(
       q8: e.finishDownQ8,
       q4: e.finishDownQ8,
     },
+    storeRow: { q8: e.storeRowQ8, q4: e.storeRowQ4 },
     embedRow: { f32: e.embedRowF32, f16: e.embedRowF16, q8: e.embedRowQ8, q4: e.embedRowQ4 },
     layerNorm: e.layerNorm,
     rmsNorm: e.rmsNorm,

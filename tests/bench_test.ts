@@ -4,7 +4,12 @@
  */
 import assert from "node:assert/strict";
 import { readdirSync, readFileSync } from "node:fs";
+import { join } from "node:path";
 import { after, test } from "node:test";
+import { fileURLToPath } from "node:url";
+import { benchLowBits } from "../bench/low_bits.ts";
+import { benchPack } from "../bench/pack.ts";
+import { LLAMAS, makeCheckpoint } from "../bench/pack/checkpoint_maker.ts";
 import { benchPlan } from "../bench/plan.ts";
 import { benchPredictors } from "../bench/predictors.ts";
 import { benchReaders } from "../bench/readers.ts";
@@ -138,4 +143,23 @@ test("benchPredictors() calibrates copies and scores them, and leaves none", asy
     before
       .filter((name) => !name.startsWith("tales-")),
   );
+});
+
+test("benchPack() packs what it made, beside plain writes, and leaves no file behind", async () => {
+  const source = join(models.path, "llama");
+  makeCheckpoint(source, LLAMAS.tiny, { zeros: 0.75, layersPerFile: 1 });
+  const before = readdirSync(models.path);
+  const folder = models.path, rounds = 1, writeBytes = 1 << 20;
+  const result = await benchPack({ source, quant: "q8", rounds, folder, writeBytes });
+  assert.ok(result.byteLength > 2 * 2 * 192 * 64, "two layers of gates, up rows and down columns");
+  assert.deepEqual(readdirSync(models.path), before);
+});
+
+test("benchLowBits(): fewer bits cost more", async () => {
+  const folder = fileURLToPath(new URL("../models/tales", import.meta.url));
+  const text = readFileSync(join(folder, "calibration.txt"), "utf8");
+  const rows = await benchLowBits({ folder, text, tokensMax: 128, bits: [3, 1] });
+  assert.deepEqual(rows.map(({ name }) => name), ["f16", "q8", "q4", "3 bits", "1 bits"]);
+  const [f16, , , three, one] = rows.map(({ perplexity }) => perplexity);
+  assert.ok(f16 < three && three < one, `${f16}, ${three}, ${one}`);
 });

@@ -185,6 +185,7 @@ test("pack() makes equal bytes of equal weights: strips, shards and prefixes cha
   for (const stripBytesMax of [1, 32 * 4 * 5, 32 * 4 * 95, 2 ** 20]) {
     assert.ok((await bytesOf({}, { stripBytesMax })).bytes.equals(bytes), String(stripBytesMax));
   }
+  assert.ok((await bytesOf({}, { threads: 2 })).bytes.equals(bytes), "by threads");
   assert.ok(!(await bytesOf({}, { createdAt: "now" })).bytes.equals(bytes));
   const others: [TinyModelOptions, number][] = [[{ shards: 2 }, 2], [{ prefix: "" }, 1]];
   for (const [model, fileCount] of others) { // Their provenance differs, but no weight does.
@@ -303,7 +304,13 @@ test("pack() reports progress to the end, and every part", async () => {
   }
 });
 
-test("pack() that is aborted or fails leaves nothing behind, and the old file as it was", async () => {
+for (const threads of [1, 2]) {
+  test(`pack() that is aborted or fails leaves nothing behind, and the old file as it was (${threads})`, async () => {
+    await failPacks(threads);
+  });
+}
+
+async function failPacks(threads: number): Promise<void> {
   using folder = new TemporaryFolder();
   const target = folder.file("x.flash");
   writeFileSync(target, "old");
@@ -312,6 +319,7 @@ test("pack() that is aborted or fails leaves nothing behind, and the old file as
     source: FIXTURE,
     target,
     quant: "q8",
+    threads,
     signal: controller.signal,
     onProgress: ({ part }) => {
       if (part === "layers.0.bundles") controller.abort(new Error("enough"));
@@ -330,7 +338,7 @@ test("pack() that is aborted or fails leaves nothing behind, and the old file as
       return tensors;
     },
   });
-  await assert.rejects(pack({ source: bad, target, quant: "q8" }), (error: Error) => {
+  await assert.rejects(pack({ source: bad, target, quant: "q8", threads }), (error: Error) => {
     assert.ok(error instanceof ModelFileError);
     assert.match(error.message, /q8 cannot hold the number NaN/);
     assert.equal(error.field, "model.decoder.layers.1.fc2.weight");
@@ -340,7 +348,7 @@ test("pack() that is aborted or fails leaves nothing behind, and the old file as
   });
   assert.deepEqual(readdirSync(folder.path).sort(), ["bad", "x.flash"]);
   assert.equal(readFileSync(target, "utf8"), "old");
-});
+}
 
 test("pack() refuses numbers too large for f16, and keeps them in f32", async () => {
   using folder = new TemporaryFolder();

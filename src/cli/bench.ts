@@ -14,6 +14,8 @@ const BENCHES: Record<string, string> = {
   plan: "Does the plan foresee what a run costs?",
   ladder: "What does each technique buy? The paper's table, measured.",
   runtimes: "What does the same work cost under Deno, Bun and Node?",
+  pack: "Does `pack` keep up with the disk, and in how little memory?",
+  low_bits: "What would an FFN of fewer bits cost in perplexity?",
   predictors: "What do a predictor's bytes buy in recall, reads and perplexity?",
   questions: "What do the ten questions of docs/questions.md come to?",
   statistics: "Does a synthetic model run as it was planted?",

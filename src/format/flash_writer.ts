@@ -1,4 +1,3 @@
-import { Buffer } from "node:buffer";
 import process from "node:process";
 import { closeSync, fsyncSync, openSync, renameSync, rmSync, statSync } from "node:fs";
 import { dirname } from "node:path";
@@ -24,6 +23,7 @@ import {
 import { validateHeader } from "./check_header.ts";
 import { bundleByteLength, type Quantization } from "./layout.ts";
 import { encodeHeader, encodePrelude } from "./prelude.ts";
+import { checksumsOf, PartSink, restoreChecksums } from "./part_sink.ts";
 import { writeFully } from "./write_whole.ts";
 
 /** Neurons that share one checksum. */
@@ -130,8 +130,8 @@ export class FlashWriter {
   #descriptor: number;
   #position = 0;
   #partIndex = 0;
-  #doneInPart = 0;
-  #checksum = 0;
+  /** Of the current part, once it is begun. */
+  #sink: PartSink | null = null;
   /** Indices of parts that are whole. */
   readonly #whole = new Set<number>();
   readonly #isResumable: boolean;
@@ -174,53 +174,54 @@ export class FlashWriter {
   /** Parts that are on disk when `sync` has returned. */
   get wholeParts(): WholePart[] {
     return [...this.#whole].map((index) => {
-      const part = this.parts[index];
-      const checksums = part.kind === "tensor"
-        ? part.tensor.checksum
-        : Buffer.from(part.bundles.checksums).toString("base64");
-      return { index, checksums };
+      return { index, checksums: checksumsOf(this.parts[index]) };
     });
+  }
+
+  /** Where the file grows, for others that write parts of it. */
+  get path(): string {
+    return this.#temporary;
+  }
+
+  /** Takes a part that somebody else wrote to `path`, wholly. */
+  adopt(part: WholePart): void {
+    this.#restore(part);
+    this.#toNextPart();
   }
 
   /** What is written next belongs to this part, which is not whole; the one before it is. */
   select(part: FlashPart): void {
     const index = this.parts.indexOf(part);
-    if (index < 0 || this.#whole.has(index) || this.#doneInPart > 0) {
+    if (index < 0 || this.#whole.has(index) || this.#sink?.isBegun) {
       throw new RangeError(`Cannot write part ${index} now: it is whole, or the one before is not`);
     }
     this.#partIndex = index;
+    this.#sink = null;
   }
 
   /** Writes the next bytes of the current part; they must not reach into the part after it. */
   write(bytes: Uint8Array): void {
     const part = this.parts[this.#partIndex];
-    if (part === undefined || this.#doneInPart + bytes.byteLength > part.byteLength) {
-      throw new RangeError(`Cannot write ${bytes.byteLength} bytes: the part ends before`);
-    }
+    if (part === undefined) throw new RangeError("Cannot write more: all parts are whole");
+    this.#sink ??= new PartSink({ descriptor: this.#descriptor, path: this.target }, part);
     // Between parts, and over those that come later, the system leaves zeros.
-    this.#position = part.byteOffset + this.#doneInPart;
-    if (part.kind === "tensor") part.tensor.checksum = crc32(bytes, part.tensor.checksum);
-    else this.#sumGroups(part.bundles, bytes);
-    this.#writeAll(bytes);
-    this.#doneInPart += bytes.byteLength;
-    if (this.#doneInPart < part.byteLength) return;
+    this.#sink.write(bytes);
+    if (!this.#sink.isWhole) return;
     this.#whole.add(this.#partIndex);
-    this.#doneInPart = 0;
     this.#toNextPart();
   }
 
   /** To the first part that is not whole; behind all of them, once they are. */
   #toNextPart(): void {
     const next = this.parts.findIndex((_, index) => !this.#whole.has(index));
+    this.#sink = null;
     this.#partIndex = next < 0 ? this.parts.length : next;
     const last = this.parts[this.parts.length - 1];
     if (next < 0) this.#position = last.byteOffset + last.byteLength;
   }
 
   #restore({ index, checksums }: WholePart): void {
-    const part = this.parts[index];
-    if (part.kind === "tensor") part.tensor.checksum = Number(checksums);
-    else part.bundles.checksums.set(Buffer.from(String(checksums), "base64"));
+    restoreChecksums(this.parts[index], checksums);
     this.#whole.add(index);
   }
 
@@ -295,20 +296,6 @@ export class FlashWriter {
   #writeAll(bytes: Uint8Array): void {
     writeFully(this.#descriptor, bytes, { path: this.target, byteOffset: this.#position });
     this.#position += bytes.byteLength;
-  }
-
-  /** Adds bytes to the checksum of their group, or groups. */
-  #sumGroups({ groupCount, bundleByteLength, checksums }: LayerBundles, bytes: Uint8Array): void {
-    const groupBytes = groupCount * bundleByteLength;
-    const view = new DataView(checksums.buffer, checksums.byteOffset);
-    for (let done = 0; done < bytes.byteLength;) {
-      const at = this.#doneInPart + done;
-      const length = Math.min(groupBytes - at % groupBytes, bytes.byteLength - done);
-      const before = at % groupBytes === 0 ? 0 : this.#checksum;
-      this.#checksum = crc32(bytes.subarray(done, done + length), before);
-      view.setUint32(Math.floor(at / groupBytes) * 4, this.#checksum, true);
-      done += length;
-    }
   }
 }
 

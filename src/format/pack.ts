@@ -6,13 +6,16 @@ import type { ModelSource } from "../checkpoint/model_source.ts";
 import { HubChecksumError, UnsupportedModelError } from "../errors.ts";
 import type { HubClientOptions } from "../hub/hub_client.ts";
 import { HubFile } from "../hub/hub_file.ts";
+import { isHubAddress } from "../hub/hub_repo.ts";
 import { PackJournal, PackLock } from "../hub/pack_journal.ts";
+import { coreCount } from "../runtime.ts";
 import { VERSION } from "../version.ts";
 import { type ByteSource, FileSource } from "./byte_source.ts";
 import { type FlashContent, type FlashPart, FlashWriter } from "./flash_writer.ts";
 import type { FlashHeader } from "./header.ts";
 import { problemWithNeurons } from "./layout.ts";
 import type { Quantization } from "./layout.ts";
+import { PackCrew } from "./pack_crew.ts";
 import { PartPacker } from "./part_packer.ts";
 
 export interface PackOptions {
@@ -39,6 +42,8 @@ export interface PackOptions {
   synthetic?: boolean;
   /** Most memory for a strip of the FFN's down matrix while it is transposed. Default: 32 MiB. */
   stripBytesMax?: number;
+  /** Threads that convert. Default: one a core, up to 6; one for a small model, and for one of a hub. The bytes do not depend on it. */
+  threads?: number;
   /** Where `hf:` models come from. */
   hub?: HubClientOptions;
   /** How files are opened; tests count requests here. */
@@ -61,6 +66,9 @@ export interface PackResult {
 }
 
 const STRIP_BYTES_MAX = 32 * 2 ** 20;
+const SMALL_BYTES = 128 * 2 ** 20;
+/** Each takes some 100 MiB. */
+const THREADS_MAX = 6;
 
 /**
  * Packs a model into one `.flash` file, in memory that does not grow with the model.
@@ -107,17 +115,52 @@ export async function pack(options: PackOptions): Promise<PackResult> {
     using _lock = commit === null ? null : new PackLock(options.target);
     const journal = commit === null ? null : new PackJournal(options.target, content, commit);
     using writer = new FlashWriter(options.target, content, { resume: journal?.parts });
-    await writeParts(writer, packer, weights, journal, options).catch((error) => {
-      // Nobody can tell which part it spoiled.
-      if (error instanceof HubChecksumError) journal?.discard();
-      throw error;
-    });
+    const threads = threadsFor(options, writer.totalBytes);
+    if (threads > 1) await writeByThreads(writer, packer, content, threads, options);
+    else {
+      await writeParts(writer, packer, weights, journal, options).catch((error) => {
+        // Nobody can tell which part it spoiled.
+        if (error instanceof HubChecksumError) journal?.discard();
+        throw error;
+      });
+    }
     const { header, byteLength } = writer.finish();
     journal?.remove();
     return { path: options.target, byteLength, header, ignoredTensors: packer.ignoredTensors };
   } finally {
     weights.close();
   }
+}
+
+/** Models of a hub come through one door; small ones are done before threads have started; `openSource` cannot go to a thread. */
+function threadsFor({ source, threads, openSource }: PackOptions, byteLength: number): number {
+  if (isHubAddress(source) || openSource !== undefined) return 1;
+  return threads ?? (byteLength < SMALL_BYTES ? 1 : Math.min(THREADS_MAX, coreCount()));
+}
+
+/** All parts by threads, each of which reads, converts and writes for itself. */
+async function writeByThreads(
+  writer: FlashWriter,
+  packer: PartPacker,
+  { quantization, ffnQuantization }: FlashContent,
+  threads: number,
+  options: PackOptions,
+): Promise<void> {
+  const { source, configPath, target, signal, onProgress } = options;
+  const { totalBytes, parts } = writer;
+  const stripBytesMax = options.stripBytesMax ?? STRIP_BYTES_MAX;
+  const form = { quantization, ffnQuantization, stripBytesMax };
+  await using crew = new PackCrew(
+    { source, configPath, path: writer.path, target, ...form },
+    threads,
+  );
+  const indices = packer.inSourceOrder(parts).map((part) => parts.indexOf(part));
+  let doneBytes = 0;
+  const wrote = (index: number, bytes: number) => {
+    doneBytes += bytes;
+    onProgress?.({ doneBytes, totalBytes, part: nameOf(parts[index]) });
+  };
+  await crew.run(indices, { wrote, whole: (part) => writer.adopt(part) }, signal);
 }
 
 async function writeParts(

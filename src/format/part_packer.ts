@@ -22,7 +22,7 @@ import {
   type Quantization,
   vectorByteLength,
 } from "./layout.ts";
-import { copyBlocks, isSameBlock } from "./copy_blocks.ts";
+import { copyStored, isStoredAs } from "./copy_stored.ts";
 import { findUnstorable, type RowPlace, storeRows, tileRows } from "./quantize.ts";
 
 /** Of n neurons: rows of a bundle, [n, d] (the gate's first, if there is one), and its columns, [d, n]. */
@@ -50,7 +50,7 @@ export class PartPacker {
   #config: ModelConfig;
   #ffnQuantization: Quantization;
   #stripBytesMax: number;
-  #blocks = new Uint8Array(0);
+  #stored = new Uint8Array(0);
   #resident = new Map<string, { tensor: ResidentTensor; found: FoundTensor }>();
   /** Of each layer its FFN, or those of its experts. */
   #ffn: FfnTensors[][] = [];
@@ -133,7 +133,7 @@ export class PartPacker {
     }
   }
 
-  /** Stores rows of ours as `dtype`: blocks that are so already as they are, others by their values, f32[rows][cols]. */
+  /** Stores rows of ours as `dtype`: numbers that are so already as they are, others by their values, f32[rows][cols]. */
   #store(
     found: FoundTensor,
     { from, rows, cols }: { from: number; rows: number; cols: number },
@@ -141,14 +141,14 @@ export class PartPacker {
     { values, target, place }: { values: Float32Array; target: Uint8Array; place: RowPlace },
   ): void {
     const numbers = { from: from * cols, length: rows * cols };
-    if (found.offset === 0 && isSameBlock(found.source, dtype)) {
+    if (found.offset === 0 && isStoredAs(found.source, dtype)) {
       const byteLength = storedByteLength(found.source, numbers.length);
-      if (this.#blocks.byteLength < byteLength) this.#blocks = new Uint8Array(byteLength);
+      if (this.#stored.byteLength < byteLength) this.#stored = new Uint8Array(byteLength);
       for (const { part, at } of pieces(found, numbers)) {
-        const piece = this.#blocks.subarray(storedByteLength(found.source, at));
+        const piece = this.#stored.subarray(storedByteLength(found.source, at));
         this.#weights.readBytes(found.source, part, piece);
       }
-      if (copyBlocks(dtype, this.#blocks, { rows, cols }, target, place)) return;
+      if (copyStored(dtype, this.#stored, { rows, cols }, target, place)) return;
     }
     this.#read(found, numbers, values, dtype);
     storeRows(dtype, values, { rows, cols }, target, place);
@@ -196,14 +196,18 @@ export class PartPacker {
         }
         const columnsOfStrip = { from: piece, count: rows, stride: count, length: d };
         transpose(numberBytes, strip, columnsOfStrip, columns);
-        toFloats(block > 1 ? "F32" : down.dtype, columns, rows * d, values);
-        const bad = findUnstorable(dtype, values, rows * d);
-        if (bad >= 0) {
-          const index = (bad % d) * n + from + piece + Math.floor(bad / d);
-          throw unstorable(down, dtype, index, values[bad]);
+        const place = { byteOffset: rowSources.length * vector, byteStride };
+        const isCopied = block === 1 && isStoredAs(down, dtype) &&
+          copyStored(dtype, columns, shape, bundles, place);
+        if (!isCopied) {
+          toFloats(block > 1 ? "F32" : down.dtype, columns, rows * d, values);
+          const bad = findUnstorable(dtype, values, rows * d);
+          if (bad >= 0) {
+            const index = (bad % d) * n + from + piece + Math.floor(bad / d);
+            throw unstorable(down, dtype, index, values[bad]);
+          }
+          storeRows(dtype, values, shape, bundles, place);
         }
-        const byteOffset = rowSources.length * vector;
-        storeRows(dtype, values, shape, bundles, { byteOffset, byteStride });
         yield bundles.subarray(0, rows * byteStride);
       }
     }

@@ -7,7 +7,8 @@ import {
   tileByteLength,
   vectorByteLength,
 } from "./layout.ts";
-import { loadRowQ4, moveTilesQ4, storeRowQ4, type TileMove } from "./quantize_q4.ts";
+import { loadRowQ4, moveTilesQ4, type TileMove } from "./quantize_q4.ts";
+import { RowQuantizer } from "./row_quantizer.ts";
 
 /**
  * Numbers to bytes and back: rows of f32 become the row bytes of a bundle (`storeRows`), and row bytes become the tiles
@@ -15,7 +16,7 @@ import { loadRowQ4, moveTilesQ4, storeRowQ4, type TileMove } from "./quantize_q4
  *
  * q8, for each block of 32 numbers: scale = f16(f32(largest magnitude / 127)); number = round to nearest, ties to
  * even, of value / scale with the scale *as stored*, clamped to -127..127. A scale of zero stores zeros.
- * q4: see quantize_q4.ts.
+ * q4: see quantize_q4.ts. Kernels do both (kernels/quantize/).
  */
 
 /** Where rows lie among other bytes: row r begins at `byteOffset + r * byteStride`. Both are multiples of 2 (f32: 4). */
@@ -31,9 +32,6 @@ const LARGEST: Record<Quantization, number> = {
   q8: 65504 * 127,
   q4: 65504 * 7,
 };
-
-/** Adding and subtracting 1.5 x 2^52 rounds a small f64 to the nearest integer, ties to even, without a call. */
-const ROUND = 6755399441055744;
 
 /** Index of the first of `count` values that `quantization` cannot hold (not finite, or too large), or -1. */
 export function findUnstorable(
@@ -59,11 +57,8 @@ export function storeRows(
   for (let row = 0; row < rows; row++) {
     const start = target.byteOffset + place.byteOffset + row * place.byteStride;
     if (isBlocked(quantization)) {
-      const scales = new Float16Array(target.buffer, start, cols / TILE_COLS);
-      const at = start + cols / 16;
-      if (quantization === "q8") {
-        storeRowQ8(values, row * cols, scales, new Int8Array(target.buffer, at, cols));
-      } else storeRowQ4(values, row * cols, scales, new Uint8Array(target.buffer, at, cols / 2));
+      const numbers = values.subarray(row * cols, (row + 1) * cols);
+      quantizerFor(cols).store(quantization, numbers, target, start - target.byteOffset);
     } else {
       const numbers = floatsAt(quantization, target.buffer, start, cols);
       numbers.set(values.subarray(row * cols, (row + 1) * cols));
@@ -124,33 +119,12 @@ export function untileRows(
   moveTiles(quantization, { rows, cols }, { rowBytes: target, tiles: source, toTiles: false });
 }
 
-/** Quantizes one row: `numbers.length` values from `from` on. */
-function storeRowQ8(
-  values: Float32Array,
-  from: number,
-  scales: Float16Array,
-  numbers: Int8Array,
-): void {
-  for (let block = 0, col = 0; block < scales.length; block++) {
-    let largest = 0;
-    for (let index = from + col; index < from + col + TILE_COLS; index++) {
-      const magnitude = Math.abs(values[index]);
-      if (magnitude > largest) largest = magnitude;
-    }
-    scales[block] = Math.fround(largest / 127);
-    const scale = scales[block];
-    const end = col + TILE_COLS;
-    if (scale === 0) {
-      numbers.fill(0, col, end);
-      col = end;
-      continue;
-    }
-    for (; col < end; col++) {
-      // A division, not a multiplication by the inverse: only so are ties found exactly.
-      const rounded = (values[from + col] / scale + ROUND) - ROUND;
-      numbers[col] = rounded > 127 ? 127 : rounded < -127 ? -127 : rounded;
-    }
-  }
+/** This thread's, as large as the longest rows so far. */
+let quantizer: RowQuantizer | undefined;
+
+function quantizerFor(cols: number): RowQuantizer {
+  if (quantizer === undefined || quantizer.colsMax < cols) quantizer = new RowQuantizer(cols);
+  return quantizer;
 }
 
 /** Copies between row bytes and tiles, in whole words: nothing here looks at a number's value. */

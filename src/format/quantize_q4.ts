@@ -2,7 +2,8 @@ import { TILE_COLS, TILE_ROWS } from "./layout.ts";
 
 /**
  * q4, for each block of 32 numbers: m is the first of those with the largest magnitude. Four scales, f16(f32(m / -8)) and
- * by -8.5, -7.5 and -7, are tried; the one with the least squared error is stored (of equals the first). A number is that
+ * by -8.5, -7.5 and -7, are tried; the one with the least squared error is stored (of equals the first; a fifth try gains nothing, four make
+ * the error 8 % smaller than one). A number is that
  * of -8 to 7 nearest to value / scale (ties to even) with the scale *as stored*, plus 8. A scale of zero stores eights.
  * So numbers that are q4 already, and reach -8, -7 or 7, come back as they are.
  */
@@ -13,53 +14,6 @@ export interface TileMove {
   tiles: Uint8Array;
   toTiles: boolean;
   rowAt?: Int32Array;
-}
-
-/** Adding and subtracting 1.5 x 2^52 rounds a small f64 to the nearest integer, ties to even, without a call. */
-const ROUND = 6755399441055744;
-
-/** A fifth try gains nothing; four make the squared error 8 % smaller than the first alone. */
-const DIVISORS = [-8, -8.5, -7.5, -7];
-
-/** Quantizes one row: `2 * nibbles.length` values from `from` on. */
-export function storeRowQ4(
-  values: Float32Array,
-  from: number,
-  scales: Float16Array,
-  nibbles: Uint8Array,
-): void {
-  for (let block = 0; block < scales.length; block++) {
-    const first = from + block * TILE_COLS;
-    let extreme = 0;
-    for (let index = first; index < first + TILE_COLS; index++) {
-      if (Math.abs(values[index]) > Math.abs(extreme)) extreme = values[index];
-    }
-    let best = 0, least = Infinity;
-    for (const divisor of DIVISORS) {
-      scales[block] = Math.fround(extreme / divisor);
-      const scale = scales[block];
-      if (scale === 0) continue;
-      let error = 0;
-      for (let index = first; index < first + TILE_COLS; index++) {
-        const difference = values[index] - scale * nearestQ4(values[index] / scale);
-        error += difference * difference;
-      }
-      if (error >= least) continue;
-      least = error;
-      best = scale;
-    }
-    scales[block] = best;
-    for (let i = 0; i < 16; i++) {
-      const low = best === 0 ? 0 : nearestQ4(values[first + i] / best);
-      const high = best === 0 ? 0 : nearestQ4(values[first + i + 16] / best);
-      nibbles[16 * block + i] = (low + 8) | (high + 8) << 4;
-    }
-  }
-}
-
-function nearestQ4(quotient: number): number {
-  const rounded = (quotient + ROUND) - ROUND;
-  return rounded > 7 ? 7 : rounded < -8 ? -8 : rounded;
 }
 
 /** Reads a row back into `values` from `first` on. */

@@ -1,5 +1,6 @@
 import { expose } from "comlink";
 import { parentPort } from "node:worker_threads";
+import { FlashReadError, FlashWriteError, ModelFileError } from "../errors.ts";
 import { Control } from "./control.ts";
 import type { ControlShare } from "./control.ts";
 import { endpointOf } from "./endpoint.ts";
@@ -68,10 +69,16 @@ export function failureOf(error: unknown): WorkerFailure {
   };
 }
 
-/** Brings back an error of the system with its code, and the caller's mistakes as such. */
+/** Errors that keep their class when they come from a thread: what callers ask for by `instanceof`. */
+const CLASSES = { RangeError, ModelFileError, FlashReadError, FlashWriteError };
+
+/** Brings back an error of the system with its code, and the caller's mistakes and those of files as such. */
 export function errorOf({ name, message, stack, data }: WorkerFailure): Error {
-  const error = name === "RangeError" ? new RangeError(message) : new Error(message);
-  if (name !== "Error" && name !== "RangeError") error.name = name;
+  const error = new Error(message);
+  if (Object.hasOwn(CLASSES, name)) {
+    Object.setPrototypeOf(error, CLASSES[name as keyof typeof CLASSES].prototype);
+  }
+  if (error.name !== name) error.name = name;
   if (stack) error.stack = stack;
   return Object.assign(error, data);
 }

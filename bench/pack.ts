@@ -1,0 +1,164 @@
+/**
+ * Does `pack` keep up with the disk, and in how little memory? Packs a folder, in turn with writing as many bytes to the same disk, and
+ * prints both speeds and the largest memory of the process. Without a folder one of noise is made, in a real model's sizes.
+ *
+ *   deno run -A bench/pack.ts [FOLDER] [--help]
+ */
+import { closeSync, existsSync, fsyncSync, mkdtempSync, openSync, rmSync } from "node:fs";
+import { tmpdir } from "node:os";
+import { join } from "node:path";
+import process from "node:process";
+import { formatBytes, parseByteSize, parseShare } from "../src/byte_size.ts";
+import type { Quantization } from "../src/format/layout.ts";
+import { QUANTIZATIONS } from "../src/format/layout.ts";
+import { pack } from "../src/format/pack.ts";
+import { writeFully } from "../src/format/write_whole.ts";
+import { residentBytes, resourceUse, runtimeName } from "../src/runtime.ts";
+import { parseBenchArgs } from "./bench_args.ts";
+import { median } from "./median.ts";
+import { LLAMAS, makeCheckpoint } from "./pack/checkpoint_maker.ts";
+
+export interface PackBench {
+  /** The model: a folder that `pack` takes. */
+  source: string;
+  quant: Quantization;
+  rounds: number;
+  /** Where the packed file goes; it is removed after each round. */
+  folder: string;
+  /** Bytes that are written beside each round, to know what the disk can do. */
+  writeBytes: number;
+}
+
+export interface PackBenchResult {
+  runtime: string;
+  /** Of the packed file. */
+  byteLength: number;
+  /** Medians: of a pack, and of plain writing, both with what reaches the disk last. */
+  seconds: number;
+  packBytesPerSecond: number;
+  writeBytesPerSecond: number;
+  /** Median of each round's pack over the mean of the writes before and after it. */
+  shareOfWriting: number;
+  /** Memory of the process before the first pack, and its largest. */
+  beforeBytes: number;
+  peakBytes: number;
+}
+
+/** Writes, packs, writes, packs, writes: each pack stands beside the writes around it, as what a shared disk gives comes and goes. */
+export async function benchPack(bench: PackBench): Promise<PackBenchResult> {
+  const { source, quant, rounds, folder, writeBytes } = bench;
+  const target = join(folder, `pack-${process.pid}.flash`), beforeBytes = residentBytes();
+  const packs: number[] = [], writes = [writeSpeed(folder, writeBytes)], shares: number[] = [];
+  const seconds: number[] = [];
+  let byteLength = 0;
+  for (let round = 0; round < rounds; round++) {
+    try {
+      const began = performance.now();
+      ({ byteLength } = await pack({ source, target, quant, synthetic: true }));
+      seconds.push((performance.now() - began) / 1000);
+      packs.push(byteLength / seconds[round]);
+    } finally {
+      rmSync(target, { force: true });
+    }
+    writes.push(writeSpeed(folder, writeBytes));
+    shares.push(packs[round] / ((writes[round] + writes[round + 1]) / 2));
+  }
+  return {
+    runtime: runtimeName(),
+    byteLength,
+    seconds: median(seconds),
+    packBytesPerSecond: median(packs),
+    writeBytesPerSecond: median(writes),
+    shareOfWriting: median(shares),
+    beforeBytes,
+    peakBytes: resourceUse().peakBytes,
+  };
+}
+
+/** Bytes a second of a new file that is written from front to back, until it is on the disk. */
+function writeSpeed(folder: string, byteLength: number): number {
+  const path = join(folder, `write-${process.pid}.tmp`),
+    block = new Uint8Array(4 * 2 ** 20).fill(7);
+  const descriptor = openSync(path, "w");
+  try {
+    const began = performance.now();
+    for (let at = 0; at < byteLength; at += block.byteLength) {
+      const length = Math.min(block.byteLength, byteLength - at);
+      writeFully(descriptor, block.subarray(0, length), { path, byteOffset: at });
+    }
+    fsyncSync(descriptor);
+    return byteLength / ((performance.now() - began) / 1000);
+  } finally {
+    closeSync(descriptor);
+    rmSync(path, { force: true });
+  }
+}
+
+/** How fast, beside what, and in how much memory: two lines. */
+export function renderPack(result: PackBenchResult): string {
+  const speed = (bytes: number) => `${(bytes / 1e6).toFixed(0)} MB/s`;
+  return `${result.runtime}: ${formatBytes(result.byteLength)} in ${result.seconds.toFixed(1)} s, ${
+    speed(result.packBytesPerSecond)
+  }; the disk writes ${speed(result.writeBytesPerSecond)}: ${
+    (100 * result.shareOfWriting).toFixed(0)
+  } %\n` +
+    `memory ${formatBytes(result.beforeBytes)} before, ${formatBytes(result.peakBytes)} at most`;
+}
+
+const HELP = `Does \`pack\` keep up with the disk, and in how little memory?
+
+  pack [FOLDER]
+  --make NAME      ${
+  Object.keys(LLAMAS).join(" or ")
+}: noise in f16, made in --folder/NAME unless it is there
+                   (default llama-7b, without FOLDER)
+  --zeros SHARE    of the FFN's numbers that are made (default 0%)
+  --quant KIND     how weights are stored (default f16)
+  --rounds N       default 3
+  --write SIZE     bytes written beside each round (default 4GiB)
+  --folder DIR     where files go; of one that is not given all are removed
+  --json           print the result as JSON`;
+
+export async function main(args: string[]): Promise<void> {
+  const parsed = parseBenchArgs(args, HELP, {
+    positionals: 1,
+    options: {
+      make: { type: "string", default: "llama-7b" },
+      zeros: { type: "string", default: "0%" },
+      quant: { type: "string", default: "f16" },
+      rounds: { type: "string", default: "3" },
+      write: { type: "string", default: "4GiB" },
+      folder: { type: "string" },
+      json: { type: "boolean" },
+    },
+  });
+  if (!parsed) return;
+  const { values, positionals: [given] } = parsed, quant = values.quant as Quantization;
+  if (!QUANTIZATIONS.includes(quant)) {
+    throw new RangeError(`Cannot pack as "${quant}": one of ${QUANTIZATIONS.join(", ")}`);
+  }
+  if (!Object.hasOwn(LLAMAS, values.make)) {
+    throw new RangeError(`Cannot make "${values.make}": ${Object.keys(LLAMAS).join(" or ")}`);
+  }
+  const zeros = parseShare(values.zeros), writeBytes = parseByteSize(values.write);
+  const folder = values.folder ?? mkdtempSync(join(tmpdir(), "bench-pack-"));
+  try {
+    const source = given ?? made(folder, values.make, zeros);
+    const rounds = Number(values.rounds);
+    const result = await benchPack({ source, quant, rounds, folder, writeBytes });
+    console.log(values.json ? JSON.stringify(result) : renderPack(result));
+  } finally {
+    if (values.folder === undefined) rmSync(folder, { recursive: true });
+  }
+}
+
+/** The folder of noise of this name, which another run may have left. Its index is written last. */
+function made(folder: string, name: string, zeros: number): string {
+  const source = join(folder, zeros > 0 ? `${name}-${Math.round(100 * zeros)}-zeros` : name);
+  if (!existsSync(join(source, "model.safetensors.index.json"))) {
+    makeCheckpoint(source, LLAMAS[name], { zeros });
+  }
+  return source;
+}
+
+if (import.meta.main) await main(process.argv.slice(2));
