@@ -217,6 +217,15 @@ export function defaultMode({ config, predictors }: FlashHeader): FfnMode {
   return isSparse(config) ? "exact" : "dense";
 }
 
+/** A router chooses, whatever is wished; of what it chooses `exact` computes the neurons that are active. */
+function checkModeOfExperts(config: FlashHeader["config"], ffn: OpenOptions["ffn"]): void {
+  if (ffn === undefined || (ffn === "exact" && isSparse(config))) return;
+  const why = ffn === "exact"
+    ? `hardly any activation of ${config.ffn.activation} is zero, so experts are read whole`
+    : "the model's router says which experts are computed";
+  throw new RangeError(`Cannot compute the FFN as "${ffn}": ${why}`);
+}
+
 /** Checks the options and fills in what they leave open. Throws `RangeError` for what makes no sense. */
 export function settle(
   header: FlashHeader,
@@ -225,11 +234,7 @@ export function settle(
   { probe = null, nowBytes }: SettleWith = {},
 ): Settings {
   const { config, predictors } = header;
-  if (config.experts && options.ffn !== undefined) {
-    throw new RangeError(
-      `Cannot compute the FFN as "${options.ffn}": the model's router says which experts are computed`,
-    );
-  }
+  if (config.experts) checkModeOfExperts(config, options.ffn);
   const mode = options.ffn ?? defaultMode(header);
   if (mode !== "routed" && !FFN_CHOICES.includes(mode)) {
     throw new RangeError(`Cannot compute the FFN as "${mode}": one of ${FFN_CHOICES.join(", ")}`);
