@@ -9,6 +9,7 @@ import { ticketCapacity } from "./flash/ticket.ts";
 import { FlashFile } from "./format/flash_file.ts";
 import type { FlashHeader } from "./format/header.ts";
 import { isScattered } from "./format/header.ts";
+import { vectorByteLength } from "./format/layout.ts";
 import { NeuronOrder } from "./format/neuron_order.ts";
 import { loadKernelModule } from "./kernels.ts";
 import { layerPlaceOf, loadArenas, locateWeights } from "./load.ts";
@@ -142,6 +143,9 @@ function connect(
   const stagingFlag = slotTotal;
   const stagingFlagsPerArena = shape.stagingChunkCount * flagsPerChunk;
   const auditFlag = stagingFlag + plan.arenas.length * stagingFlagsPerArena;
+  const readsPerRecord = options.unbundled
+    ? plan.record.byteLength / vectorByteLength(header.ffnQuantization, header.config.hiddenSize)
+    : 1;
   const rereads = options.naive ? rereadsOf(plan) : [];
   const flagCount = auditFlag + (plan.auditSample ? 1 : 0);
   const share = Control.create(
@@ -151,7 +155,7 @@ function connect(
       layerCount: slotCounts.length,
       tickets: ticketCapacity(header.config.intermediateSize, readerCount),
       flagCount,
-      hasHalves: options.unbundled,
+      hasPieces: readsPerRecord > 1,
     },
     style,
   );
@@ -196,8 +200,7 @@ function connect(
         mergedBytesMax: BOUNCE_BYTES,
       },
       isResident: plan.isResident,
-      // What `exact` reads is the down column alone.
-      unbundled: (options.unbundled ?? false) && plan.mode !== "exact",
+      readsPerRecord,
       rereads,
       staging: {
         chunkCount: shape.stagingChunkCount - (rereads.length > 0 ? REREAD_CHUNKS : 0),

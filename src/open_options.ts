@@ -82,8 +82,8 @@ export interface OpenOptions {
   /** Use the kept probe of the disk (`flashpipe probe`), if there is one. Default true; changes no result. */
   probe?: boolean;
   /**
-   * For `bench ladder`: up row and down column of a neuron are two reads, neither merged with others, as if they lay apart on flash.
-   * Changes no result.
+   * For `bench ladder`: each vector of a neuron (gate and up row, down column) is a read of its own, merged with no other, as if they
+   * lay apart on flash. Changes no result.
    */
   unbundled?: boolean;
   /**
@@ -251,9 +251,6 @@ export function settle(
   }
   if (options.recall !== undefined && mode !== "predicted") {
     throw new RangeError(`Cannot set a recall in ${mode}: it is of \`predicted\` alone`);
-  }
-  if (options.unbundled && config.ffn.isGated) {
-    throw new RangeError("Cannot read the parts of a bundle one by one where there is a gate");
   }
   if (options.naive && mode !== "dense") {
     throw new RangeError(`Cannot be naive in ${mode}: it is of \`dense\` alone`);

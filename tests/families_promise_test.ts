@@ -77,7 +77,12 @@ const ROUTED_WAYS: OpenOptions[] = [
   { ffnCache: "40%", lanes: 2, promptChunk: 1 },
   { ffnCache: "100%", lanes: 5 },
   { ffnCache: "60%", prefetch: false, promptChunk: 7, readers: 1 },
-  { ffnCache: "10%", lanes: 2, simulation: { seed: 3, delayMsMax: 0.2, shortRate: 0.4 } },
+  {
+    ffnCache: "10%",
+    lanes: 2,
+    unbundled: true,
+    simulation: { seed: 3, delayMsMax: 0.2, shortRate: 0.4 },
+  },
 ];
 
 for (const [name, quant] of [["mixtral_relu", "q8"], ["olmoe_silu", "q4"]] as const) {

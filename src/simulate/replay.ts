@@ -206,7 +206,7 @@ function optionsOf(
         mergedBytesMax: BOUNCE_BYTES,
       },
       isResident: false,
-      unbundled: false,
+      readsPerRecord: 1,
       rereads: [],
       staging: {
         chunkCount: 0,
