@@ -82,8 +82,11 @@ async function packModel(
       ? { endpoint: process.env.HF_ENDPOINT, token: process.env.HF_TOKEN }
       : undefined,
     signal: interrupt.signal,
-    onProgress: ({ doneBytes: done, totalBytes: total }) =>
-      progress.update("packing", { done, total }),
+    // From a hub it is the way here that takes time.
+    onProgress: ({ fetched, ...written }) => {
+      const { doneBytes: done, totalBytes: total } = fetched ?? written;
+      progress.update("packing", { done, total });
+    },
   });
   progress.stop();
   const ignored = ignoredTensors.length > 0
