@@ -1,4 +1,4 @@
-import { pageAddress } from "./arena.ts";
+import { pageAddress, pagesOfLayer } from "./arena.ts";
 import type { ArenaPlan, PageShape } from "./arena.ts";
 import { AuditBoard } from "./audit/board.ts";
 import type { AuditBoardShare } from "./audit/board.ts";
@@ -79,14 +79,17 @@ export async function open(path: string, options: OpenOptions = {}): Promise<Mod
 
 /** The memory of an arena, with the tables of its pages. */
 function createArena(
-  { byteLength, layers }: ArenaPlan,
+  { byteLength, layers, range }: ArenaPlan,
   pages: PageShape,
   { hugePages }: OpenOptions,
 ): WebAssembly.Memory {
   const memory = createSharedMemory(byteLength, { hugePages });
-  for (const layer of layers) {
+  for (const [index, layer] of layers.entries()) {
     const table = new Uint32Array(memory.buffer, layer.pageTable, pages.count);
-    for (let page = 0; page < pages.count; page++) table[page] = pageAddress(layer, pages, page);
+    const count = pagesOfLayer(pages, range.from + index);
+    for (let page = 0; page < pages.count; page++) {
+      table[page] = pageAddress(layer, pages, page % count);
+    }
   }
   return memory;
 }
