@@ -6,17 +6,20 @@ export interface RowRun {
   readonly count: number;
 }
 
-/** Some rows of a tensor of a checkpoint, which become a tensor of ours: queries out of a fused matrix. */
+/** Some rows of a tensor of a checkpoint, which become a tensor of ours: queries out of a fused matrix, or an expert out of a stack. */
 export interface FusedSource {
   readonly name: string;
   /** Rows of the whole tensor. */
   rows(config: ModelConfig): number;
-  /** Those that are ours, in our order. */
-  runs(config: ModelConfig): RowRun[];
+  /** Matrices that are stacked to one tensor with three dimensions, each with as many of the rows; default: it has two. */
+  stacked?(config: ModelConfig): number;
+  /** Those rows that are ours, in our order; of a stack matrix `expert`. */
+  runs(config: ModelConfig, expert: number): RowRun[];
 }
 
 /**
- * Where our tensors come from, by our names with `N` for the number of a layer, without `.weight` and `.bias`:
+ * Where our tensors come from, by our names with `N` for the number of a layer and `E` for that of an expert, without `.weight` and
+ * `.bias`:
  *
  *     "layers.N.attention.query": "layers.N.self_attn.q_proj"
  */

@@ -3,6 +3,7 @@ import type { Checkpoint } from "../src/checkpoint/checkpoint.ts";
 import { ModelFileError, printable, UnsupportedModelError } from "../src/errors.ts";
 import type { ModelConfig } from "./config.ts";
 import type { FusedSource, ModelFamily, RowRun, SourceNames, TensorNames } from "./family.ts";
+import { fusedByGroup } from "./fused.ts";
 import { families } from "./registry.ts";
 
 /** What a GGUF file's metadata and tensors say of a model, in the words of `config.json`. */
@@ -26,6 +27,8 @@ interface Architecture {
   readonly isShuffled?: boolean;
   /** Names that differ from `NAMES`. */
   readonly sources?: (config: ModelConfig) => SourceNames;
+  /** Whether there must be experts, which others may not have. */
+  readonly hasExperts?: boolean;
   /** What its config.json says beside what all say. */
   json?(fields: Fields): Record<string, unknown>;
 }
@@ -71,6 +74,30 @@ const ARCHITECTURES: Readonly<Record<string, Architecture>> = {
   },
   qwen2: { modelType: "qwen2" },
   qwen3: { modelType: "qwen3" },
+  // llama.cpp norms what Qwen3's router chooses, and does not what OLMoE's does, whatever config.json said.
+  qwen3moe: {
+    modelType: "qwen3_moe",
+    hasExperts: true,
+    json: (fields) => ({
+      ...expertsJson(fields),
+      moe_intermediate_size: expertRows(fields),
+      norm_topk_prob: true,
+    }),
+  },
+  olmoe: {
+    modelType: "olmoe",
+    hasExperts: true,
+    json: (fields) => ({ ...expertsJson(fields), norm_topk_prob: false }),
+  },
+  persimmon: {
+    modelType: "persimmon",
+    // As in Hugging Face's files: head after head its query, key and value.
+    sources: () => fusedByGroup("blk.N.attn_qkv"),
+    json: (fields) => ({
+      layer_norm_eps: fields.number("attention.layer_norm_epsilon"),
+      qk_layernorm: fields.hasTensor("blk.0.attn_q_norm.weight"),
+    }),
+  },
   nemotron: {
     modelType: "nemotron",
     json: (fields) => ({ norm_eps: fields.number("attention.layer_norm_epsilon") }),
@@ -111,6 +138,57 @@ const ARCHITECTURES: Readonly<Record<string, Architecture>> = {
     }),
   },
 };
+
+/** A Llama with experts there is a Mixtral here. */
+const MIXTRAL: Architecture = {
+  modelType: "mixtral",
+  isShuffled: true,
+  hasExperts: true,
+  json: (fields) => ({
+    ...expertsJson(fields),
+    num_local_experts: fields.number("expert_count"),
+    rope_theta: fields.number("rope.freq_base") ?? 10_000,
+  }),
+};
+
+function expertsJson(fields: Fields): Record<string, unknown> {
+  return {
+    intermediate_size: expertRows(fields),
+    num_experts: fields.number("expert_count"),
+    num_experts_per_tok: fields.need("expert_used_count"),
+  };
+}
+
+/** Neurons of an expert, of which some files have no field. */
+function expertRows(fields: Fields): number {
+  const stack = "blk.0.ffn_gate_exps.weight";
+  return fields.rows(fields.hasTensor(stack) ? stack : "blk.0.ffn_gate.0.weight", -2);
+}
+
+/** Experts are stacked; files of Mixtral's first months have each by itself. */
+function expertSources(weights: Checkpoint): SourceNames {
+  const parts = ["gate", "up", "down"] as const;
+  const isStacked = weights.tensors.has("blk.0.ffn_gate_exps.weight");
+  return {
+    "layers.N.ffn.router": "blk.N.ffn_gate_inp",
+    ...Object.fromEntries(parts.map((part) => [
+      `layers.N.ffn.experts.E.${part}`,
+      isStacked ? stackedExperts(part) : `blk.N.ffn_${part}.E`,
+    ])),
+  };
+}
+
+function stackedExperts(part: "gate" | "up" | "down"): FusedSource {
+  const count = ({ experts }: ModelConfig) => experts?.count ?? 1;
+  const each = (config: ModelConfig) =>
+    part === "down" ? config.hiddenSize : config.intermediateSize / count(config);
+  return {
+    name: `blk.N.ffn_${part}_exps`,
+    rows: (config) => count(config) * each(config),
+    stacked: count,
+    runs: (config, expert) => [{ from: expert * each(config), count: each(config) }],
+  };
+}
 
 function headScalar(fields: Fields): Record<string, unknown> {
   return { query_pre_attn_scalar: fields.number("attention.key_length") };
@@ -174,10 +252,10 @@ class Fields {
     return this.#weights.tensors.has(name);
   }
 
-  /** Rows of a matrix. */
-  rows(name: string): number {
+  /** Rows of a matrix; of a stack of matrices those of one are in dimension -2. */
+  rows(name: string, dimension = 0): number {
     const tensor = this.#weights.tensors.get(name);
-    return tensor?.shape.at(0) ?? this.fail(name, `tensor ${name} is missing`);
+    return tensor?.shape.at(dimension) ?? this.fail(name, `tensor ${name} is missing`);
   }
 
   /** A short vector of floats, or undefined. */
@@ -216,10 +294,14 @@ export async function readGgufModel(
         Object.keys(ARCHITECTURES).join(", "),
     );
   }
-  const architecture = ARCHITECTURES[name], fields = new Fields(metadata, weights, name, path);
-  if ((fields.number("expert_count") ?? 0) > 0) {
-    throw new UnsupportedModelError(`${path}: experts are not supported in GGUF files`);
+  const fields = new Fields(metadata, weights, name, path);
+  const isOfExperts = (fields.number("expert_count") ?? 0) > 0;
+  const architecture = isOfExperts && name === "llama" ? MIXTRAL : ARCHITECTURES[name];
+  const { hasExperts = false } = architecture;
+  if (isOfExperts && !hasExperts) {
+    throw new UnsupportedModelError(`${path}: experts are not supported in GGUF files of ${name}`);
   }
+  if (hasExperts) fields.need("expert_count");
   return {
     family: families[architecture.modelType],
     json: { ...await commonJson(fields), ...architecture.json?.(fields) },
@@ -228,6 +310,7 @@ export async function readGgufModel(
       sources: (config) => ({
         ...NAMES,
         ...(architecture.isShuffled ? unshuffled() : {}),
+        ...(hasExperts ? expertSources(weights) : {}),
         ...architecture.sources?.(config),
       }),
       ignored: [/^rope_freqs\.weight$/, /\.rope_freqs\.weight$/, /attn_rot_embd\.weight$/],

@@ -45,6 +45,13 @@ export interface PageShape extends KvHeads {
   byteLength: number;
   /** Pages of a layer when the context is full. */
   count: number;
+  /** Layers that look back over a window of so many positions need no more than `count` pages: `windowPageCount`. */
+  windowed?: { window: number; layers: readonly number[]; count: number };
+}
+
+/** Pages of a layer when the context is full. */
+export function pagesOfLayer({ count, windowed }: PageShape, layer: number): number {
+  return windowed?.layers.includes(layer) ? Math.min(count, windowed.count) : count;
 }
 
 /** What all arenas of a model have alike. */

@@ -69,7 +69,7 @@ export async function evaluate(options: EvaluateOptions): Promise<Evaluation> {
   if (documents.length === 0) throw new RangeError("Cannot evaluate an empty text");
   using file = FlashFile.open(path);
   const ffn = options.ffn ?? defaultMode(file.header);
-  const isCompared = options.reference ?? !["dense", "routed"].includes(ffn);
+  const isCompared = options.reference ?? (ffn !== "dense" && !file.header.config.experts);
   await using model = await openEvaluated(options, ffn, isCompared);
   const chunks = takeChunks(documents, model, tokensMax);
   await using dense = isCompared ? await openReference(options) : undefined;

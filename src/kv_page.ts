@@ -69,6 +69,44 @@ export function pageCount(positions: number): number {
   return Math.ceil(positions / PAGE_POSITIONS);
 }
 
+/**
+ * Pages of a layer that looks back over a window: they are taken in turn, page p of a text where its page p - count was, position by
+ * position. A step of up to `positionsMax` positions writes its own before it looks back at the `window - 1` before its first.
+ */
+export function windowPageCount(window: number, positionsMax: number): number {
+  return pageCount(window - 1 + positionsMax);
+}
+
+/**
+ * Sees to it that no step looks back at a place that a later position of the same text has taken. Texts only grow, and what drafts
+ * wrote in vain is within a step; so this is for who lets a text go on from far before its end.
+ */
+export class WindowGuard {
+  readonly #window: number;
+  /** Positions that have places at a time. */
+  readonly #places: number;
+  /** Positions of the text so far. */
+  #end = 0;
+
+  /** @param pageCount of the layers with the window */
+  constructor(window: number, pageCount: number) {
+    this.#window = window;
+    this.#places = pageCount * PAGE_POSITIONS;
+  }
+
+  /** Before each step. Throws `RangeError`. */
+  check({ position, positions }: { position: number; positions: number }): void {
+    if (position === 0) this.#end = 0;
+    const first = Math.max(0, position - this.#window + 1);
+    if (this.#end - this.#places > first) {
+      throw new RangeError(
+        `Cannot go on from position ${position}: what its window sees made room for ${this.#end} positions`,
+      );
+    }
+    this.#end = Math.max(this.#end, position + positions);
+  }
+}
+
 /** Bytes of scratch for the attention of `queries` heads over `positions` positions. */
 export function pagedScratchByteLength(
   queries: number,

@@ -12,8 +12,8 @@ import { tileRows } from "./format/quantize.ts";
 import type { LayerWeights, ModelWeights } from "./pipeline/options.ts";
 import type { LayerPlan, Section } from "./arena.ts";
 import type { Plan } from "./plan.ts";
+import { routerAt } from "./predict/router_look.ts";
 import { locatePredictor } from "./predict/layer_predictor.ts";
-import type { LayerPredictor } from "./predict/layer_predictor.ts";
 
 /** Bytes read at a time while loading. */
 const LOAD_BYTES = 1 << 20;
@@ -272,6 +272,7 @@ export function locateWeights(header: FlashHeader, plan: Plan): ModelWeights {
     const prefix = `layers.${index}`;
     const predictor = header.predictors?.layers[index];
     const attentionNorm = pair(`${prefix}.attentionNorm`);
+    const router = routerAt(header, at(`${prefix}.ffn.router.weight`));
     return {
       attentionNorm,
       query: pair(`${prefix}.attention.query`),
@@ -286,8 +287,8 @@ export function locateWeights(header: FlashHeader, plan: Plan): ModelWeights {
       gateBias: at(`${prefix}.ffn.gate.bias`),
       upBias: at(`${prefix}.ffn.up.bias`),
       downBias: at(`${prefix}.ffn.down.bias`),
-      predictor: header.config.experts
-        ? routerOf(header, at(`${prefix}.ffn.router.weight`), header.config.experts)
+      predictor: router
+        ? { kind: "router", ...router }
         : predictor
         ? locatePredictor(predictor, ({ byteOffset }) => places.of(byteOffset).address)
         : null,
@@ -312,13 +313,4 @@ export function locateWeights(header: FlashHeader, plan: Plan): ModelWeights {
     },
     layers: Array.from({ length: header.config.numLayers }, (_, index) => layer(index)),
   };
-}
-
-function routerOf(
-  { config, quantization }: FlashHeader,
-  weight: number,
-  { count, perToken, isNormalized }: NonNullable<FlashHeader["config"]["experts"]>,
-): LayerPredictor {
-  const dtype = quantization === "f32" ? "f32" : "f16", each = config.intermediateSize / count;
-  return { kind: "router", weight, dtype, count, perToken, each, isNormalized };
 }

@@ -1,4 +1,4 @@
-import { pageAddress } from "./arena.ts";
+import { pageAddress, pagesOfLayer } from "./arena.ts";
 import type { ArenaPlan, PageShape } from "./arena.ts";
 import { AuditBoard } from "./audit/board.ts";
 import type { AuditBoardShare } from "./audit/board.ts";
@@ -9,6 +9,7 @@ import { ticketCapacity } from "./flash/ticket.ts";
 import { FlashFile } from "./format/flash_file.ts";
 import type { FlashHeader } from "./format/header.ts";
 import { isScattered } from "./format/header.ts";
+import { vectorByteLength } from "./format/layout.ts";
 import { NeuronOrder } from "./format/neuron_order.ts";
 import { loadKernelModule } from "./kernels.ts";
 import { layerPlaceOf, loadArenas, locateWeights } from "./load.ts";
@@ -78,14 +79,17 @@ export async function open(path: string, options: OpenOptions = {}): Promise<Mod
 
 /** The memory of an arena, with the tables of its pages. */
 function createArena(
-  { byteLength, layers }: ArenaPlan,
+  { byteLength, layers, range }: ArenaPlan,
   pages: PageShape,
   { hugePages }: OpenOptions,
 ): WebAssembly.Memory {
   const memory = createSharedMemory(byteLength, { hugePages });
-  for (const layer of layers) {
+  for (const [index, layer] of layers.entries()) {
     const table = new Uint32Array(memory.buffer, layer.pageTable, pages.count);
-    for (let page = 0; page < pages.count; page++) table[page] = pageAddress(layer, pages, page);
+    const count = pagesOfLayer(pages, range.from + index);
+    for (let page = 0; page < pages.count; page++) {
+      table[page] = pageAddress(layer, pages, page % count);
+    }
   }
   return memory;
 }
@@ -142,6 +146,9 @@ function connect(
   const stagingFlag = slotTotal;
   const stagingFlagsPerArena = shape.stagingChunkCount * flagsPerChunk;
   const auditFlag = stagingFlag + plan.arenas.length * stagingFlagsPerArena;
+  const readsPerRecord = options.unbundled
+    ? plan.record.byteLength / vectorByteLength(header.ffnQuantization, header.config.hiddenSize)
+    : 1;
   const rereads = options.naive ? rereadsOf(plan) : [];
   const flagCount = auditFlag + (plan.auditSample ? 1 : 0);
   const share = Control.create(
@@ -151,7 +158,7 @@ function connect(
       layerCount: slotCounts.length,
       tickets: ticketCapacity(header.config.intermediateSize, readerCount),
       flagCount,
-      hasHalves: options.unbundled,
+      hasPieces: readsPerRecord > 1,
     },
     style,
   );
@@ -196,8 +203,7 @@ function connect(
         mergedBytesMax: BOUNCE_BYTES,
       },
       isResident: plan.isResident,
-      // What `exact` reads is the down column alone.
-      unbundled: (options.unbundled ?? false) && plan.mode !== "exact",
+      readsPerRecord,
       rereads,
       staging: {
         chunkCount: shape.stagingChunkCount - (rereads.length > 0 ? REREAD_CHUNKS : 0),

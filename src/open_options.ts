@@ -82,8 +82,8 @@ export interface OpenOptions {
   /** Use the kept probe of the disk (`flashpipe probe`), if there is one. Default true; changes no result. */
   probe?: boolean;
   /**
-   * For `bench ladder`: up row and down column of a neuron are two reads, neither merged with others, as if they lay apart on flash.
-   * Changes no result.
+   * For `bench ladder`: each vector of a neuron (gate and up row, down column) is a read of its own, merged with no other, as if they
+   * lay apart on flash. Changes no result.
    */
   unbundled?: boolean;
   /**
@@ -217,6 +217,15 @@ export function defaultMode({ config, predictors }: FlashHeader): FfnMode {
   return isSparse(config) ? "exact" : "dense";
 }
 
+/** A router chooses, whatever is wished; of what it chooses `exact` computes the neurons that are active. */
+function checkModeOfExperts(config: FlashHeader["config"], ffn: OpenOptions["ffn"]): void {
+  if (ffn === undefined || (ffn === "exact" && isSparse(config))) return;
+  const why = ffn === "exact"
+    ? `hardly any activation of ${config.ffn.activation} is zero, so experts are read whole`
+    : "the model's router says which experts are computed";
+  throw new RangeError(`Cannot compute the FFN as "${ffn}": ${why}`);
+}
+
 /** Checks the options and fills in what they leave open. Throws `RangeError` for what makes no sense. */
 export function settle(
   header: FlashHeader,
@@ -225,11 +234,7 @@ export function settle(
   { probe = null, nowBytes }: SettleWith = {},
 ): Settings {
   const { config, predictors } = header;
-  if (config.experts && options.ffn !== undefined) {
-    throw new RangeError(
-      `Cannot compute the FFN as "${options.ffn}": the model's router says which experts are computed`,
-    );
-  }
+  if (config.experts) checkModeOfExperts(config, options.ffn);
   const mode = options.ffn ?? defaultMode(header);
   if (mode !== "routed" && !FFN_CHOICES.includes(mode)) {
     throw new RangeError(`Cannot compute the FFN as "${mode}": one of ${FFN_CHOICES.join(", ")}`);
@@ -246,9 +251,6 @@ export function settle(
   }
   if (options.recall !== undefined && mode !== "predicted") {
     throw new RangeError(`Cannot set a recall in ${mode}: it is of \`predicted\` alone`);
-  }
-  if (options.unbundled && config.ffn.isGated) {
-    throw new RangeError("Cannot read the parts of a bundle one by one where there is a gate");
   }
   if (options.naive && mode !== "dense") {
     throw new RangeError(`Cannot be naive in ${mode}: it is of \`dense\` alone`);

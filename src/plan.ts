@@ -1,5 +1,5 @@
 import type { ModelConfig } from "../models/config.ts";
-import { EARLY_POSITIONS, planArena, recordOf, slotByteLength } from "./arena.ts";
+import { EARLY_POSITIONS, pagesOfLayer, planArena, recordOf, slotByteLength } from "./arena.ts";
 import type {
   ArenaPlan,
   ArenaShape,
@@ -26,7 +26,7 @@ import {
 } from "./format/header.ts";
 import { matrixByteLength } from "./format/layout.ts";
 import { MEMORY_PAGES_MAX } from "./kernels.ts";
-import { pageByteLength, pageCount } from "./kv_page.ts";
+import { pageByteLength, pageCount, windowPageCount } from "./kv_page.ts";
 import type { KvQuantization } from "./kv_page.ts";
 import type { FfnMode } from "./pipeline/options.ts";
 
@@ -215,7 +215,7 @@ function planWith(
   const positionsMax = Math.max(promptChunk, 1 + draftsMax);
   const isDense = wishes.mode === "dense", isDenseStream = isDense && !isResident;
   const isStreaming = isDenseStream || (!isResident && promptChunk > EARLY_POSITIONS);
-  const pages = pagesOf(header, wishes);
+  const pages = pagesOf(header, wishes, positionsMax);
   const isPoolShared = !isResident && !isDense &&
     (wishes.sharesPools ?? wishes.ffnCache === undefined);
   const batchPassNeuronsMax = Math.max(neuronsPerChunk, Math.min(n, BATCH_PASS_NEURONS));
@@ -257,7 +257,8 @@ function planWith(
   const predictors = predictorBytes(header);
   const weights = header.tensors.reduce((sum, { byteLength }) => sum + byteLength, 0);
   const residentUp = isExact ? numLayers * matrixByteLength(ffnQuantization, n, hiddenSize) : 0;
-  const keyValueCache = pages.count * pages.byteLength * numLayers;
+  const keyValueCache = pages.byteLength *
+    pools.reduce((sum, _, layer) => sum + pagesOfLayer(pages, layer), 0);
   const slots = poolByteLengths.reduce((sum, bytes) => sum + bytes, 0) - keyValueCache;
   const runtime = wishes.runtimeBytes, inArenas = arenaBytes(arenas);
   const scratch = inArenas - weights - predictors - residentUp - keyValueCache - slots;
@@ -342,11 +343,18 @@ function attentionShape(config: ModelConfig) {
   };
 }
 
-function pagesOf({ config }: FlashHeader, { kv, contextLength }: PlanWishes): PageShape {
-  const { numKeyValueHeads, headDim } = config;
+function pagesOf(
+  { config }: FlashHeader,
+  { kv, contextLength }: PlanWishes,
+  positionsMax: number,
+): PageShape {
+  const { numKeyValueHeads, headDim, attention: { window } } = config;
   const heads = { numKeyValueHeads, headDim };
   const byteLength = pageByteLength(kv, heads);
-  return { kv, ...heads, byteLength, count: pageCount(contextLength) };
+  const pages: PageShape = { kv, ...heads, byteLength, count: pageCount(contextLength) };
+  const count = window ? windowPageCount(window.length, positionsMax) : Infinity;
+  if (window === null || count >= pages.count) return pages;
+  return { ...pages, windowed: { window: window.length, layers: window.layers, count } };
 }
 
 function auditShape(sample: AuditSample, strideBytes: number): ArenaShape["audit"] {

@@ -86,6 +86,20 @@ test("unbundled reads each neuron twice, and as many neurons", async () => {
   assert.deepEqual(apart.ids, whole.ids);
 });
 
+test("unbundled reads each vector behind a gate by itself", async () => {
+  const path = await models.flashOf("bamboo_drelu", "f16");
+  const options = { ffn: "exact", ffnCache: "45%", window: 0, promptChunk: 1 } as const;
+  const whole = await run(path, options), apart = await run(path, { ...options, unbundled: true });
+  // The gates are in memory: up row and down column are left.
+  assert.equal(apart.decode.readsPerToken, 2 * whole.decode.missesPerToken);
+  assert.deepEqual(apart.ids, whole.ids);
+  const experts = await models.flashOf("mixtral_relu", "q8");
+  const routed = { ffnCache: "30%", prefetch: false, window: 0, promptChunk: 1 };
+  const three = await run(experts, { ...routed, unbundled: true });
+  assert.equal(three.decode.readsPerToken, 3 * three.decode.missesPerToken);
+  assert.deepEqual(three.ids, (await run(experts, routed)).ids);
+});
+
 test("a layer with a slot for each neuron is loaded at once, and not read by prompts either", async () => {
   const path = models.file("steep.flash");
   copyFileSync(await calibrated, path);

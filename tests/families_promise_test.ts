@@ -3,7 +3,7 @@
  * and divided, its logits have the same bits; and in a sparse family `exact` has those of `dense`.
  */
 import assert from "node:assert/strict";
-import { copyFileSync } from "node:fs";
+import { copyFileSync, readFileSync, writeFileSync } from "node:fs";
 import { after, test } from "node:test";
 import { fileURLToPath } from "node:url";
 import { calibrate } from "../src/calibrate.ts";
@@ -77,7 +77,12 @@ const ROUTED_WAYS: OpenOptions[] = [
   { ffnCache: "40%", lanes: 2, promptChunk: 1 },
   { ffnCache: "100%", lanes: 5 },
   { ffnCache: "60%", prefetch: false, promptChunk: 7, readers: 1 },
-  { ffnCache: "10%", lanes: 2, simulation: { seed: 3, delayMsMax: 0.2, shortRate: 0.4 } },
+  {
+    ffnCache: "10%",
+    lanes: 2,
+    unbundled: true,
+    simulation: { seed: 3, delayMsMax: 0.2, shortRate: 0.4 },
+  },
 ];
 
 for (const [name, quant] of [["mixtral_relu", "q8"], ["olmoe_silu", "q4"]] as const) {
@@ -90,11 +95,55 @@ for (const [name, quant] of [["mixtral_relu", "q8"], ["olmoe_silu", "q4"]] as co
   });
 }
 
+/** A tiny model with experts whose activation is another one: its weights are as random with any. */
+function withActivation(name: SourceName, fields: Record<string, unknown>): string {
+  const configPath = models.file(`${name}-${fields.hidden_act}.json`);
+  const path = new URL(`fixtures/${name}/config.json`, import.meta.url);
+  const config = { ...JSON.parse(readFileSync(path, "utf8")), ...fields };
+  writeFileSync(configPath, JSON.stringify(config));
+  return configPath;
+}
+
+const EXACT_WAYS: OpenOptions[] = [
+  { ffnCache: "5%", lanes: 2, simulation: { seed: 3, delayMsMax: 0.2, shortRate: 0.4 } },
+  { ffnCache: "60%", promptChunk: 1, lanes: 3 },
+];
+
+const SPARSE_EXPERTS = [
+  ["mixtral_relu", { hidden_act: "relu" }, "q8"],
+  ["olmoe_silu", { hidden_act: "fatrelu", hidden_act_param: 0.02 }, "q4"],
+] as const;
+
+for (const [name, fields, quant] of SPARSE_EXPERTS) {
+  test(`${name}, ${fields.hidden_act} in ${quant}: exact has the bits of routed, and reads what is active`, async () => {
+    const source = fileURLToPath(new URL(`fixtures/${name}/`, import.meta.url));
+    const configPath = withActivation(name, fields), target = models.file(`${name}-exact.flash`);
+    await pack({ source, target, quant, configPath });
+    const routed = await logitsOf(target, name, { ffnCache: "50%" });
+    for (const options of EXACT_WAYS) {
+      const exact = await logitsOf(target, name, { ffn: "exact", ...options });
+      assert.deepEqual(exact, routed, JSON.stringify(options));
+    }
+    const listed: number[] = [];
+    for (const ffn of [undefined, "exact"] as const) {
+      await using model = await open(target, { ffn, ffnCache: "50%", lanes: 2, readers: 1 });
+      for await (const _ of model.generate([5, 6, 7], { maxTokens: 8, ignoreEos: true }));
+      listed.push(model.stats().decode.neuronsPerToken);
+    }
+    const [whole, active] = listed;
+    assert.ok(active > 0.1 * whole && active < 0.8 * whole, `${active} of ${whole} neurons`);
+  });
+}
+
 test("open(), calibrate() and evaluate() know that a router chooses", async () => {
   const path = await models.flashOf("mixtral_silu");
   await assert.rejects(open(path, { ffn: "dense" }), {
     name: "RangeError",
     message: /"dense": the model's router says which experts are computed/,
+  });
+  await assert.rejects(open(path, { ffn: "exact" }), {
+    name: "RangeError",
+    message: /"exact": hardly any activation of silu is zero/,
   });
   await assert.rejects(calibrate({ path, text: "abc" }), /its router says what is computed/);
   await using model = await open(path, { ffnCache: "50%", lanes: 1 });

@@ -15,6 +15,7 @@ import { test } from "node:test";
 import { fileURLToPath } from "node:url";
 import { HubError } from "../src/errors.ts";
 import { pack } from "../src/format/pack.ts";
+import type { PackProgress } from "../src/format/pack.ts";
 import { parseHubAddress } from "../src/hub/hub_repo.ts";
 import { HubServer } from "./hub_server.ts";
 import { TemporaryFolder } from "./tiny_model.ts";
@@ -43,7 +44,7 @@ async function packHub(
   options: {
     token?: string;
     signal?: AbortSignal;
-    onProgress?: () => void;
+    onProgress?: (progress: PackProgress) => void;
     file?: string;
     quant?: "q8" | "q4";
   } = {},
@@ -70,8 +71,10 @@ async function stopAfter(
   quant: "q8" | "q4" = "q8",
 ): Promise<void> {
   const stop = new AbortController();
-  let pieces = 0;
-  const onProgress = () => {
+  let pieces = 0, last = 0;
+  const onProgress = ({ doneBytes }: PackProgress) => {
+    if (doneBytes === last) return; // Something came, and nothing was written.
+    last = doneBytes;
     if (++pieces === most) stop.abort(new Error("stopped"));
   };
   const packing = packHub(folder, server, { quant, signal: stop.signal, onProgress });
@@ -106,6 +109,16 @@ test("pack() from a hub reads PyTorch's shards and GGUF files", async () => {
   const wanted = await packLocal(folder, torch);
   await using server = await HubServer.start({ folder: torch });
   assert.deepEqual(weightsOf(await packHub(folder, server), wanted), weightsOf(wanted, wanted));
+  for (const name of readdirSync(torch).filter((name) => name.endsWith(".bin"))) {
+    const size = readFileSync(join(torch, name)).length;
+    const short = server.requests.filter((asked) => asked.name === name && asked.to < size);
+    const shortBytes = short.reduce((sum, { from, to }) => sum + to - from, 0);
+    // Headers of its 21 tensors, between many of which there is little; and nothing of large ones.
+    assert.ok(
+      short.length < 16 && shortBytes < 0.6 * size,
+      `${short.length}: ${shortBytes} of ${size}`,
+    );
+  }
   const gguf = await packLocal(folder, `${INPUTS}llama_q8_0.gguf`);
   await using other = await HubServer.start({ folder: INPUTS });
   const found = await packHub(folder, other, { file: "llama_q8_0.gguf" });
@@ -189,6 +202,22 @@ test("pack() from a hub asks once for a matrix that holds queries, keys and valu
     name === "model.safetensors" && from > header
   );
   assert.deepEqual(asked, [], `of ${size} bytes`);
+});
+
+test("pack() from a hub asks once for experts in a stack, and tells what has come", async () => {
+  using folder = new TemporaryFolder();
+  const file = "mixtral_silu_q8_0.gguf", wanted = await packLocal(folder, INPUTS + file);
+  await using server = await HubServer.start({ folder: INPUTS });
+  const seen: PackProgress[] = [];
+  const found = await packHub(folder, server, { file, onProgress: (state) => seen.push(state) });
+  assert.deepEqual(weightsOf(found, wanted), weightsOf(wanted, wanted));
+  const size = readFileSync(INPUTS + file).length;
+  assert.equal(server.requests.length, 2, "its header, and all of it once");
+  const fetched = seen.map(({ fetched }) => fetched!.doneBytes);
+  assert.deepEqual(fetched, fetched.toSorted((a, b) => a - b));
+  assert.deepEqual(seen.at(-1)!.fetched, { doneBytes: size, totalBytes: size });
+  // Something came before anything of the first part was written.
+  assert.ok(seen[0].doneBytes === 0 && seen[0].fetched!.doneBytes > 0);
 });
 
 test("pack() from a hub refuses a file that is not what the hub says", async () => {

@@ -24,6 +24,7 @@ import { TemporaryFolder } from "./tiny_model.ts";
 /** Made by tests/fixtures/make_inputs.py of the model of llama_rope_llama3. */
 const INPUTS = fileURLToPath(new URL("fixtures/inputs/", import.meta.url));
 const SOURCE = fileURLToPath(new URL("fixtures/llama_rope_llama3/", import.meta.url));
+const MIXTRAL = fileURLToPath(new URL("fixtures/mixtral_silu/", import.meta.url));
 const CONFIG = join(SOURCE, "config.json");
 
 const input = (name: string) => join(INPUTS, name);
@@ -41,10 +42,10 @@ function folderWith(folder: TemporaryFolder, files: Record<string, string>): str
 async function checksums(
   folder: TemporaryFolder,
   source: string,
-  { quant = "f16", configPath = CONFIG }: { quant?: Quantization; configPath?: string } = {},
+  options: { quant?: Quantization; configPath?: string } = {},
 ): Promise<Record<string, unknown>> {
   const target = folder.file("out.flash");
-  const { header } = await pack({ source, target, quant, configPath });
+  const { header } = await pack({ source, target, quant: "f16", configPath: CONFIG, ...options });
   return {
     ...Object.fromEntries(header.tensors.map(({ name, checksum }) => [name, checksum])),
     bundles: header.layers.map(({ bundles }) => [...bundles.checksums]),
@@ -81,6 +82,67 @@ for (const [kind, quant] of [["q8_0", "q8"], ["q4_0", "q4"]] as const) {
     assert.deepEqual(await checksums(folder, gguf, { quant: "f32" }), exact);
   });
 }
+
+/** The first layer of the model's fixture, with experts stacked, or Persimmon's fused matrix; from nothing but the file itself. */
+for (const name of ["mixtral_silu", "olmoe_silu", "qwen3_moe_silu", "persimmon"] as const) {
+  test(`pack() makes the same config and sections of ${name} as safetensors and as GGUF`, async () => {
+    using folder = new TemporaryFolder();
+    const source = fileURLToPath(new URL(`fixtures/${name}/`, import.meta.url));
+    const [wanted, found] = await Promise.all(
+      [source, input(`${name}_f16.gguf`)].map((source, k) =>
+        pack({ source, target: folder.file(`${k}.flash`), quant: "f16" })
+      ),
+    );
+    // GGUF keeps what is added to a norm's variance as f32, as kernels take it.
+    const { norm } = wanted.header.config;
+    const same = { numLayers: 1, norm: { ...norm, epsilon: Math.fround(norm.epsilon) } };
+    assert.deepEqual(found.header.config, { ...wanted.header.config, ...same });
+    const checksumOf = new Map(wanted.header.tensors.map(({ name, checksum }) => [name, checksum]));
+    for (const { name, checksum } of found.header.tensors) {
+      assert.equal(checksum, checksumOf.get(name), name);
+    }
+    assert.deepEqual(
+      found.header.layers[0].bundles.checksums,
+      wanted.header.layers[0].bundles.checksums,
+    );
+    assert.deepEqual(found.ignoredTensors, []);
+  });
+}
+
+test("pack() keeps the blocks of experts, stacked or each by itself", async () => {
+  using folder = new TemporaryFolder();
+  const stacked = input("mixtral_silu_q8_0.gguf"), apart = input("mixtral_silu_apart_q8_0.gguf");
+  for (const quant of ["q8", "f32"] as const) {
+    const same = { quant, configPath: undefined };
+    assert.deepEqual(await checksums(folder, stacked, same), await checksums(folder, apart, same));
+  }
+  // The last expert's numbers, up to a step of its largest scale, which is what Q8_0 rounds off.
+  const path = folder.file("out.flash"), d = 64, each = 96;
+  const file = FlashFile.open(path), weights = await openWeights(new LocalFiles(MIXTRAL));
+  const bundles = new Float32Array(
+    file.readBundles(0, { first: 3 * each, count: each }).slice().buffer,
+  );
+  for (const [index, part] of ["w1", "w3", "w2"].entries()) {
+    const tensor = weights.tensors.get(
+      `model.layers.0.block_sparse_moe.experts.3.${part}.weight`,
+    )!;
+    const exact = new Float32Array(tensor.length);
+    weights.readFloats(tensor, { from: 0, length: tensor.length }, exact);
+    const step = Math.max(...exact.map(Math.abs)) / 127;
+    for (let neuron = 0; neuron < each; neuron++) {
+      for (let k = 0; k < d; k++) {
+        const wanted = exact[part === "w2" ? k * each + neuron : neuron * d + k];
+        const found = bundles[(3 * neuron + index) * d + k];
+        assert.ok(
+          Math.abs(found - wanted) <= step,
+          `${part}, neuron ${neuron}: ${found}, ${wanted}`,
+        );
+      }
+    }
+  }
+  file.close();
+  weights.close();
+});
 
 test("pack() of a GGUF file runs as the model that it was made of, and speaks with its tokenizer", async () => {
   using folder = new TemporaryFolder();

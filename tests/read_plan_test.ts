@@ -61,7 +61,7 @@ test("ReadPlan reads a lone record's covering blocks straight into its slot", ()
     byteOffset: 3 * 512,
     byteLength: 1024,
     target: 0xf000_0000,
-    isHalf: false,
+    pieceCount: 0,
     parts: [{ offset: 0, byteLength: 1024, target: 0xf000_0000, flag: 100 }],
   }]);
 });
@@ -76,7 +76,7 @@ test("ReadPlan merges neighbours, up to the gap that is cheaper to read over", (
     byteOffset: 0,
     byteLength: 8 * 512,
     target: 0,
-    isHalf: false,
+    pieceCount: 0,
     parts: [
       { offset: 0, byteLength: 1024, target: 0xf000_0000, flag: 100 },
       { offset: 1024, byteLength: 1024, target: 0xf000_2000, flag: 101 },
@@ -98,29 +98,33 @@ test("ReadPlan puts a part's record at its offset within its block", () => {
   ]);
 });
 
-test("ReadPlan.addHalves() makes two tickets of a record, which nothing joins", () => {
+test("ReadPlan.addPieces() makes tickets of the pieces of a record, which nothing joins", () => {
   const { control, plan } = makePlan({ readerCount: 1 });
   plan.begin("late", 0);
   plan.add({ byteOffset: 0, byteLength: 1024 }, 0xf000_0000, 100);
-  plan.addHalves({ byteOffset: 1024, byteLength: 1400 }, 0xf000_2000, 101);
-  plan.add({ byteOffset: 2560, byteLength: 512 }, 0xf000_4000, 102);
+  plan.addPieces({ byteOffset: 1024, byteLength: 1400 }, 0xf000_2000, 101, 2);
+  plan.addPieces({ byteOffset: 4096, byteLength: 1632 }, 0xf000_3000, 103, 3);
+  plan.add({ byteOffset: 6144, byteLength: 512 }, 0xf000_4000, 102);
   plan.finish();
   const tickets = takeTickets(control, "late");
-  const plain = tickets.map(({ byteOffset, byteLength, target, isHalf, parts }) => [
+  const plain = tickets.map(({ byteOffset, byteLength, target, pieceCount, parts }) => [
     byteOffset,
     byteLength,
     target - 0xf000_0000,
-    isHalf,
+    pieceCount,
     parts.map(({ flag }) => flag),
   ]);
-  // The halves are bytes 1024 to 1723 and 1724 to 2423.
+  // Bytes 1024 to 1723 and 1724 to 2423; then those from 4096, 4640 and 5184 on.
   assert.deepEqual(plain, [
-    [0, 1024, 0, false, [100]],
-    [1024, 1024, 0x2000, true, [101]],
-    [1536, 1024, 0x2000 + 512, true, [101]],
-    [2560, 512, 0x4000, false, [102]],
+    [0, 1024, 0, 0, [100]],
+    [1024, 1024, 0x2000, 2, [101]],
+    [1536, 1024, 0x2000 + 512, 2, [101]],
+    [4096, 1024, 0x3000, 3, [103]],
+    [4608, 1024, 0x3000 + 512, 3, [103]],
+    [5120, 1024, 0x3000 + 1024, 3, [103]],
+    [6144, 512, 0x4000, 0, [102]],
   ]);
-  assert.equal(plan.ticketCount, 4);
+  assert.equal(plan.ticketCount, 7);
 });
 
 test("ReadPlan covers exactly what is wanted, once, in whole blocks, whatever the list", () => {

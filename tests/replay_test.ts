@@ -11,6 +11,7 @@ import { NeuronTrace } from "../src/simulate/neuron_trace.ts";
 import { recordTrace } from "../src/simulate/record_trace.ts";
 import { replay } from "../src/simulate/replay.ts";
 import { missCurvesOf, rowCountOf, simulate, windowCurve } from "../src/simulate/simulate.ts";
+import { vectorsOf } from "../src/simulate/trace_format.ts";
 import { PackedModels } from "./packed_models.ts";
 import { makeTrace, parseTrace } from "./random_trace.ts";
 import { addPredictors } from "./tiny_flash.ts";
@@ -108,6 +109,53 @@ test("replay() counts what the engine counts, in predicted without an early look
   const early = replay(trace, { slotCounts, residentLayers, policy: CHOICES[0], earlyLook: true });
   assert.equal(early.listed, counts[0]);
   assert.ok(Math.abs(early.reads - counts[1]) <= 0.1 * counts[1] + 5, `${early.reads}, ${counts}`);
+});
+
+/** Three vectors a bundle, of which `exact` reads two; and experts, of which a router names whole ones. */
+const GATED = [
+  ["bamboo_drelu", { ffn: "exact" }, "active"],
+  ["mixtral_relu", { ffn: "exact" }, "active"],
+  ["mixtral_relu", { prefetch: false }, "predicted"],
+] as const;
+
+for (const [name, how, listed] of GATED) {
+  const mode = "ffn" in how ? how.ffn : "routed";
+  test(`replay() counts what the engine counts, of ${name} in ${mode}`, {
+    timeout: 120_000,
+  }, async () => {
+    const path = await models.flashOf(name, "q8");
+    const trace = await traceOf(path, how);
+    assert.deepEqual([trace.listed, trace.header.mode, vectorsOf(trace.header)], [listed, mode, 3]);
+    for (const policy of CHOICES) {
+      const options = { ...how, ffnCache: 0.7, ...openWith(policy) };
+      const { slotCounts, residentLayers, counts } = await engineCounts(path, trace, options);
+      const result = replay(trace, { slotCounts, residentLayers, policy });
+      assert.deepEqual([result.listed, result.reads, result.bytes], counts, policy.name);
+      assert.ok(result.reads > 0 && result.hits > 0, policy.name);
+    }
+  });
+}
+
+test("recordTrace() knows experts whose activations are hardly ever zero, and their router's early look", async () => {
+  const path = await models.flashOf("olmoe_silu", "q4");
+  const trace = await traceOf(path, {});
+  const { numLayers, intermediateSize: n } = trace.header;
+  // Three of eight experts, whole ones.
+  const wanted = trace.tokenCount * numLayers * n * 3 / 8;
+  for (const set of ["active", "predicted", "early"] as const) {
+    assert.equal(trace.count(set), wanted, set);
+  }
+  let found = 0;
+  for (let token = 0; token < trace.tokenCount; token++) {
+    assert.deepEqual(trace.mask("active", token, 1), trace.mask("predicted", token, 1));
+    const early = trace.mask("early", token, 1);
+    found += trace.neurons("predicted", token, 1).filter((i) =>
+      early[i >> 5] >>> (i & 31) & 1
+    ).length;
+  }
+  assert.ok(found > 0.5 * wanted / numLayers, `${found} of ${wanted / numLayers} found early`);
+  const [row] = simulate(trace, { cacheShares: [0.5], policies: ["frequency"], earlyLook: true });
+  assert.ok(row.hitRate > 0.3 && row.hitRate < 1, `hit rate ${row.hitRate}`);
 });
 
 /** Fewest misses of a layer in which each token's whole list must be there, by trying every set that could stay. */

@@ -8,7 +8,7 @@ export interface Ticket {
   byteLength: number;
   /** Where a single record goes; 0 if the read goes to a bounce buffer. */
   target: number;
-  isHalf: boolean;
+  pieceCount: number;
   parts: { offset: number; byteLength: number; target: number; flag: number }[];
 }
 
@@ -30,7 +30,7 @@ export function takeTickets(control: Control, priority: "late" | "early"): Ticke
 function plainTicket(words: Int32Array, at: number, reader: number): Ticket {
   const ticket = emptyTicket();
   readTicket(words, at, ticket);
-  const { byteOffset, byteLength, target, isHalf, flag } = ticket;
+  const { byteOffset, byteLength, target, pieceCount, flag } = ticket;
   const parts = target !== 0
     ? [{ offset: 0, byteLength, target, flag }]
     : Array.from({ length: ticket.partCount }, (_, part) => {
@@ -38,5 +38,5 @@ function plainTicket(words: Int32Array, at: number, reader: number): Ticket {
       const [offset, byteLength, target, flag] = ticket.parts.subarray(from, from + PART_WORDS);
       return { offset, byteLength, target: target >>> 0, flag };
     });
-  return { reader, byteOffset, byteLength, target, isHalf, parts };
+  return { reader, byteOffset, byteLength, target, pieceCount, parts };
 }

@@ -1,3 +1,4 @@
+import { pagesOfLayer } from "../arena.ts";
 import type { PageShape } from "../arena.ts";
 import { alignUp } from "../format/align.ts";
 import type { FlashHeader } from "../format/header.ts";
@@ -15,7 +16,8 @@ export interface Pool {
 
 /**
  * Divides `slotTotal` slots beside the pages of a full context among the layers' pools. Where pages and slots share, slots are divided
- * for a short context, in which pages take next to nothing: a pool that has its pages' room from them gets fewer of its own.
+ * for a short context, in which pages take next to nothing: a pool that has its pages' room from them gets fewer of its own. (Not where
+ * layers with a window have fewer pages than others.)
  */
 export function dividePools(
   header: FlashHeader,
@@ -28,7 +30,7 @@ export function dividePools(
   },
 ): Pool[] {
   const { predictors, config } = header, { numLayers, intermediateSize: count } = config;
-  const pageBytes = pages.count * pages.byteLength;
+  const pageBytesOf = (layer: number) => pagesOfLayer(pages, layer) * pages.byteLength;
   const divide = (slotTotal: number, leastSlots: number) => {
     if (isDense) return wholeLayers(slotTotal / count, numLayers).map((is) => is ? count : 0);
     return divideAmongLayers({
@@ -42,12 +44,13 @@ export function dividePools(
   };
   // Pools are read to in whole blocks.
   const poolOf = (bytes: number) => alignUp(bytes, 4096);
-  const lent = Math.ceil(pageBytes / slotBytes), own = Math.floor(slotTotal / numLayers);
-  const isWithin = own > 0 && lent + SLOTS_MIN <= count &&
+  const lent = Math.ceil(pageBytesOf(0) / slotBytes), own = Math.floor(slotTotal / numLayers);
+  const isEqual = pages.windowed === undefined;
+  const isWithin = isEqual && own > 0 && lent + SLOTS_MIN <= count &&
     slotTotal + numLayers * lent < numLayers * count;
   if (!isPoolShared || !isWithin) {
-    return divide(slotTotal, 1).map((slots) => {
-      const byteLength = poolOf(slots * slotBytes + pageBytes);
+    return divide(slotTotal, 1).map((slots, layer) => {
+      const byteLength = poolOf(slots * slotBytes + pageBytesOf(layer));
       const beside = isPoolShared ? Math.min(count, Math.floor(byteLength / slotBytes)) : slots;
       return { byteLength, slots: beside, slotsFull: slots };
     });

@@ -39,7 +39,7 @@ export class LayerSlots {
   /** The layer's numbers; see `LAYER`. */
   readonly statistics: Float64Array;
   readonly #readPlan: ReadPlan;
-  /** 2 if records are read in halves. */
+  /** More than 1 if records are read in pieces. */
   readonly ticketsPerRead: number;
   /** All of its arena. */
   readonly #bytes: Uint8Array;
@@ -81,7 +81,7 @@ export class LayerSlots {
     this.flag = flag;
     this.statistics = control.layerStatistics(layer);
     this.#readPlan = readPlan;
-    this.ticketsPerRead = flash.unbundled ? 2 : 1;
+    this.ticketsPerRead = flash.readsPerRecord;
     this.#bytes = new Uint8Array(options.arenas[arena].memory.buffer);
     this.address = slots;
     this.#slotByteLength = flash.slotByteLength;
@@ -118,9 +118,9 @@ export class LayerSlots {
   #readPosition(position: number, slot: number): void {
     this.#record.byteOffset = this.#byteOffset + position * this.#strideBytes;
     const address = this.address + slot * this.#slotByteLength;
-    if (this.ticketsPerRead === 2) {
-      this.#readPlan.addHalves(this.#record, address, this.flag + slot);
-    } else this.#readPlan.add(this.#record, address, this.flag + slot);
+    const flag = this.flag + slot, pieces = this.ticketsPerRead;
+    if (pieces > 1) this.#readPlan.addPieces(this.#record, address, flag, pieces);
+    else this.#readPlan.add(this.#record, address, flag);
   }
 
   /** Copies the neuron's record from `address` of the arena to its slot. */

@@ -1,4 +1,4 @@
-import { slotsBeside } from "../arena.ts";
+import { pagesOfLayer, slotsBeside } from "../arena.ts";
 import { pageCount } from "../kv_page.ts";
 import type { Sequence } from "../pipeline/sequence.ts";
 import type { PredictorSeat } from "../predict/predictor_seat.ts";
@@ -35,7 +35,8 @@ export class PoolKeeper {
     const { arenas, flash, pages: shape } = this.#seat.options, { plan } = arenas[arena];
     const pool = plan.layers[layer - plan.range.from];
     const sizes = { slotByteLength: flash.slotByteLength, pages: shape };
-    const limit = Math.min(cache.slotCount, slotsBeside(pages, pool, sizes));
+    const own = Math.min(pages, pagesOfLayer(shape, layer));
+    const limit = Math.min(cache.slotCount, slotsBeside(own, pool, sizes));
     limitSlots(this.#seat, cache, limit);
   }
 }

@@ -3,12 +3,12 @@ import {
   TICKET_ARENA,
   TICKET_BYTE_LENGTH,
   TICKET_FLAG,
-  TICKET_IS_HALF,
   TICKET_OFFSET_HIGH,
   TICKET_OFFSET_LOW,
   TICKET_PART_COUNT,
   TICKET_PARTS,
   TICKET_PARTS_MAX,
+  TICKET_PIECE_COUNT,
   TICKET_TARGET,
 } from "../flash/ticket.ts";
 import type { Control } from "../pipeline/control.ts";
@@ -70,11 +70,11 @@ export class ReadPlan {
   #begin = 0;
   #end = 0;
   #partCount = 0;
-  /** Another ticket has the other half. */
-  #isHalf = false;
+  /** Tickets in which the record comes, if it is more than one. */
+  #pieceCount = 0;
   readonly #parts = new Float64Array(TICKET_PARTS_MAX * PART_WORDS);
-  /** What is added as a half: reused, so that a read allocates nothing. */
-  readonly #half = { byteOffset: 0, byteLength: 0 };
+  /** What is added as a piece: reused, so that a read allocates nothing. */
+  readonly #piece = { byteOffset: 0, byteLength: 0 };
   /** Where a single record's covering blocks go. */
   #slotAddress = 0;
 
@@ -140,24 +140,25 @@ export class ReadPlan {
   }
 
   /**
-   * Adds a record whose halves are two reads, neither merged with others, as if they lay apart. The flag is raised when both have
-   * landed. A block that both need is read twice, to the same place.
+   * Adds a record that comes in equal pieces, each a read that is merged with no other, as if they lay apart. The flag is raised
+   * when all have landed. A block that two need is read twice, to the same place.
    */
-  addHalves(
+  addPieces(
     { byteOffset, byteLength }: { byteOffset: number; byteLength: number },
     slotAddress: number,
     flag: number,
+    pieceCount: number,
   ): void {
-    const { blockByteLength } = this.#options, half = byteLength / 2, first = this.#half;
+    const { blockByteLength } = this.#options, piece = this.#piece;
     const begin = Math.floor(byteOffset / blockByteLength) * blockByteLength;
-    first.byteLength = half;
-    for (first.byteOffset = byteOffset; first.byteOffset < byteOffset + byteLength;) {
+    piece.byteLength = byteLength / pieceCount;
+    piece.byteOffset = byteOffset;
+    for (let index = 0; index < pieceCount; index++, piece.byteOffset += piece.byteLength) {
       this.#push();
-      const from = Math.floor(first.byteOffset / blockByteLength) * blockByteLength;
-      this.add(first, slotAddress + from - begin, flag);
-      this.#isHalf = true;
+      const from = Math.floor(piece.byteOffset / blockByteLength) * blockByteLength;
+      this.add(piece, slotAddress + from - begin, flag);
+      this.#pieceCount = pieceCount;
       this.#push();
-      first.byteOffset += half;
     }
   }
 
@@ -231,7 +232,7 @@ export class ReadPlan {
     this.ticketCount = (this.ticketCount + 1) | 0;
     this.#rung[reader] = 1;
     this.#partCount = 0;
-    this.#isHalf = false;
+    this.#pieceCount = 0;
   }
 
   /** The reader with the least in hand whose ring has room; waits for one if there is none. */
@@ -262,7 +263,7 @@ export class ReadPlan {
     words[at + TICKET_BYTE_LENGTH] = this.#end - this.#begin;
     words[at + TICKET_PART_COUNT] = count;
     words[at + TICKET_ARENA] = this.#arena;
-    words[at + TICKET_IS_HALF] = this.#isHalf ? 1 : 0;
+    words[at + TICKET_PIECE_COUNT] = this.#pieceCount;
     if (count === 1) {
       words[at + TICKET_TARGET] = this.#slotAddress;
       words[at + TICKET_FLAG] = parts[3];

@@ -1,5 +1,5 @@
 import type { ModelConfig } from "../../models/config.ts";
-import type { RowRun, SourceNames, TensorNames } from "../../models/family.ts";
+import type { FusedSource, RowRun, SourceNames, TensorNames } from "../../models/family.ts";
 import { ModelFileError } from "../errors.ts";
 import { type Checkpoint, floatByteLength } from "./checkpoint.ts";
 import type { SourceTensor } from "./source_tensor.ts";
@@ -42,13 +42,12 @@ export class TensorFinder {
     const source = this.#sources[key];
     if (source === undefined) throw new Error(`${name} has no name in this checkpoint`);
     const template = typeof source === "string" ? source : source.name;
-    const theirs = `${template.replace(".N.", `.${layer}.`).replace(".E.", `.${expert}.`)}.${kind}`;
-    const rows = typeof source === "string" ? shape[0] : source.rows(this.#config);
-    const runs = typeof source === "string"
-      ? [{ from: 0, count: rows }]
-      : source.runs(this.#config);
+    const theirs = `${template}.${kind}`.replace(".N.", `.${layer}.`).replace(".E.", `.${expert}.`);
+    const { shape: wanted, runs } = typeof source === "string"
+      ? { shape, runs: [{ from: 0, count: shape[0] }] }
+      : placeOf(source, this.#config, { shape, expert: Number(expert ?? 0) });
     const offset = key.endsWith("Norm") && kind === "weight" ? this.#names.normOffset ?? 0 : 0;
-    return { source: this.#findSource(theirs, [rows, ...shape.slice(1)]), runs, offset };
+    return { source: this.#findSource(theirs, wanted), runs, offset };
   }
 
   /** Tensors of the checkpoint that nothing is made from, and that are not expected there either. */
@@ -86,4 +85,15 @@ export class TensorFinder {
     this.#used.add(tensor.name);
     return tensor;
   }
+}
+
+/** What a fused tensor must look like, and which of its rows a tensor of ours with this shape has. */
+function placeOf(
+  source: FusedSource,
+  config: ModelConfig,
+  { shape: [, ...cols], expert }: { shape: readonly number[]; expert: number },
+): { shape: number[]; runs: RowRun[] } {
+  const rows = source.rows(config), stacked = source.stacked?.(config);
+  const runs = source.runs(config, expert);
+  return { shape: stacked ? [stacked, rows / stacked, ...cols] : [rows, ...cols], runs };
 }

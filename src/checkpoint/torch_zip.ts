@@ -31,9 +31,11 @@ export async function readTorchHeader(source: ByteSource): Promise<SourceTensor[
   }
   const views = tensorsIn(await readPickle(source, pickle));
   if (views === null) fail(source, "data.pkl", "it is no dictionary of tensors");
+  const storageOf = ({ storage }: TensorView) => `${prefix}data/${storage.key}`;
+  await archive.prepare(Array.from(views.values(), storageOf));
   const tensors: SourceTensor[] = [];
   for (const [name, view] of views) {
-    const entry = await archive.find(`${prefix}data/${view.storage.key}`);
+    const entry = await archive.find(storageOf(view));
     tensors.push(placeOf(source, name, view, entry));
   }
   return tensors;
@@ -52,14 +54,30 @@ interface Stored {
 /** What is got at once from a source that is far away: lists of entries are read a few bytes at a time. */
 const WINDOW_BYTES = 2 ** 18;
 
+/** Of each entry the file has a header of its own. Those with no more between them are got together, so many requests at a time. */
+const HEADER_GAP_BYTES = 2 ** 14, HEADER_BYTES = 30, REQUESTS = 8;
+
+/** Bytes of a source that are here. */
+interface Window {
+  readonly from: number;
+  readonly bytes: Uint8Array;
+}
+
 /** A `ByteSource` as yauzl wants it. */
 class SourceReader extends RandomAccessReader {
   readonly #source: ByteSource;
-  #window: { from: number; bytes: Uint8Array } = { from: 0, bytes: new Uint8Array(0) };
+  readonly #prepared: Window[] = [];
+  #window: Window = { from: 0, bytes: new Uint8Array(0) };
 
   constructor(source: ByteSource) {
     super();
     this.#source = source;
+  }
+
+  /** Gets what will be read, where that is far away. */
+  async prepare(range: ByteRange): Promise<void> {
+    if (this.#source.load === undefined) return;
+    this.#prepared.push({ from: range.byteOffset, bytes: await loadRange(this.#source, range) });
   }
 
   override read(
@@ -79,15 +97,16 @@ class SourceReader extends RandomAccessReader {
   async #bytes({ byteOffset, byteLength }: ByteRange): Promise<Uint8Array> {
     const { byteLength: all, load } = this.#source, end = byteOffset + byteLength;
     if (load === undefined) return await loadRange(this.#source, { byteOffset, byteLength });
-    const isThere = byteOffset >= this.#window.from &&
-      end <= this.#window.from + this.#window.bytes.byteLength;
-    if (!isThere) {
+    let window = [this.#window, ...this.#prepared].find(({ from, bytes }) =>
+      byteOffset >= from && end <= from + bytes.byteLength
+    );
+    if (window === undefined) {
       const length = Math.min(all - byteOffset, Math.max(byteLength, WINDOW_BYTES));
       const bytes = await loadRange(this.#source, { byteOffset, byteLength: length });
-      this.#window = { from: byteOffset, bytes };
+      window = this.#window = { from: byteOffset, bytes };
     }
-    const from = byteOffset - this.#window.from;
-    return this.#window.bytes.subarray(from, from + byteLength);
+    const from = byteOffset - window.from;
+    return window.bytes.subarray(from, from + byteLength);
   }
 }
 
@@ -102,12 +121,21 @@ async function checkMagic(source: ByteSource): Promise<void> {
 /** A zip archive whose entries are stored as they are. Where an entry's bytes begin is looked up when it is asked for. */
 class Archive {
   readonly #source: ByteSource;
+  readonly #reader: SourceReader;
   readonly #zip: ZipFile;
   readonly #entries: ReadonlyMap<string, Entry>;
   readonly #found = new Map<string, Stored>();
 
-  private constructor(source: ByteSource, zip: ZipFile, entries: ReadonlyMap<string, Entry>) {
+  private constructor(
+    source: ByteSource,
+    { reader, zip, entries }: {
+      reader: SourceReader;
+      zip: ZipFile;
+      entries: ReadonlyMap<string, Entry>;
+    },
+  ) {
     this.#source = source;
+    this.#reader = reader;
     this.#zip = zip;
     this.#entries = entries;
   }
@@ -115,7 +143,8 @@ class Archive {
   /** Throws `ModelFileError`. */
   static open(source: ByteSource): Promise<Archive> {
     return readable(source, async () => {
-      const zip = await openZip(source), entries = new Map<string, Entry>();
+      const reader = new SourceReader(source), entries = new Map<string, Entry>();
+      const zip = await openZip(reader, source.byteLength);
       try {
         for (let entry = await nextEntry(zip); entry !== null; entry = await nextEntry(zip)) {
           if (entry.compressionMethod !== 0 || entry.isEncrypted()) {
@@ -129,12 +158,31 @@ class Archive {
         zip.close();
         throw error;
       }
-      return new Archive(source, zip, entries);
+      return new Archive(source, { reader, zip, entries });
     });
   }
 
   get names(): string[] {
     return [...this.#entries.keys()];
+  }
+
+  /** Gets the headers of entries that will be looked for, some at a time: one by one, each would wait for a request. */
+  async prepare(names: readonly string[]): Promise<void> {
+    const offsets = names.map((name) => this.#entries.get(name)?.relativeOffsetOfLocalHeader)
+      .filter((offset) => offset !== undefined).sort((a, b) => a - b);
+    const ranges: { byteOffset: number; byteLength: number }[] = [];
+    for (const offset of offsets) {
+      const end = Math.min(offset + HEADER_BYTES, this.#source.byteLength), last = ranges.at(-1);
+      if (offset >= end) continue; // Whoever looks for it says what is wrong.
+      if (last && offset - (last.byteOffset + last.byteLength) <= HEADER_GAP_BYTES) {
+        last.byteLength = end - last.byteOffset;
+      } else ranges.push({ byteOffset: offset, byteLength: end - offset });
+    }
+    const left = ranges.values();
+    const getSome = async () => {
+      for (const range of left) await this.#reader.prepare(range);
+    };
+    await Promise.all(Array.from({ length: REQUESTS }, getSome));
   }
 
   async find(name: string): Promise<Stored | undefined> {
@@ -162,11 +210,10 @@ async function readable<T>(source: ByteSource, read: () => Promise<T>): Promise<
   }
 }
 
-function openZip(source: ByteSource): Promise<ZipFile> {
+function openZip(reader: SourceReader, byteLength: number): Promise<ZipFile> {
   const { promise, resolve, reject } = Promise.withResolvers<ZipFile>();
   const options = { lazyEntries: true, autoClose: false };
-  const reader = new SourceReader(source);
-  fromRandomAccessReader(reader, source.byteLength, options, (error, zip) => {
+  fromRandomAccessReader(reader, byteLength, options, (error, zip) => {
     if (error) reject(error);
     else resolve(zip);
   });

@@ -82,8 +82,11 @@ async function packModel(
       ? { endpoint: process.env.HF_ENDPOINT, token: process.env.HF_TOKEN }
       : undefined,
     signal: interrupt.signal,
-    onProgress: ({ doneBytes: done, totalBytes: total }) =>
-      progress.update("packing", { done, total }),
+    // From a hub it is the way here that takes time.
+    onProgress: ({ fetched, ...written }) => {
+      const { doneBytes: done, totalBytes: total } = fetched ?? written;
+      progress.update("packing", { done, total });
+    },
   });
   progress.stop();
   const ignored = ignoredTensors.length > 0
@@ -92,7 +95,13 @@ async function packModel(
   const form = ffnQuant === quant ? quant : `${quant}, bundles as ${ffnQuant}`;
   process.stderr.write(
     `${target}: ${formatBytes(byteLength)}, ${header.config.numLayers} layers as ${form}\n` +
-      `${ignored}Next: flashpipe calibrate ${target} --text FILE fits its predictors; ` +
-      `until then it runs with --ffn exact or dense.\n`,
+      `${ignored}Next: ${nextOf(header.config.experts !== null, target)}\n`,
   );
+}
+
+/** What to do with a packed model. */
+function nextOf(hasExperts: boolean, target: string): string {
+  if (hasExperts) return `flashpipe run --model ${target}, as its router says what is computed.`;
+  return `flashpipe calibrate ${target} --text FILE fits its predictors; ` +
+    "until then it runs with --ffn exact or dense.";
 }

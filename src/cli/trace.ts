@@ -2,7 +2,9 @@ import { Command } from "commander";
 import { basename } from "node:path";
 import process from "node:process";
 import { formatBytes } from "../byte_size.ts";
+import type { FfnChoice } from "../pipeline/options.ts";
 import { givenFile } from "./given_path.ts";
+import { ffnOption } from "./model_options.ts";
 import { wholeNumber } from "./option_values.ts";
 import { Interrupt } from "./terminal/interrupt.ts";
 import { Progress } from "./terminal/progress.ts";
@@ -11,7 +13,9 @@ import { WholeFile } from "./whole_file.ts";
 
 const AFTER_HELP = `
 Records which neurons each layer of each token used: those that were active, and if the file has
-predictors those that the late look and the early look named. docs/trace_format.md tells the bytes.
+predictors those that the late look and the early look named. Of experts they are those of the router's choice;
+of experts with ReLU --ffn exact records the neurons that \`exact\` reads. docs/trace_format.md tells
+the bytes.
 
 Example:
   flashpipe trace opt-6.7b.flash --text sample.txt --tokens 2000
@@ -24,6 +28,7 @@ export function traceCommand(): Command {
     .argument("[out]", "the trace (default: the file's name with .trace)")
     .requiredOption("--text <file>", "plain text to run through the model")
     .option("-n, --tokens <count>", "stop after so many", wholeNumber({ min: 1, max: 1e9 }), 4000)
+    .addOption(ffnOption())
     .addHelpText("after", AFTER_HELP)
     .action(traceFile);
 }
@@ -31,7 +36,7 @@ export function traceCommand(): Command {
 async function traceFile(
   path: string,
   out: string | undefined,
-  { text, tokens }: { text: string; tokens: number },
+  { text, tokens, ffn }: { text: string; tokens: number; ffn?: FfnChoice },
 ): Promise<void> {
   givenFile(path);
   givenFile(text);
@@ -47,6 +52,7 @@ async function traceFile(
     text: readText(text),
     textName: basename(text),
     tokensMax: tokens,
+    open: ffn && { ffn },
     write: (bytes) => {
       byteLength += bytes.byteLength;
       file.append(bytes);

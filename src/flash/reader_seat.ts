@@ -113,12 +113,15 @@ export class ReaderSeat {
       const began = this.clock();
       this.#scatter(ticket, address);
       statistics[READER.copyMs] += this.clock() - began;
-    } else if (!ticket.isHalf || this.#isSecondHalf(ticket.flag)) this.#land(ticket.flag);
+    } else if (ticket.pieceCount === 0 || this.#isLastPiece(ticket)) this.#land(ticket.flag);
   }
 
-  /** Counts the halves of a record; both land every time, so that an even number has landed when the first one comes. */
-  #isSecondHalf(flag: number): boolean {
-    return (Atomics.add(this.#words, this.#control.layout.halves + flag, 1) & 1) === 1;
+  /** Counts the pieces of a record. The last begins the count anew: nothing else is read to that place before it has landed. */
+  #isLastPiece({ flag, pieceCount }: Ticket): boolean {
+    const at = this.#control.layout.pieces + flag;
+    if (Atomics.add(this.#words, at, 1) + 1 < pieceCount) return false;
+    Atomics.store(this.#words, at, 0);
+    return true;
   }
 
   /** Tells everybody that `count` more tickets are finished. */

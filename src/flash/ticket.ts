@@ -8,7 +8,7 @@
  *        4      flag: index of the landing flag to raise (when target is not 0)
  *        5      number of parts (when target is 0)
  *        6      arena that target and parts lie in
- *        7      1 if another ticket has the other half of the record: the second to land raises the flag
+ *        7      tickets in which the record comes, if it is more than one, else 0: the last to land raises the flag
  *        8..63  parts, 4 words each: { byte offset within the read, byteLength, target, flag }
  *
  * Parts are how a merged read of neighbours reaches slots that do not lie side by side.
@@ -22,7 +22,7 @@ export const TICKET_TARGET = 3;
 export const TICKET_FLAG = 4;
 export const TICKET_PART_COUNT = 5;
 export const TICKET_ARENA = 6;
-export const TICKET_IS_HALF = 7;
+export const TICKET_PIECE_COUNT = 7;
 export const TICKET_PARTS = 8;
 export const PART_WORDS = 4;
 
@@ -67,8 +67,8 @@ export interface Ticket {
   /** Where the read goes; 0: to a bounce buffer, then to its parts. */
   target: number;
   flag: number;
-  /** Of a record in two tickets. */
-  isHalf: boolean;
+  /** Tickets in which the record comes; 0: just this one. */
+  pieceCount: number;
   partCount: number;
   parts: Int32Array;
   beganMs: number;
@@ -83,7 +83,7 @@ export function emptyTicket(): Ticket {
     arena: 0,
     target: 0,
     flag: 0,
-    isHalf: false,
+    pieceCount: 0,
     partCount: 0,
     parts: new Int32Array(TICKET_PARTS_MAX * PART_WORDS),
     beganMs: 0,
@@ -98,7 +98,7 @@ export function readTicket(words: Int32Array, at: number, ticket: Ticket): void 
   ticket.arena = words[at + TICKET_ARENA];
   ticket.target = words[at + TICKET_TARGET] >>> 0;
   ticket.flag = words[at + TICKET_FLAG];
-  ticket.isHalf = words[at + TICKET_IS_HALF] === 1;
+  ticket.pieceCount = words[at + TICKET_PIECE_COUNT];
   ticket.partCount = words[at + TICKET_PART_COUNT];
   if (ticket.target !== 0) return;
   const from = at + TICKET_PARTS;

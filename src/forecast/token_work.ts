@@ -84,7 +84,7 @@ function layerWork(header: FlashHeader, run: RunShape, layer: number): LayerWork
   const { hiddenSize: d, intermediateSize: n } = config, { mode } = plan;
   const predictor = header.predictors?.layers[layer];
   const { pages } = plan.shape, keyValueBytes = pages.byteLength / PAGE_POSITIONS * run.position;
-  const active = n * (predictor?.activeShare ?? UNKNOWN_ACTIVE_SHARE);
+  const active = routedOf(config) * (predictor?.activeShare ?? UNKNOWN_ACTIVE_SHARE);
   const listed = {
     predicted: n * (predictor?.predictedShare ?? 0),
     exact: active,
@@ -119,8 +119,11 @@ function lookOf(
 ): KernelWork[] {
   const { hiddenSize: d, intermediateSize: n } = config;
   if (plan.mode === "dense") return [];
-  if (plan.mode === "routed") return [matvec("f16", config.experts!.count, d)];
-  if (plan.mode === "exact" || !predictor) return [matvec(ffnQuantization, n, d)];
+  const router = config.experts ? [matvec("f16", config.experts.count, d)] : [];
+  if (plan.mode === "routed") return router;
+  if (plan.mode === "exact" || !predictor) {
+    return [...router, matvec(ffnQuantization, routedOf(config), d)];
+  }
   if ("rank" in predictor) {
     return [matvec("q8", predictor.rank, d), matvec("q8", n, predictor.rank)];
   }
@@ -166,7 +169,7 @@ function matvec(dtype: Quantization, rows: number, cols: number) {
   };
 }
 
-/** Neurons of the experts that a position has. */
+/** Neurons of the experts that a position has; without experts all. */
 function routedOf({ experts, intermediateSize }: FlashHeader["config"]): number {
-  return experts ? experts.perToken / experts.count * intermediateSize : 0;
+  return experts ? intermediateSize / experts.count * experts.perToken : intermediateSize;
 }

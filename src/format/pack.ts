@@ -53,8 +53,10 @@ export interface PackOptions {
 export interface PackProgress {
   readonly doneBytes: number;
   readonly totalBytes: number;
-  /** `embedTokens`, `layers.3.bundles`. */
+  /** `embedTokens`, `layers.3.bundles`: what is written, or got from a hub for that. */
   readonly part: string;
+  /** Of a hub's files: bytes that went by. A large tensor takes its time before any of its part is written. */
+  readonly fetched: { readonly doneBytes: number; readonly totalBytes: number } | null;
 }
 
 export interface PackResult {
@@ -173,21 +175,28 @@ async function writeParts(
   const { totalBytes } = writer;
   const parts = packer.inSourceOrder(writer.parts).filter((part) => !writer.isWhole(part));
   const files = weights.sources.filter((source) => source instanceof HubFile);
+  const fetchTotal = files.reduce((sum, { byteLength }) => sum + byteLength, 0);
+  const uses = usesOf(parts.flatMap((part) => packer.sourcesOf(part)));
+  let doneBytes = totalBytes - parts.reduce((sum, { byteLength }) => sum + byteLength, 0);
+  let part = parts.at(0);
+  const report = () => {
+    const fetchedBytes = files.reduce((sum, { position }) => sum + position, 0);
+    const fetched = files.length > 0 ? { doneBytes: fetchedBytes, totalBytes: fetchTotal } : null;
+    onProgress?.({ doneBytes, totalBytes, part: part ? nameOf(part) : "", fetched });
+  };
   for (const [index, file] of files.entries()) {
     const wanted = parts.flatMap((part) => packer.sourcesOf(part))
       .filter(({ source }) => source === file);
-    await file.keep(wanted, journal?.stateOf(index));
+    await file.keep(wanted, { state: journal?.stateOf(index), onAdvance: report });
   }
-  const uses = usesOf(parts.flatMap((part) => packer.sourcesOf(part)));
-  let doneBytes = totalBytes - parts.reduce((sum, { byteLength }) => sum + byteLength, 0);
-  for (const part of parts) {
+  for (part of parts) {
     const tensors = packer.sourcesOf(part);
     for (const tensor of tensors) await tensor.source.load?.(tensor);
     writer.select(part);
     for (const bytes of packer.bytesOf(part)) {
       writer.write(bytes);
       doneBytes += bytes.byteLength;
-      onProgress?.({ doneBytes, totalBytes, part: nameOf(part) });
+      report();
       await setImmediate(); // The work is synchronous: only here can a signal arrive.
       signal?.throwIfAborted();
     }

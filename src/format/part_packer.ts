@@ -28,7 +28,7 @@ import { findUnstorable, type RowPlace, storeRows, tileRows } from "./quantize.t
 /** Of n neurons: rows of a bundle, [n, d] (the gate's first, if there is one), and its columns, [d, n]. */
 interface FfnTensors {
   readonly rows: readonly FoundTensor[];
-  readonly down: SourceTensor;
+  readonly down: FoundTensor;
 }
 
 /** Numbers converted at a time, unless 8 rows are more. */
@@ -80,7 +80,7 @@ export class PartPacker {
         const find = (name: string, shape: number[]) =>
           finder.find(`layers.${layer}.ffn.${place}${name}.weight`, shape);
         const rows = parts.map((part) => find(part, [n / count, d]));
-        return { rows, down: find("down", [d, n / count]).source };
+        return { rows, down: find("down", [d, n / count]) };
       });
       this.#ffn.push(ffns);
     }
@@ -101,8 +101,14 @@ export class PartPacker {
   /** What of the checkpoint a part is made of. */
   sourcesOf(part: FlashPart): SourceTensor[] {
     if (part.kind === "tensor") return [this.#resident.get(part.tensor.name)!.found.source];
-    return this.#ffn[part.layerIndex]
-      .flatMap(({ rows, down }) => [...rows.map(({ source }) => source), down]);
+    // Experts may be stacked to one tensor.
+    return [
+      ...new Set(
+        this.#ffn[part.layerIndex].flatMap(({ rows, down }) =>
+          [...rows, down].map(({ source }) => source)
+        ),
+      ),
+    ];
   }
 
   /** The bytes of a part, whose sources are loaded. Each piece is valid only until the next is asked for. */
@@ -171,8 +177,9 @@ export class PartPacker {
     }
   }
 
-  *#bundles({ rows: rowSources, down }: FfnTensors): Generator<Uint8Array> {
-    const { hiddenSize: d } = this.#config, [, n] = down.shape, dtype = this.#ffnQuantization;
+  *#bundles({ rows: rowSources, down: { source: down, runs } }: FfnTensors): Generator<Uint8Array> {
+    const { hiddenSize: d } = this.#config, n = down.shape.at(-1)!, dtype = this.#ffnQuantization;
+    const [{ from: firstRow }] = runs;
     // Blocks are taken apart as they are read: their numbers stand in a strip as f32.
     const numberBytes = floatByteLength(down) ?? 4, block = blockLength(down);
     const stripMax = Math.floor(this.#stripBytesMax / (d * numberBytes) / block) * block;
@@ -186,7 +193,7 @@ export class PartPacker {
     const bundles = new Uint8Array(pieceCount * byteStride);
     for (let from = 0; from < n; from += stripCount) {
       const count = Math.min(stripCount, n - from);
-      this.#readStrip(down, { from, count }, strip);
+      this.#readStrip(down, firstRow, { from, count }, strip);
       for (let piece = 0; piece < count; piece += pieceCount) {
         const rows = Math.min(pieceCount, count - piece), shape = { rows, cols: d };
         for (const [index, source] of rowSources.entries()) {
@@ -203,7 +210,7 @@ export class PartPacker {
           toFloats(block > 1 ? "F32" : down.dtype, columns, rows * d, values);
           const bad = findUnstorable(dtype, values, rows * d);
           if (bad >= 0) {
-            const index = (bad % d) * n + from + piece + Math.floor(bad / d);
+            const index = (firstRow + bad % d) * n + from + piece + Math.floor(bad / d);
             throw unstorable(down, dtype, index, values[bad]);
           }
           storeRows(dtype, values, shape, bundles, place);
@@ -213,26 +220,31 @@ export class PartPacker {
     }
   }
 
-  /** Reads columns `from` to `from + count` of `down` [d, n]: `strip` becomes [d, count], as stored, or f32 of blocks. */
+  /**
+   * Reads columns `from` to `from + count` of d rows of `down` [rows, n]: `strip` becomes [d, count], as stored, or f32 of
+   * blocks.
+   */
   #readStrip(
     down: SourceTensor,
+    firstRow: number,
     { from, count }: { from: number; count: number },
     strip: Uint8Array<ArrayBuffer>,
   ): void {
-    const [d, n] = down.shape, numberBytes = floatByteLength(down);
+    const { hiddenSize: d } = this.#config, n = down.shape.at(-1)!;
+    const numberBytes = floatByteLength(down), first = firstRow * n;
     if (numberBytes === null) {
       const floats = new Float32Array(strip.buffer);
       for (let row = 0; row < d; row++) {
-        const range = { from: row * n + from, length: count };
+        const range = { from: first + row * n + from, length: count };
         this.#weights.readFloats(down, range, floats.subarray(row * count, (row + 1) * count));
       }
       return;
     }
     const rowBytes = count * numberBytes;
-    if (count === n) return this.#weights.readBytes(down, { from: 0, length: d * n }, strip);
+    if (count === n) return this.#weights.readBytes(down, { from: first, length: d * n }, strip);
     for (let row = 0; row < d; row++) {
       const target = strip.subarray(row * rowBytes, (row + 1) * rowBytes);
-      this.#weights.readBytes(down, { from: row * n + from, length: count }, target);
+      this.#weights.readBytes(down, { from: first + row * n + from, length: count }, target);
     }
   }
 }
@@ -243,7 +255,7 @@ function* pieces(
   { from, length }: NumberRange,
 ): Generator<{ part: NumberRange; at: number }> {
   // Of a vector a row is a number.
-  const cols = source.shape.length === 1 ? 1 : source.shape[1];
+  const cols = source.shape.length === 1 ? 1 : source.shape.at(-1)!;
   let first = 0, at = 0;
   for (const run of runs) {
     const count = run.count * cols, begin = Math.max(from, first);

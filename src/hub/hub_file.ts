@@ -41,6 +41,7 @@ export class HubFile implements ByteSource {
   /** At the beginning of the last range that came. */
   #boundary: { position: number; hash: string | null } = { position: 0, hash: null };
   readonly #checksums = new Map<string, number>();
+  #onAdvance: () => void = () => {};
 
   constructor(repo: HubRepo, entry: HubEntry) {
     this.path = `hf:${repo.repo}@${repo.sha.slice(0, 8)}/${entry.name}`;
@@ -49,8 +50,17 @@ export class HubFile implements ByteSource {
     this.#entry = entry;
   }
 
-  /** From here on the file goes by once; `state`: from where it was. */
-  async keep(wanted: readonly ByteRange[], state?: HubFileState): Promise<void> {
+  /** Bytes that went by. */
+  get position(): number {
+    return this.#position;
+  }
+
+  /** From here on the file goes by once; `state`: from where it was. `onAdvance`: whenever some of it went by. */
+  async keep(
+    wanted: readonly ByteRange[],
+    { state, onAdvance }: { state?: HubFileState; onAdvance?: () => void } = {},
+  ): Promise<void> {
+    if (onAdvance) this.#onAdvance = onAdvance;
     this.#wanted = [...wanted].sort((a, b) => a.byteOffset - b.byteOffset);
     this.#position = state?.position ?? 0;
     for (const [place, checksum] of state?.checksums ?? []) this.#checksums.set(place, checksum);
@@ -134,6 +144,7 @@ export class HubFile implements ByteSource {
       const { done, value } = await this.#stream.next();
       if (done) throw new HubError("it ended early", { url: this.path });
       this.#take(value);
+      this.#onAdvance();
     }
   }
 

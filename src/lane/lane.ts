@@ -1,6 +1,7 @@
 import { EARLY_POSITIONS } from "../arena.ts";
 import { PageWaiter } from "../cache/pool_keeper.ts";
 import { floatsAt } from "../format/layout.ts";
+import { WindowGuard } from "../kv_page.ts";
 import type { PipelineOptions } from "../pipeline/options.ts";
 import { PassReader } from "../pipeline/pass_ring.ts";
 import type { Sequence } from "../pipeline/sequence.ts";
@@ -38,6 +39,7 @@ export class Lane {
   readonly #angles: Float32Array[];
   readonly #step = emptyStep();
   readonly #pages?: PageWaiter;
+  readonly #windowGuard?: WindowGuard;
   readonly #observer?: Observer;
   #stepCount = 0;
 
@@ -50,6 +52,8 @@ export class Lane {
     this.#ffns = seat.arenas.map((arena) => new Ffn(seat, arena, pass, this.#observer));
     this.#vocabulary = seat.shareOf(Math.ceil(sizes.vocabSize / 8) * 8, 8);
     if (options.isPoolShared) this.#pages = new PageWaiter(seat.control.sequence("poolsReady"));
+    const { windowed } = options.pages;
+    if (windowed) this.#windowGuard = new WindowGuard(windowed.window, windowed.count);
     this.#layerReady = seat.control.sequence("layerReady");
     this.#stepStarted = seat.control.sequence("stepStarted");
     this.#residuals = arenas.map(({ memory, plan }) =>
@@ -92,6 +96,7 @@ export class Lane {
   #run(step: Step): void {
     const { clock, statistics, arenas } = this.seat;
     const began = clock();
+    this.#windowGuard?.check(step);
     this.#stepCount = (this.#stepCount + 1) | 0;
     this.seat.meet("the embedding");
     // The predictor hears of a step with its first layer.

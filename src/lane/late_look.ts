@@ -1,6 +1,7 @@
 import { activationKinds } from "../activation.ts";
 import type { ActivationKinds } from "../activation.ts";
 import { LOOK_POSITIONS } from "../arena.ts";
+import type { InputsPlan } from "../arena.ts";
 import { TILE_ROWS } from "../format/layout.ts";
 import type { BitPlanes } from "../predict/bit_planes_look.ts";
 import type { LowRank } from "../predict/low_rank_look.ts";
@@ -19,10 +20,17 @@ export class LateLook {
   readonly #neurons: Share;
   readonly #maskReady: Sequence;
   readonly #kinds: ActivationKinds;
+  /** u32[experts of a position]: those that were chosen last. */
+  readonly #chosen: Uint32Array;
+  /** [positions][experts]: whether a position has an expert, in `exact`. */
+  readonly #has: Uint8Array;
 
   constructor(seat: LaneSeat, arena: LaneArena) {
+    const { sizes: { experts }, positionsMax } = seat.options;
     this.#seat = seat;
     this.#arena = arena;
+    this.#chosen = new Uint32Array(arena.buffer, arena.scratch.chosen, experts?.perToken ?? 0);
+    this.#has = new Uint8Array(positionsMax * (experts?.count ?? 0));
     this.#neurons = seat.shareOf(seat.options.sizes.intermediateSize, 32);
     this.#kinds = activationKinds(seat.options.sizes);
     this.#maskReady = seat.control.sequence("maskReady");
@@ -45,7 +53,7 @@ export class LateLook {
     const predictor = this.#seat.options.weights.layers[layer].predictor!;
     if (predictor.kind === "low-rank") this.#lookLowRank(predictor, positions);
     else if (predictor.kind === "bit-planes") this.#lookBitPlanes(predictor, positions);
-    else this.#route(predictor, positions);
+    else this.#nameExperts(predictor, positions);
   }
 
   /** mask = scores + bias > 0, of one position; `row`: where its scores are. */
@@ -115,14 +123,23 @@ export class LateLook {
     }
   }
 
+  /** Names all neurons of the experts that the router chooses; each lane marks its own. */
+  #nameExperts(router: Router, positions: number): void {
+    const { perToken, each } = router, { from, to } = this.#neurons;
+    const { kernels, plan: { mask, strides }, scratch: { chosen } } = this.#arena;
+    this.#route(router, positions, (position) => {
+      kernels.markExperts(chosen, perToken, each, mask + position * strides.mask, from, to);
+    });
+  }
+
   /**
-   * Names the neurons of the experts that the router chooses, and leaves what their results are multiplied by. Each lane chooses for
-   * itself, and marks its own neurons.
+   * Chooses the experts of each position, and leaves what their results are multiplied by. Each lane chooses for itself; `use` finds
+   * a position's choice in its scratch.
    */
-  #route(router: Router, positions: number): void {
-    const { weight, dtype, count, perToken, each, isNormalized } = router;
+  #route(router: Router, positions: number, use: (position: number) => void): void {
+    const { weight, dtype, count, perToken, isNormalized } = router;
     const { kernels, plan, scratch } = this.#arena, { strides } = plan;
-    const { normed, lookPrepared } = this.#arena.inputs(positions), { from, to } = this.#neurons;
+    const { normed, lookPrepared } = this.#arena.inputs(positions);
     const d = this.#seat.options.sizes.hiddenSize, { shares, chosen } = scratch;
     this.#seat.eachPosition(positions, (position) => {
       const input = normed + position * strides.hidden;
@@ -138,9 +155,9 @@ export class LateLook {
     );
     this.#seat.meet("the router's products");
     for (let position = 0; position < positions; position++) {
-      const mask = plan.mask + position * strides.mask, row = position * strides.experts;
+      const row = position * strides.experts;
       kernels.chooseExperts(plan.routed + row, count, perToken, chosen);
-      kernels.markExperts(chosen, perToken, each, mask, from, to);
+      use(position);
       if (this.#seat.index !== 0) continue;
       kernels.copy(shares, plan.routed + row, 4 * count);
       kernels.softmax(shares, count);
@@ -151,22 +168,66 @@ export class LateLook {
 
   /** Activations of all neurons, from the resident rows that decide; mask = those that are not zero. */
   #lookExactly(layer: number, positions: number): void {
+    const { predictor } = this.#seat.options.weights.layers[layer];
+    const range = { first: 0, count: positions }, inputs = this.#arena.inputs(positions);
+    if (predictor?.kind !== "router") return this.#activate(layer, range, this.#neurons, inputs);
+    this.#activateExperts(layer, predictor, positions);
+  }
+
+  /**
+   * The same of the experts that a position has; of the others the mask is empty. Each lane has a part of each expert, so that no
+   * choice leaves one idle.
+   */
+  #activateExperts(layer: number, router: Router, positions: number): void {
+    const { count, each } = router, { kernels, plan } = this.#arena, { strides } = plan;
+    const has = this.#has, chosen = this.#chosen, share = this.#seat.shareOf(each, 32);
+    this.#route(router, positions, (position) => {
+      has.fill(0, position * count, (position + 1) * count);
+      for (let k = 0; k < chosen.length; k++) has[position * count + chosen[k]] = 1;
+    });
+    const inputs = this.#arena.inputs(positions);
+    for (let expert = 0; expert < count; expert++) {
+      const rows = { from: expert * each + share.from, to: expert * each + share.to };
+      for (let first = 0, end: number; first < positions; first = end) {
+        const isChosen = has[first * count + expert];
+        for (end = first + 1; end < positions && has[end * count + expert] === isChosen;) end++;
+        if (isChosen === 1) {
+          this.#activate(layer, { first, count: end - first }, rows, inputs);
+          continue;
+        }
+        for (let position = first; position < end; position++) {
+          const mask = plan.mask + position * strides.mask;
+          kernels.zero(mask + rows.from / 8, (rows.to - rows.from) / 8);
+          // Of several positions one gathers what another named.
+          const scores = plan.scores + position * strides.scores;
+          if (positions > 1) kernels.zero(scores + 4 * rows.from, 4 * (rows.to - rows.from));
+        }
+      }
+    }
+  }
+
+  /** `scores` become activations of rows [from, to), for some positions; their bits in `mask`: not zero. */
+  #activate(
+    layer: number,
+    { first, count }: { first: number; count: number },
+    { from, to }: Share,
+    { prepared }: InputsPlan,
+  ): void {
     const { sizes, weights, ffnQuantization } = this.#seat.options;
-    const { gateBias, upBias } = weights.layers[layer], { first, threshold } = this.#kinds;
+    const { gateBias, upBias } = weights.layers[layer], { first: kind, threshold } = this.#kinds;
     const { kernels, plan } = this.#arena, { strides } = plan;
-    const { prepared } = this.#arena.inputs(positions), { from, to } = this.#neurons;
     const { residentUp } = plan.layers[layer - plan.range.from];
     this.#arena.multiply(
       ffnQuantization,
       { weight: residentUp, bias: sizes.ffn.isGated ? gateBias : upBias },
-      { address: prepared, stride: strides.prepared },
-      { address: plan.scores, stride: strides.scores },
-      { positions, from, to, cols: sizes.hiddenSize },
+      { address: prepared + first * strides.prepared, stride: strides.prepared },
+      { address: plan.scores + first * strides.scores, stride: strides.scores },
+      { positions: count, from, to, cols: sizes.hiddenSize },
     );
-    for (let position = 0; position < positions; position++) {
+    for (let position = first; position < first + count; position++) {
       const scores = plan.scores + position * strides.scores;
       const mask = plan.mask + position * strides.mask;
-      kernels.activeMask(scores, mask, from, to, first, threshold);
+      kernels.activeMask(scores, mask, from, to, kind, threshold);
     }
   }
 

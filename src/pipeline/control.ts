@@ -33,8 +33,8 @@ export interface ControlShape {
   tickets?: TicketCapacity;
   /** Landing flags: one a slot, then one a staging chunk. */
   flagCount: number;
-  /** Records may come in two halves. Default false. */
-  hasHalves?: boolean;
+  /** Records may come in pieces. Default false. */
+  hasPieces?: boolean;
 }
 
 /** Records main thread -> lane 0: a request to run (see `request.ts`). */
@@ -112,8 +112,8 @@ export interface ControlLayout {
   passes: number;
   step: number;
   flags: number;
-  /** Of each landing flag, if records may come in halves: how many have landed. Readers count. */
-  halves: number;
+  /** Of each landing flag, if records may come in pieces: how many have landed. Readers count. */
+  pieces: number;
   /** First word of the statistics (even): live, then the snapshots; in each lanes, predictor, readers, layers. */
   statistics: number;
   wordLength: number;
@@ -152,7 +152,7 @@ export function layoutControl(shape: ControlShape): ControlLayout {
     passes: take(PASS_COUNT * LINE_WORDS),
     step: take(LINE_WORDS),
     flags: take(flagCount),
-    halves: take(shape.hasHalves ? flagCount : 0),
+    pieces: take(shape.hasPieces ? flagCount : 0),
     statistics: take(SNAPSHOTS * snapshotFloats(shape) * 2),
   };
   return { ...layout, wordLength: next };

@@ -122,14 +122,14 @@ export interface PipelineOptions {
   flash: {
     layers: LayerFlash[];
     strideBytes: number;
-    /** The part of a bundle that is read: all of it, or the down column alone (`exact`). */
+    /** The part of a bundle that is read: all of it, or in `exact` what is behind the row that decides. */
     record: RecordShape;
     slotByteLength: number;
     readPlan: ReadPlanOptions;
     /** All layers are resident. */
     isResident: boolean;
-    /** Up row and down column are two reads; see `OpenOptions.unbundled`. */
-    unbundled: boolean;
+    /** Reads of a record: 1, or as many as it has vectors; see `OpenOptions.unbundled`. */
+    readsPerRecord: number;
     /** What `dense` reads anew for each token, to no purpose; see `OpenOptions.naive`. */
     rereads: RereadPiece[];
     staging: {

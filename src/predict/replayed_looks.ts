@@ -1,5 +1,5 @@
 import type { ModelConfig } from "../../models/config.ts";
-import { activationKinds } from "../activation.ts";
+import { activationKinds, isSparse } from "../activation.ts";
 import type { ActivationKinds } from "../activation.ts";
 import type { FlashFile } from "../format/flash_file.ts";
 import { rankMaxOf } from "../format/header.ts";
@@ -18,8 +18,9 @@ import type { Observation } from "../pipeline/client.ts";
 import { applyNorm } from "../norm.ts";
 import { recallShifts } from "./recall_shift.ts";
 import { locatePredictor, look } from "./layer_predictor.ts";
-import type { ScoringPredictor } from "./layer_predictor.ts";
+import type { LayerPredictor } from "./layer_predictor.ts";
 import type { LookScratch } from "./low_rank_look.ts";
+import { routerAt } from "./router_look.ts";
 import { createSharedMemory } from "../shared_memory.ts";
 
 /** Bundles read at a time, in bytes. */
@@ -42,23 +43,35 @@ interface LayerAddresses {
   secondBias: number;
   normWeight: number;
   normBias: number;
-  predictor?: ScoringPredictor;
+  predictor?: LayerPredictor;
+}
+
+/** Rows [from, to). */
+interface RowRange {
+  from: number;
+  to: number;
 }
 
 /**
  * Looks again at what a layer saw, with the very kernels of the engine, so that it names the sets that the engine
  * computed. Holds all up projections in memory of its own; or one, which is then read anew for each exact look at
  * another layer. The arrays hold the answers of the last look.
+ *
+ * With experts the looks are the router's, and active neurons are among those that it chooses.
  */
 export class ReplayedLooks {
-  /** Whether the file has predictors; else only the active neurons are known. */
+  /** Whether the file has predictors or routers; else only the active neurons are known. */
   readonly hasPredictors: boolean;
   /** Whether all up projections stay in memory. */
   readonly isHeld: boolean;
-  /** f32[n]: what down columns are multiplied by. */
+  /** f32[n]: what down columns are multiplied by; with experts before they are weighed, and unknown where hardly any is zero. */
   readonly activations: Float32Array;
-  /** u32[n / 32] each: activation not zero; named by the late look; named by the early look. */
+  /**
+   * u32[n / 32] each: activation not zero; of those and others, what `exact` reads: gate not zero; named by the late look; named by
+   * the early look.
+   */
   readonly active: Uint32Array;
+  readonly gates: Uint32Array;
   readonly predicted: Uint32Array;
   readonly early: Uint32Array;
   readonly #file: FlashFile;
@@ -70,7 +83,7 @@ export class ReplayedLooks {
   readonly #sizes: { d: number; n: number };
   readonly #config: ModelConfig;
   readonly #kinds: ActivationKinds;
-  /** Matrices of a layer that tell its activations. */
+  /** Matrices of a layer that tell its activations; none of experts whose activations are hardly ever zero. */
   readonly #matrixCount: number;
   readonly #ffnQuantization: FlashFile["header"]["ffnQuantization"];
   readonly #input: Float32Array;
@@ -79,6 +92,7 @@ export class ReplayedLooks {
     normed: number;
     activations: number;
     active: number;
+    gates: number;
     predicted: number;
     early: number;
   };
@@ -93,10 +107,10 @@ export class ReplayedLooks {
   ) {
     const { header } = file, { predictors, config, ffnQuantization } = header;
     const shifts = predictors && recallShifts(predictors, recall, file.path);
-    const { hiddenSize: d, intermediateSize: n, numLayers } = config;
-    this.#matrixCount = config.ffn.isGated ? 2 : 1;
+    const { hiddenSize: d, intermediateSize: n, numLayers, experts } = config;
+    this.#matrixCount = experts && !isSparse(config) ? 0 : config.ffn.isGated ? 2 : 1;
     const upBytes = this.#matrixCount * matrixByteLength(ffnQuantization, n, d);
-    this.hasPredictors = predictors !== null;
+    this.hasPredictors = predictors !== null || experts !== null;
     this.isHeld = numLayers * upBytes <= heldBytesMax;
     this.#file = file;
     this.#sizes = { d, n };
@@ -115,7 +129,7 @@ export class ReplayedLooks {
       predictorTensors.push({ tensor, address });
       return address;
     };
-    const rankMax = Math.max(32, rankMaxOf(predictors));
+    const rankMax = Math.max(32, rankMaxOf(predictors), experts?.perToken ?? 0);
     const maskBytes = 4 * Math.ceil(n / 32);
     this.#scratch = {
       input: take(4 * d),
@@ -126,6 +140,7 @@ export class ReplayedLooks {
       activations: take(4 * n),
       scores: take(4 * n),
       active: take(maskBytes),
+      gates: take(maskBytes),
       predicted: take(maskBytes),
       early: take(maskBytes),
     };
@@ -140,7 +155,11 @@ export class ReplayedLooks {
         secondBias: take(4 * n),
         normWeight: take(4 * d),
         normBias: take(4 * d),
-        predictor: layer && locatePredictor(layer, takeTensor),
+        predictor: layer
+          ? locatePredictor(layer, takeTensor)
+          : experts
+          ? this.#routerOf(takeTensor(file.tensor(`layers.${index}.ffn.router.weight`)))
+          : undefined,
       };
     });
     const memory = createSharedMemory(next);
@@ -154,19 +173,25 @@ export class ReplayedLooks {
       if (shifts) this.#shift(memory, layer, shifts[layer]);
       if (this.isHeld) this.#loadUp(layer);
     }
-    const { input, activations, active, predicted, early } = this.#scratch;
+    const { input, activations, active, gates, predicted, early } = this.#scratch;
     const mask = (address: number) => new Uint32Array(memory.buffer, address, maskBytes / 4);
     this.#input = new Float32Array(memory.buffer, input, d);
     this.activations = new Float32Array(memory.buffer, activations, n);
     this.active = mask(active);
+    this.gates = mask(gates);
     this.predicted = mask(predicted);
     this.early = mask(early);
   }
 
+  #routerOf(weight: number): LayerPredictor {
+    return { kind: "router", ...routerAt(this.#file.header, weight)! };
+  }
+
   /** Adds what the wished recall asks for to both biases, as the engine does. */
   #shift(memory: WebAssembly.Memory, layer: number, shift: number): void {
-    const { bias, earlyBias } = this.#addresses[layer].predictor!;
-    for (const address of [bias, earlyBias]) {
+    const predictor = this.#predictorOf(layer);
+    if (predictor.kind === "router") return;
+    for (const address of [predictor.bias, predictor.earlyBias]) {
       const biases = new Float32Array(memory.buffer, address, this.#sizes.n);
       for (let neuron = 0; neuron < biases.length; neuron++) biases[neuron] += shift;
     }
@@ -174,6 +199,7 @@ export class ReplayedLooks {
 
   /** Up rows of the layer's bundles as tiles, in the model's order. */
   #loadUp(layer: number): void {
+    if (this.#matrixCount === 0) return;
     const file = this.#file, { d, n } = this.#sizes;
     const stride = file.header.layers[layer].bundles.bundleByteLength;
     const rowBytes = vectorByteLength(this.#ffnQuantization, d);
@@ -201,7 +227,7 @@ export class ReplayedLooks {
       const name = `layers.${layer}.${part}`;
       if (names.has(name)) bytes.set(file.readRange(file.tensor(name)), address);
     };
-    const isGated = this.#matrixCount > 1;
+    const { isGated } = this.#config.ffn;
     load(isGated ? "ffn.gate.bias" : "ffn.up.bias", at.firstBias);
     if (isGated) load("ffn.up.bias", at.secondBias);
     const norm = this.#config.block === "parallel" ? "attentionNorm" : "ffnNorm";
@@ -209,9 +235,34 @@ export class ReplayedLooks {
     load(`${norm}.bias`, at.normBias);
   }
 
-  /** Which neurons are active: `active` and `activations`. Returns how many. */
+  /** Which neurons are active: `active`, `gates` and `activations`. Returns how many. */
   lookExactly(layer: number, { ffnInput }: Pick<Observation, "ffnInput">): number {
-    const { d, n } = this.#sizes, kernels = this.#kernels, scratch = this.#scratch;
+    const { active, gates, activations } = this;
+    if (!this.#config.experts) {
+      return this.#activate(layer, ffnInput, [{ from: 0, to: this.#sizes.n }]);
+    }
+    const chosen = this.lookLate(layer, { ffnInput });
+    if (this.#matrixCount === 0) { // All of a chosen expert, as near as makes no difference.
+      active.set(this.predicted);
+      gates.set(this.predicted);
+      return chosen;
+    }
+    active.fill(0);
+    activations.fill(0);
+    return this.#activate(layer, ffnInput, this.#chosenRows(layer));
+  }
+
+  /** Rows of the experts that were chosen last. */
+  #chosenRows(layer: number): RowRange[] {
+    const router = this.#predictorOf(layer);
+    if (router.kind !== "router") return [];
+    const { perToken, each } = router;
+    const chosen = new Uint32Array(this.#bytes.buffer, this.#scratch.lowRank, perToken);
+    return Array.from(chosen, (expert) => ({ from: expert * each, to: (expert + 1) * each }));
+  }
+
+  #activate(layer: number, ffnInput: Float32Array, rows: readonly RowRange[]): number {
+    const { d } = this.#sizes, kernels = this.#kernels, scratch = this.#scratch;
     const { first, firstBias, second, secondBias } = this.#addresses[layer];
     const { first: kind, second: times, threshold } = this.#kinds,
       { activations, active } = scratch;
@@ -220,10 +271,16 @@ export class ReplayedLooks {
     if (!this.isHeld && this.#upLayer !== layer) this.#loadUp(layer);
     this.#input.set(ffnInput);
     prepare(scratch.input, scratch.prepared, d);
-    matvec(first, scratch.prepared, firstBias, activations, 0, n, d);
-    const count = kernels.activeMask(activations, active, 0, n, kind, threshold);
+    let count = 0;
+    for (const { from, to } of rows) {
+      matvec(first, scratch.prepared, firstBias, activations, from, to, d);
+      count += kernels.activeMask(activations, active, from, to, kind, threshold);
+    }
+    this.gates.set(this.active);
     if (times === null) return count;
-    matvec(second, scratch.prepared, secondBias, scratch.scores, 0, n, d);
+    for (const { from, to } of rows) {
+      matvec(second, scratch.prepared, secondBias, scratch.scores, from, to, d);
+    }
     return this.#multiplyGates(times === ACTIVATION.timesRelu);
   }
 

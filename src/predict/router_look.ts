@@ -1,3 +1,4 @@
+import type { FlashHeader } from "../format/header.ts";
 import type { Kernels } from "../kernels.ts";
 import type { LookScratch } from "./low_rank_look.ts";
 
@@ -12,6 +13,13 @@ export interface Router {
   /** Neurons of an expert. */
   each: number;
   isNormalized: boolean;
+}
+
+/** The router of a layer whose matrix is at `weight`; null without experts. */
+export function routerAt({ config, quantization }: FlashHeader, weight: number): Router | null {
+  if (!config.experts) return null;
+  const dtype = quantization === "f32" ? "f32" : "f16";
+  return { weight, dtype, ...config.experts, each: config.intermediateSize / config.experts.count };
 }
 
 /** Names the neurons of the experts that a router chooses. Returns how many. */

@@ -1,5 +1,6 @@
 import type { NeuronTrace } from "./neuron_trace.ts";
 import type { ReplayResult } from "./replay.ts";
+import { vectorsOf } from "./trace_format.ts";
 
 /** What a machine charges for reading and computing. */
 export interface Machine {
@@ -140,7 +141,7 @@ export function replayedWork(
     hitShare: listed > 0 ? hits / listed : 1,
     reads: reads / tokens,
     readBytes: bytes / tokens,
-    flopsPerByte: 4 * header.hiddenSize / header.strideBytes,
+    flopsPerByte: 2 * vectorsOf(header) * header.hiddenSize / header.strideBytes,
     earlyShare: misses > 0 ? earlyStarted / misses : 0,
     overlapsHits: true,
   };

@@ -29,14 +29,14 @@ export interface RecordOptions {
 
 /**
  * Runs a text through the model and records which neurons each layer of each token used: those active, and with predictors
- * those that the late and the early look named. Returns how many tokens there were.
+ * (or a router, whose experts' neurons they are) those that the late and the early look named. Returns how many tokens there were.
  */
 export async function recordTrace(options: RecordOptions): Promise<number> {
   const { path, signal, onProgress, tokensMax } = options;
   using file = FlashFile.open(path);
-  const hasPredictors = file.header.predictors !== null;
+  const { predictors, config } = file.header;
   await using model = await open(path, {
-    ffn: hasPredictors ? "predicted" : "dense",
+    ffn: predictors ? "predicted" : config.experts ? undefined : "dense",
     // In chunks that stream: a large model reads its layers once for many positions.
     promptChunk: 32,
     logitsRows: 64,
@@ -45,7 +45,8 @@ export async function recordTrace(options: RecordOptions): Promise<number> {
     signal,
   });
   const looks = new ReplayedLooks(file, { build: model.build });
-  const sets: SetName[] = hasPredictors ? ["active", "predicted", "early"] : ["active"];
+  const looksAhead = predictors !== null || model.plan.mode === "routed";
+  const sets: SetName[] = looksAhead ? ["active", "predicted", "early"] : ["active"];
   const header = headerOf(file, { sets, mode: model.plan.mode, textName: options.textName });
   const writer = new TraceWriter(
     { ...header, blockByteLength: model.disk.blockByteLength },
@@ -66,8 +67,9 @@ export async function recordTrace(options: RecordOptions): Promise<number> {
         writer.beginToken();
         for (const [layer, observation] of layers.entries()) {
           looks.lookExactly(layer, observation);
-          writer.addSet(looks.active);
-          if (!hasPredictors) continue;
+          // Where nothing else names neurons, those count that \`exact\` reads.
+          writer.addSet(looksAhead ? looks.active : looks.gates);
+          if (!looksAhead) continue;
           looks.lookLate(layer, observation);
           writer.addSet(looks.predicted);
           looks.lookEarly(layer, observation);

@@ -16,6 +16,7 @@ import { bitsOf } from "../predict/mask.ts";
 import { PassBuilder } from "../predict/pass_builder.ts";
 import type { NeuronTrace } from "./neuron_trace.ts";
 import { SimulatedReader } from "./simulated_reader.ts";
+import { vectorsOf } from "./trace_format.ts";
 
 /** How to replay a trace. */
 export interface ReplayOptions {
@@ -157,9 +158,14 @@ function missingOf(mask: Uint32Array, { cache }: LayerSlots, neurons: Int32Array
   return neurons.subarray(0, missing);
 }
 
-/** The record that the traced lists make the engine read: whole bundles, or in `exact` the down columns. */
+/** The record that the traced lists make the engine read: whole bundles, or in `exact` what is behind the row that decides. */
 function recordOfTrace({ header, listed }: NeuronTrace) {
-  return recordOf(header.quantization, header.hiddenSize, listed === "active");
+  return recordOf(
+    header.quantization,
+    header.hiddenSize,
+    listed === "active",
+    vectorsOf(header) === 3,
+  );
 }
 
 /** The orders of the file that was traced; none where all neurons lie in the order of their numbers. */
@@ -200,7 +206,7 @@ function optionsOf(
         mergedBytesMax: BOUNCE_BYTES,
       },
       isResident: false,
-      unbundled: false,
+      readsPerRecord: 1,
       rereads: [],
       staging: {
         chunkCount: 0,

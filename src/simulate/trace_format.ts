@@ -1,5 +1,5 @@
 import { z } from "zod";
-import { QUANTIZATIONS } from "../format/layout.ts";
+import { QUANTIZATIONS, vectorByteLength } from "../format/layout.ts";
 import { FFN_MODES } from "../pipeline/options.ts";
 
 /**
@@ -61,3 +61,8 @@ export const traceHeaderSchema = z.strictObject({
   predictedShares: z.array(share),
 });
 export type TraceHeader = z.infer<typeof traceHeaderSchema>;
+
+/** Vectors of a bundle: 2, or 3 with a gate. Bundles have nothing else, so their stride tells. */
+export function vectorsOf({ quantization, hiddenSize, strideBytes }: TraceHeader): number {
+  return strideBytes / vectorByteLength(quantization, hiddenSize);
+}
