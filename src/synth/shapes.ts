@@ -149,7 +149,7 @@ function mixtral(sizes: Sizes): SynthShape {
 
 /** Small enough to be made within a test. */
 function tiny(family: (sizes: Sizes) => SynthShape, sizes: Sizes): SynthShape {
-  const common = { vocab_size: 2048, hidden_size: 256, num_hidden_layers: 4 };
+  const common = { vocab_size: 1024, hidden_size: 256, num_hidden_layers: 3 };
   const positions = { num_attention_heads: 8, max_position_embeddings: 2048 };
   return { ...family({ ...common, ...positions, ...sizes }), isTiny: true };
 }

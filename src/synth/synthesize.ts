@@ -57,7 +57,7 @@ const SEED_MAX = 2 ** 31 - 1;
 
 /**
  * Writes a `.flash` file of a model's exact shape whose weights are random, but for what makes its run show the paper's
- * statistics (planted.ts). For measuring: its text means nothing.
+ * statistics (planted.ts). For measuring: its text means nothing. Predictors are written where most activations are zero.
  *
  * Throws `RangeError` for a shape or type that there is not, and if the disk has too little room; errors of writing are the
  * system's. Nothing stays behind then.
