@@ -33,6 +33,8 @@ export class Blueprint {
   readonly basis: SpreadBasis;
   readonly tokens: TokenLatents;
   readonly noise: NoisePool;
+  /** Whether bundles' noise is put together from what was rounded once. OPT's files keep the bytes that they have always had. */
+  readonly noiseIsStored: boolean;
   readonly #activeMean: number | undefined;
   #thresholds: { layer: number; values: Float32Array } | undefined;
 
@@ -40,6 +42,7 @@ export class Blueprint {
     this.config = config;
     this.#activeMean = activeMean ?? undefined;
     this.seed = seed;
+    this.noiseIsStored = config.positions.kind !== "learned";
     this.layout = new ResidualLayout(config);
     this.basis = new SpreadBasis(config.hiddenSize, seed);
     this.tokens = new TokenLatents(config, this.layout, seed);

@@ -31,6 +31,7 @@ export const STREAM = {
   embeddings: 24,
   multiplied: 25,
   routers: 26,
+  stored: 27,
 } as const;
 
 /** A generator for one row or purpose, independent of all others: the arguments are mixed into its seed. */

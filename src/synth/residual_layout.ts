@@ -38,9 +38,11 @@ export class ResidualLayout {
     this.tokenSize = rank / 2;
     this.attentionSize = rank / 8;
     this.latentSize = this.topicSize + this.tokenSize + this.attentionSize;
-    // All of it comes through values.
-    const heads = Math.min(numKeyValueHeads, Math.max(2, Math.round(d / 8 / headDim)));
-    this.identitySize = heads * headDim;
+    // All of it comes through values. OPT has more than it needs, which makes embeddings dear.
+    const heads = config.positions.kind === "learned"
+      ? Math.max(2, Math.round(d / 8 / headDim))
+      : Math.ceil(IDENTITY_LEAST / headDim);
+    this.identitySize = Math.min(numKeyValueHeads, heads) * headDim;
     this.constantEnergy = isSparse(config) && !config.biases.up ? CONSTANT_ENERGY : 0;
     this.#isParallel = config.block.startsWith("parallel");
     if (this.constantAt + 1 > d - 1) {
@@ -98,6 +100,9 @@ export class ResidualLayout {
     return { attention: before, ffn: before + attention + attentionNoise };
   }
 }
+
+/** Numbers, two a plane, by which a quarter of a million words are told apart; one head's, if keys and values have but one. */
+const IDENTITY_LEAST = 128;
 
 /** Layers at the end whose predictors have a larger rank. */
 const LAYERS_OF_LARGE_RANK = 1 / 8;

@@ -7,12 +7,14 @@ import {
   vectorByteLength,
 } from "../format/layout.ts";
 import { storeRows, tileRows } from "../format/quantize.ts";
+import type { RowPlace } from "../format/quantize.ts";
 import { AttentionWeights } from "./attention_weights.ts";
 import type { Blueprint } from "./blueprint.ts";
 import { randomFor, STREAM } from "./noise.ts";
 import { isSparse } from "../activation.ts";
 import { ENERGY, UP_SHIFT, VARIANCE } from "./planted.ts";
 import { SPECIAL_TOKENS } from "./shapes.ts";
+import { StoredNoise } from "./stored_noise.ts";
 import { WeightDesk } from "./weight_desk.ts";
 import type { Chunk } from "./weight_desk.ts";
 
@@ -21,6 +23,12 @@ export interface RowsWanted {
   readonly tensor: Pick<ResidentTensor, "name" | "dtype" | "layout" | "shape">;
   readonly rowFrom: number;
   readonly rows: number;
+}
+
+/** Noise that rows are made of: by which keys it is drawn, before the row's own. */
+interface RowNoise {
+  readonly keys: readonly number[];
+  readonly deviation: number;
 }
 
 /** The likeliest token's logit, about: the others lie around 0. */
@@ -41,11 +49,13 @@ export class WeightMaker {
   readonly #attention: AttentionWeights;
   /** The place in the chain of each token; -1 for special ones. */
   readonly #places: Int32Array;
+  readonly #stored: StoredNoise;
   #keptConstant: Float32Array | undefined;
 
   constructor(blueprint: Blueprint) {
     this.#blueprint = blueprint;
     this.#desk = new WeightDesk(blueprint);
+    this.#stored = new StoredNoise(blueprint.seed);
     this.#attention = new AttentionWeights(this.#desk);
     this.#places = new Int32Array(blueprint.config.vocabSize).fill(-1);
     blueprint.tokens.chain.tokens.forEach((token, place) => this.#places[token] = place);
@@ -71,24 +81,36 @@ export class WeightMaker {
     { from, rows }: { from: number; rows: number },
     quantization: Quantization,
   ): Uint8Array<ArrayBuffer> {
-    const { hiddenSize: d, ffn: { isGated } } = this.#blueprint.config;
+    const { config, noiseIsStored } = this.#blueprint, { hiddenSize: d, ffn: { isGated } } = config;
     const byteStride = bundleByteLength(quantization, d, isGated);
-    const bytes = new Uint8Array(rows * byteStride), shape = { rows, cols: d };
+    const bytes = new Uint8Array(rows * byteStride), chunk = { rowFrom: from, rows, cols: d };
     let byteOffset = 0;
-    const store = () => {
-      storeRows(quantization, this.#desk.values.values, shape, bytes, { byteOffset, byteStride });
+    for (const part of isGated ? ["gate", "up", "down"] as const : ["up", "down"] as const) {
+      const place = { byteOffset, byteStride }, noise = this.#noiseOf(part, layer);
+      if (noise !== null && noiseIsStored) {
+        this.#storeNoise(chunk, noise, bytes, { ...place, quantization });
+      } else {
+        if (noise !== null) this.#fillNoise(chunk, noise);
+        else if (part === "gate" || !isGated) this.#fillDeciding(layer, chunk);
+        else this.#fillShifted(layer, chunk);
+        storeRows(quantization, this.#desk.values.values, { rows, cols: d }, bytes, place);
+      }
       byteOffset += vectorByteLength(quantization, d);
-    };
-    this.#fillDeciding(layer, { from, rows });
-    store();
-    if (isGated) {
-      this.#fillMultiplied(layer, { from, rows });
-      store();
     }
-    const deviation = RESIDUAL_SCALE * this.#blueprint.downDeviation(layer);
-    this.#fillNoise({ rowFrom: from, rows, cols: d }, [STREAM.down, layer], deviation);
-    store();
     return bytes;
+  }
+
+  /** Of parts of a bundle that are nothing else: down columns, up rows behind gates, and all where activations are hardly ever zero. */
+  #noiseOf(part: "gate" | "up" | "down", layer: number): RowNoise | null {
+    const { config } = this.#blueprint, { ffn: { isGated, activation } } = config;
+    if (part === "down") {
+      const deviation = RESIDUAL_SCALE * this.#blueprint.downDeviation(layer);
+      return { keys: [STREAM.down, layer], deviation };
+    }
+    const isMultiplied = isGated && part === "up";
+    if (isMultiplied ? activation === "drelu" : isSparse(config)) return null;
+    const keys = [isMultiplied ? STREAM.multiplied : STREAM.up, layer];
+    return { keys, deviation: 1 / Math.sqrt(config.hiddenSize) };
   }
 
   #fill(name: string, chunk: Chunk): void {
@@ -187,17 +209,9 @@ export class WeightMaker {
     return Math.round(2 ** 24 * scale) / 2 ** 24;
   }
 
-  /**
-   * The rows of some neurons that decide: coefficients of latents times their directions, and noise that only the whole row sees. Noise
-   * alone where activations are hardly ever zero.
-   */
-  #fillDeciding(layer: number, { from, rows }: { from: number; rows: number }): void {
-    const blueprint = this.#blueprint, { layout, config } = blueprint, cols = config.hiddenSize;
-    if (!isSparse(config)) {
-      const chunk = { rowFrom: from, rows, cols };
-      return this.#fillNoise(chunk, [STREAM.up, layer], 1 / Math.sqrt(cols));
-    }
-    const depth = layout.latentSize;
+  /** The rows of some neurons that decide: coefficients of latents times their directions, and noise that only the whole row sees. */
+  #fillDeciding(layer: number, { rowFrom: from, rows, cols }: Chunk): void {
+    const blueprint = this.#blueprint, { layout, config } = blueprint, depth = layout.latentSize;
     this.#desk.hold(`up ${layer}`, () => this.fillLatents(layer, this.#desk.right.values));
     blueprint.coefficients(layer, { from, rows }, this.#desk.left.values);
     this.#desk.multiply({ rows, cols, depth });
@@ -211,16 +225,13 @@ export class WeightMaker {
     }
   }
 
-  /** The up rows behind gates: noise, whose products have variance 1. */
-  #fillMultiplied(layer: number, { from, rows }: { from: number; rows: number }): void {
-    const { hiddenSize: cols, ffn } = this.#blueprint.config;
-    const isShifted = ffn.activation === "drelu";
-    const variance = isShifted ? 1 / this.#blueprint.movingShare(layer) : 1;
-    const chunk = { rowFrom: from, rows, cols };
-    this.#fillNoise(chunk, [STREAM.multiplied, layer], Math.sqrt(variance / cols));
-    if (!isShifted) return;
+  /** The up rows of dReLU: noise, whose products have variance 1, and are seldom below 0. */
+  #fillShifted(layer: number, chunk: Chunk): void {
+    const variance = 1 / this.#blueprint.movingShare(layer);
+    const deviation = Math.sqrt(variance / chunk.cols);
+    this.#fillNoise(chunk, { keys: [STREAM.multiplied, layer], deviation });
     const each = this.#blueprint.constantAt(layer);
-    for (let row = 0; row < rows; row++) this.#setConstant(row, UP_SHIFT / each);
+    for (let row = 0; row < chunk.rows; row++) this.#setConstant(row, UP_SHIFT / each);
   }
 
   #fillRouter(layer: number, { rows, cols }: Chunk): void {
@@ -229,9 +240,23 @@ export class WeightMaker {
     this.#desk.multiply({ rows, cols, depth: this.#blueprint.layout.latentSize });
   }
 
-  #fillNoise({ rowFrom, rows, cols }: Chunk, keys: number[], deviation: number): void {
+  #fillNoise({ rowFrom, rows, cols }: Chunk, { keys, deviation }: RowNoise): void {
     this.#desk.values.values.fill(0, 0, rows * cols);
     this.#desk.addNoise({ rows, cols, deviation }, (row) => [...keys, rowFrom + row]);
+  }
+
+  /** The same as bytes, of runs that were rounded once. */
+  #storeNoise(
+    { rowFrom, rows, cols }: Chunk,
+    { keys, deviation }: RowNoise,
+    target: Uint8Array,
+    { byteOffset, byteStride, quantization }: RowPlace & { quantization: Quantization },
+  ): void {
+    for (let row = 0; row < rows; row++) {
+      const random = randomFor(this.#blueprint.seed, ...keys, rowFrom + row);
+      const place = { byteOffset: byteOffset + row * byteStride, cols, deviation, quantization };
+      this.#stored.write(target, place, random);
+    }
   }
 
   /** The direction that all embeddings share, of length 1: f32[d] */
