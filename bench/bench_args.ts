@@ -42,3 +42,10 @@ function parse<const O extends NonNullable<ParseArgsConfig["options"]>>(
     });
   }
 }
+
+/** The whole number of option `--name`. Throws `RangeError` for anything else, or less than `least`. */
+export function wholeNumber(name: string, text: string, least = 1): number {
+  const number = Number(text);
+  if (Number.isInteger(number) && number >= least) return number;
+  throw new RangeError(`Cannot run with --${name} ${text}: a whole number, at least ${least}`);
+}

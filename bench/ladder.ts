@@ -9,67 +9,27 @@ import { readFileSync, writeFileSync } from "node:fs";
 import { basename } from "node:path";
 import process from "node:process";
 import { renderPlot } from "../src/cli/plot.ts";
-import { examineDisk } from "../src/flash/bypass.ts";
-import type { OpenOptions } from "../src/open.ts";
-import { settle } from "../src/open_options.ts";
-import { makePlan } from "../src/plan.ts";
 import { runtimeName } from "../src/runtime.ts";
-import type { Cost } from "../src/statistics.ts";
-import { parseBenchArgs } from "./bench_args.ts";
+import { parseBenchArgs, wholeNumber } from "./bench_args.ts";
+import { measureRows } from "./ladder/measure.ts";
+import type { LadderResult, MeasureOptions } from "./ladder/measure.ts";
 import { ladderPlot } from "./ladder/plot.ts";
 import { headerOf, kindOf, ladderRows } from "./ladder/rows.ts";
 import type { Budget, LadderRow } from "./ladder/rows.ts";
-import { median } from "./median.ts";
 import { figure, renderTable } from "./questions/table.ts";
-import { runFresh } from "./runs/fresh_process.ts";
 import type { RunRequest, RunResult } from "./runs/one_run.ts";
-import { promptIds } from "./runs/prompt_ids.ts";
 
-export interface LadderBench {
+export interface LadderBench extends MeasureOptions {
   /** The first is what all rungs run on; each other adds one. */
   files: string[];
   /** The first file with its neurons in another order. */
   ordered?: string;
   /** Default: memory for half of the model. */
   budget?: Budget;
-  /** New tokens of each run, and of those that compute all neurons. */
-  tokens: number;
-  denseTokens: number;
-  /** Tokens of the prompt. */
-  prompt: number;
-  text?: string;
-  rounds: number;
-  /** For all rows. */
-  open?: OpenOptions;
-}
-
-/** A rung: medians of its rounds. Bytes, and ms a token. */
-export interface LadderResult extends LadderRow {
-  /** What stays in memory from token to token: weights, predictors, slots, KV cache. */
-  keptBytes: number;
-  peakBytes: number;
-  /** Slots over neurons. */
-  slotShare: number;
-  bytesPerToken: number;
-  /** While at least one read is in flight. */
-  bytesPerSecond: number;
-  readsPerToken: number;
-  /** Time with a read in flight, whatever else goes on meanwhile. */
-  ioMs: number;
-  /** Looking slots up, choosing who leaves, planning reads, copying to slots: of predictor and readers. */
-  managementMs: number;
-  totalMs: number;
-  tokensPerSecond: number;
-  /** The wall clock of lane 0, in parts that add up to the total. */
-  split: Omit<Cost["msPerToken"], "total">;
-  hitRate: number;
-  backend: RunResult["backend"];
-  checksum: number;
 }
 
 /**
- * Runs all rows in turn, round after round. Throws if rows generate other ids than others of their group: they would not have done
- * the same work.
+ * Runs all rows of a ladder: see `measureRows`.
  *
  * @param onRun hears what is about to run
  * @param run where it runs; tests do without fresh processes
@@ -77,81 +37,9 @@ export interface LadderResult extends LadderRow {
 export async function benchLadder(
   bench: LadderBench,
   onRun?: (row: LadderRow, round: number) => void,
-  run: (request: RunRequest) => Promise<RunResult> = runFresh,
+  run?: (request: RunRequest) => Promise<RunResult>,
 ): Promise<LadderResult[]> {
-  const rows = ladderRows(bench), runs: RunResult[][] = rows.map(() => []);
-  for (const row of rows) checkPlan(row, bench);
-  for (let round = 0; round < bench.rounds; round++) {
-    for (const [index, row] of rows.entries()) {
-      onRun?.(row, round);
-      runs[index].push(await run(requestOf(row, bench)));
-    }
-  }
-  const results = rows.map((row, index) => resultOf(row, runs[index]));
-  const all = rows.flatMap((row, index) => runs[index].map((run) => ({ row, run })));
-  for (const { row, run } of all) {
-    const first = all.find((other) => other.row.group === row.group)!;
-    if (run.checksum === first.run.checksum) continue;
-    throw new Error(`"${row.name}" generated other tokens than "${first.row.name}"`);
-  }
-  return results;
-}
-
-/** A row that cannot be opened is refused before others have taken minutes. */
-function checkPlan(row: LadderRow, bench: LadderBench): void {
-  const { modelPath } = row, header = headerOf(modelPath);
-  makePlan(header, examineDisk(modelPath), settle(header, modelPath, openOf(row, bench)).wishes);
-}
-
-function openOf({ open }: LadderRow, bench: LadderBench): OpenOptions {
-  // Room for what is run and no more, so that baselines need not keep pages that stay empty. Drafts are another technique.
-  const context = bench.prompt + Math.max(bench.tokens, bench.denseTokens);
-  return { context, drafts: 0, ...bench.open, ...open };
-}
-
-function requestOf(row: LadderRow, bench: LadderBench): RunRequest {
-  const { modelPath, group } = row;
-  const tokens = group === "dense" ? bench.denseTokens : bench.tokens;
-  const prompt = promptIds(modelPath, bench.prompt, bench.text);
-  return { modelPath, prompt, tokens, open: openOf(row, bench) };
-}
-
-function resultOf(row: LadderRow, runs: RunResult[]): LadderResult {
-  const middle = (pick: (run: RunResult) => number) => median(runs.map(pick));
-  const cost = (pick: (cost: Cost) => number) => middle(({ decode }) => pick(decode));
-  const part = (name: keyof LadderResult["split"]) => cost(({ msPerToken }) => msPerToken[name]);
-  return {
-    ...row,
-    keptBytes: keptBytes(row, runs[0]),
-    peakBytes: middle((run) => run.peakBytes),
-    slotShare: runs[0].slotShare,
-    bytesPerToken: cost((cost) => cost.bytesPerToken),
-    bytesPerSecond: cost(({ bytesPerToken, flashMsPerToken }) =>
-      flashMsPerToken > 0 ? 1000 * bytesPerToken / flashMsPerToken : 0
-    ),
-    readsPerToken: cost((cost) => cost.readsPerToken),
-    ioMs: cost((cost) => cost.flashMsPerToken),
-    managementMs: cost(({ workMsPerToken, copyMsPerToken }) =>
-      workMsPerToken.management + copyMsPerToken
-    ),
-    totalMs: cost(({ msPerToken }) => msPerToken.total),
-    tokensPerSecond: cost((cost) => cost.tokensPerSecond),
-    split: {
-      compute: part("compute"),
-      flash: part("flash"),
-      predictor: part("predictor"),
-      other: part("other"),
-    },
-    hitRate: cost((cost) => cost.hitRate),
-    backend: runs[0].backend,
-    checksum: runs[0].checksum,
-  };
-}
-
-/** What is naive keeps no weights, though they lie in memory for lanes to compute from. */
-function keptBytes({ open }: LadderRow, { planned }: RunResult): number {
-  const { weights, predictors, residentUp, keyValueCache, slots } = planned;
-  return open.naive ? keyValueCache : weights + predictors + residentUp + keyValueCache + slots;
+  return await measureRows(ladderRows(bench), bench, onRun, run);
 }
 
 const HELP = `What does each technique buy? A table like the paper's, every row measured.
@@ -217,12 +105,6 @@ export async function main(args: string[]): Promise<void> {
   if (values.json) return console.log(JSON.stringify(results));
   console.log(renderLadder(results, title));
   console.log(notesOn(bench, results));
-}
-
-function wholeNumber(name: string, text: string, least = 1): number {
-  const number = Number(text);
-  if (Number.isInteger(number) && number >= least) return number;
-  throw new RangeError(`Cannot run with --${name} ${text}: a whole number, at least ${least}`);
 }
 
 const HEAD = [

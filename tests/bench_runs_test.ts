@@ -4,11 +4,14 @@ import { readFileSync } from "node:fs";
 import { after, test } from "node:test";
 import { benchLadder, renderLadder } from "../bench/ladder.ts";
 import type { LadderBench } from "../bench/ladder.ts";
+import type { LadderResult } from "../bench/ladder/measure.ts";
 import { ladderPlot } from "../bench/ladder/plot.ts";
 import { ladderRows } from "../bench/ladder/rows.ts";
 import { findRuntime, runFresh, THIS_RUNTIME } from "../bench/runs/fresh_process.ts";
 import { runHere } from "../bench/runs/one_run.ts";
 import { promptIds } from "../bench/runs/prompt_ids.ts";
+import { benchModel, fileOf, renderModel } from "../bench/models.ts";
+import { paperModel } from "../bench/models/paper.ts";
 import { benchRuntimes, renderRuntimes, withTable } from "../bench/runtimes.ts";
 import { renderPlot } from "../src/cli/plot.ts";
 import { FlashFile } from "../src/format/flash_file.ts";
@@ -86,6 +89,54 @@ test("benchLadder() refuses a budget that a rung cannot keep to, before it runs 
   await made;
   const bench: LadderBench = { ...SMALL, files: [tiny], budget: { memory: "1MiB" } };
   await assert.rejects(benchLadder(bench, () => assert.fail("ran")), { name: "MemoryBudgetError" });
+});
+
+test("benchModel() measures three rows, of models with a gate and with experts", {
+  timeout: 120_000,
+}, async () => {
+  for (const [shape, groups] of [["tiny-llama", 2], ["tiny-mixtral", 1]] as const) {
+    const modelPath = models.file(`${shape}.flash`);
+    await synthesize({ shape, quant: "q8", target: modelPath });
+    const bench = { ...SMALL, tokens: 8, denseTokens: 8, modelPath, budget: { ffnCache: 0.4 } };
+    const result = await benchModel(bench, undefined, runHere);
+    const { rows: [naive, half, all], modelBytes } = result;
+    assert.match(result.title, /^tiny-\w+\.flash, q8, \d.* within 40\.0 % of the FFN$/);
+    assert.equal(new Set(result.rows.map(({ checksum }) => checksum)).size, 1, "along the chain");
+    assert.equal(new Set(result.rows.map(({ group }) => group)).size, groups);
+    assert.ok(naive.bytesPerToken > (groups === 2 ? 0.9 : 0.15) * modelBytes);
+    assert.ok(half.bytesPerToken < 0.8 * naive.bytesPerToken);
+    assert.ok(all.bytesPerToken < 0.8 * naive.bytesPerToken);
+    assert.ok(all.keptBytes > naive.keptBytes && all.managementMs > 0);
+    const lines = renderModel(result).split("\n");
+    assert.match(lines[4], /^\| naive .* 1\.00 \|.* - \| +- \|$/);
+    assert.equal(lines.length, 7);
+  }
+});
+
+test("renderModel() has the paper's figures beside", () => {
+  const config = { hiddenSize: 4544, numLayers: 32 };
+  const paper = paperModel({ architecture: "falcon", config });
+  assert.equal(paperModel({ architecture: "mixtral", config }), null);
+  const row = { name: "row", split: {}, tokensPerSecond: 1 } as LadderResult;
+  const text = renderModel({
+    modelPath: "",
+    title: "",
+    modelBytes: 1,
+    rows: [row, row, row],
+    paper,
+  });
+  const [naive, half, all] = text.split("\n").slice(4).map((line) => line.split("|").slice(-3, -1));
+  const trimmed = [naive, half, all].map((cells) => cells.map((cell) => cell.trim()));
+  assert.deepEqual(trimmed, [["3095", "1.00"], ["-", "-"], ["161 + 92 + 453 = 706", "4.38"]]);
+});
+
+test("fileOf() takes files and shapes", () => {
+  assert.deepEqual(fileOf("phi-2", { folder: "x", quant: "q8" }).made, {
+    shape: "phi-2",
+    quant: "q8",
+  });
+  assert.throws(() => fileOf("phi-2", { quant: "q8" }), /say where to with --folder/);
+  assert.throws(() => fileOf("phi-3", { quant: "q8" }), /no such file, and no such shape/);
 });
 
 test(

@@ -4,7 +4,16 @@ import { coActivationStrength } from "../src/simulate/co_activation_strength.ts"
 import { seededRandom } from "../src/random.ts";
 import { deviate, NoisePool, randomFor, shuffled } from "../src/synth/noise.ts";
 import { exceededWith, normalDensity } from "../src/synth/normal.ts";
-import { activationEnergy, activeShare, PAPER, thresholdsOf } from "../src/synth/planted.ts";
+import { Blueprint } from "../src/synth/blueprint.ts";
+import {
+  activationEnergy,
+  activeShare,
+  PAPER,
+  squaredActivationEnergy,
+  thresholdsOf,
+} from "../src/synth/planted.ts";
+import { configOf } from "../src/synth/shape_config.ts";
+import { shapeNamed } from "../src/synth/shapes.ts";
 import { SpreadBasis } from "../src/synth/spread_basis.ts";
 
 test("exceededWith() inverts the normal distribution", () => {
@@ -15,15 +24,44 @@ test("exceededWith() inverts the normal distribution", () => {
   }
 });
 
-test("activationEnergy() is the mean square above a threshold", () => {
+test("activationEnergy() is the mean square above a threshold, squaredActivationEnergy() the mean fourth power", () => {
   for (const threshold of [-1, 0, 1.5, 3]) {
-    let sum = 0;
+    let second = 0, fourth = 0;
     const step = 1e-3;
     for (let s = threshold + step / 2; s < 9; s += step) {
-      sum += (s - threshold) ** 2 * normalDensity(s) * step;
+      second += (s - threshold) ** 2 * normalDensity(s) * step;
+      fourth += (s - threshold) ** 4 * normalDensity(s) * step;
     }
-    assert.ok(Math.abs(activationEnergy(threshold) - sum) < 1e-5, `${threshold}`);
+    assert.ok(Math.abs(activationEnergy(threshold) - second) < 1e-5, `${threshold}`);
+    assert.ok(Math.abs(squaredActivationEnergy(threshold) - fourth) < 1e-4, `${threshold}`);
   }
+});
+
+test("Blueprint.routerCoefficients() chooses all experts about as often, and some of them again", () => {
+  const config = configOf(shapeNamed("tiny-mixtral")), { count } = config.experts!;
+  const blueprint = new Blueprint({ config, seed: 1, activeMean: null });
+  const { layout: { latentSize, identityAt, identitySize }, tokens } = blueprint;
+  const coefficients = new Float32Array(count * latentSize);
+  const word = new Float32Array(identityAt + identitySize);
+  blueprint.routerCoefficients(1, coefficients);
+  const uses = new Array(count).fill(0);
+  let repeated = 0, last = -1;
+  for (let place = 0; place < tokens.count; place++) {
+    tokens.write(place, word, 0);
+    const scores = uses.map((_, expert) =>
+      word.subarray(0, identityAt)
+        .reduce((sum, value, k) => sum + value * coefficients[expert * latentSize + k], 0)
+    );
+    const order = [...scores.keys()].sort((a, b) => scores[b] - scores[a]);
+    for (const expert of order.slice(0, 2)) uses[expert]++;
+    if (order[0] === last) repeated++;
+    last = order[0];
+  }
+  const mean = 2 * tokens.count / count;
+  for (const use of uses) assert.ok(use > 0.6 * mean && use < 1.5 * mean, `${uses}`);
+  // By chance it would be an eighth.
+  const share = repeated / tokens.count;
+  assert.ok(share > 0.2 && share < 0.4, `${share}`);
 });
 
 test("activeShare() rises from the paper's first to its last, with its mean", () => {
@@ -32,6 +70,7 @@ test("activeShare() rises from the paper's first to its last, with its mean", ()
   assert.ok(Math.abs(shares[31] - PAPER.activeLast) < 1e-12);
   const mean = shares.reduce((sum, share) => sum + share, 0) / 32;
   assert.ok(Math.abs(mean - PAPER.activeMean) < 1e-6, `${mean}`);
+  assert.ok(Math.abs(activeShare(7, 32, 0.1) / shares[7] - 0.1 / PAPER.activeMean) < 1e-12);
 });
 
 test("thresholdsOf() makes some neurons hot, in random order, with the layer's mean", () => {

@@ -1,5 +1,5 @@
 import type { TopLevelSpec } from "vega-lite";
-import type { LadderResult } from "../ladder.ts";
+import type { LadderResult } from "./measure.ts";
 
 /** Parts of a token's time that add up to its total, in the order in which bars stack. */
 const PARTS: [name: keyof LadderResult["split"], title: string][] = [

@@ -61,10 +61,15 @@ export function ladderRows(
   return rows;
 }
 
-/** Half of the model, weights and bundles, and room for runtime, threads and activations. */
-function halfOf(header: FlashHeader): number {
+/** Half of the model, and room for runtime, threads and activations. */
+export function halfOf(header: FlashHeader): number {
+  return Math.round(modelByteLength(header) / 2) + PROCESS_BYTES;
+}
+
+/** Weights and bundles. */
+export function modelByteLength(header: FlashHeader): number {
   const weights = header.tensors.reduce((sum, { byteLength }) => sum + byteLength, 0);
-  return Math.round((weights + ffnByteLength(header)) / 2) + PROCESS_BYTES;
+  return weights + ffnByteLength(header);
 }
 
 /** How a file's numbers are stored: "q8", or "q8, bundles q4". */

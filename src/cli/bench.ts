@@ -13,6 +13,7 @@ const BENCHES: Record<string, string> = {
   tokens: "How many tokens per second, and where does the time of one go?",
   plan: "Does the plan foresee what a run costs?",
   ladder: "What does each technique buy? The paper's table, measured.",
+  models: "What do all techniques together buy each kind of model? The paper's Table 3.",
   runtimes: "What does the same work cost under Deno, Bun and Node?",
   pack: "Does `pack` keep up with the disk, and in how little memory?",
   low_bits: "What would an FFN of fewer bits cost in perplexity?",

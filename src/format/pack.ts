@@ -160,7 +160,7 @@ async function writeByThreads(
   let doneBytes = 0;
   const wrote = (index: number, bytes: number) => {
     doneBytes += bytes;
-    onProgress?.({ doneBytes, totalBytes, part: nameOf(parts[index]) });
+    onProgress?.({ doneBytes, totalBytes, part: nameOf(parts[index]), fetched: null });
   };
   await crew.run(indices, { wrote, whole: (part) => writer.adopt(part) }, signal);
 }

@@ -28,6 +28,10 @@ export const STREAM = {
   unseen: 21,
   known: 22,
   keys: 23,
+  embeddings: 24,
+  multiplied: 25,
+  routers: 26,
+  stored: 27,
 } as const;
 
 /** A generator for one row or purpose, independent of all others: the arguments are mixed into its seed. */

@@ -110,10 +110,12 @@ export class PredictorMaker {
     const { layout, tokens, seed } = this.#blueprint;
     const { latentSize, attentionSize, identityAt, identitySize } = layout;
     const late = this.#late.values, early = this.#early.values;
-    const readings = this.#readings(layer), word = new Float32Array(identityAt + identitySize);
+    // Where no attention has written yet, nobody reads what it would write.
+    const source = Math.max(0, layout.attentionSource(layer));
+    const readings = this.#readings(source), word = new Float32Array(identityAt + identitySize);
     const first = Math.floor(randomFor(seed, STREAM.walk, layer)() * tokens.count);
     const unit = layout.deviationOf("identity") /
-      Math.sqrt(layout.energyBefore(layer).attention);
+      Math.sqrt(layout.energyBefore(source).attention);
     // Along the attention's directions the early look sees what was there before.
     const known = this.#blueprint.knownAttention(layer);
     const newPart = unit * Math.sqrt(VARIANCE.attention / (VARIANCE.attention + known));
@@ -137,13 +139,13 @@ export class PredictorMaker {
 
   /** What attention reads of each coordinate of the identity, over all numbers that hold it: f32[attention][identity]. */
   #readings(layer: number): Float32Array {
-    const { layout: { attentionSize, identitySize }, config } = this.#blueprint;
+    const { layout, config } = this.#blueprint, { attentionSize, identitySize } = layout;
     const readings = new Float32Array(attentionSize * identitySize);
     const reading = new Float32Array(config.hiddenSize);
     for (let k = 0; k < attentionSize; k++) {
       this.#blueprint.attentionReading(layer, k, reading);
       reading.forEach((value, index) => {
-        readings[k * identitySize + index % identitySize] += value;
+        readings[k * identitySize + layout.coordinateOf(index)] += value;
       });
     }
     return readings;

@@ -9,10 +9,14 @@ import { problemWithNeurons } from "../format/layout.ts";
 import type { Quantization } from "../format/layout.ts";
 import { coreCount } from "../runtime.ts";
 import { VERSION } from "../version.ts";
+import { isSparse } from "../activation.ts";
+import type { BlueprintOptions } from "./blueprint.ts";
 import { PAPER } from "./planted.ts";
 import type { MadePredictor } from "./predictor_maker.ts";
 import { ranksOf } from "./residual_layout.ts";
-import { configOf, shapeNamed } from "./shapes.ts";
+import { configOf } from "./shape_config.ts";
+import { shapeNamed } from "./shapes.ts";
+import type { SynthShape } from "./shapes.ts";
 import { SynthCrew } from "./synth_crew.ts";
 import { SynthTasks } from "./synth_tasks.ts";
 import type { SynthResult, SynthTask } from "./synth_tasks.ts";
@@ -53,7 +57,7 @@ const SEED_MAX = 2 ** 31 - 1;
 
 /**
  * Writes a `.flash` file of a model's exact shape whose weights are random, but for what makes its run show the paper's
- * statistics (planted.ts). For measuring: its text means nothing.
+ * statistics (planted.ts). For measuring: its text means nothing. Predictors are written where most activations are zero.
  *
  * Throws `RangeError` for a shape or type that there is not, and if the disk has too little room; errors of writing are the
  * system's. Nothing stays behind then.
@@ -64,22 +68,24 @@ export async function synthesize(options: SynthesizeOptions): Promise<Synthesize
   if (!(Number.isInteger(seed) && seed >= 0 && seed <= SEED_MAX)) {
     throw new RangeError(`Cannot plant with seed ${seed}: a whole number from 0 to ${SEED_MAX}`);
   }
-  const content = contentOf(options, seed);
-  const predictorBytes = predictorByteLength(content.config);
+  const shape = shapeNamed(options.shape), content = contentOf(options, shape, seed);
+  const { config } = content, isPredicted = isSparse(config);
+  const predictorBytes = isPredicted ? predictorByteLength(config) : 0;
   using writer = new FlashWriter(target, content, {
     beforeWriting: (bytes) => checkRoom(options, bytes + predictorBytes),
   });
   const totalBytes = writer.totalBytes + predictorBytes;
   const threads = options.threads ?? (totalBytes < SMALL_BYTES ? 0 : coreCount());
-  const tasks = tasksOf(writer.parts, content);
+  const tasks = tasksOf(writer.parts, content, isPredicted);
+  const blueprint = { config, seed, activeMean: shape.activeMean };
   const layers: LowRankPredictorLayer[] = [], missCurves: Predictors["missCurves"] = [];
   let doneBytes = 0;
-  for await (const result of resultsOf(tasks, { config: content.config, seed }, threads)) {
+  for await (const result of resultsOf(tasks, blueprint, threads)) {
     if (result instanceof Uint8Array) {
       writer.write(result);
       doneBytes += result.byteLength;
     } else {
-      layers.push(storePredictor(writer, result, content.config));
+      layers.push(storePredictor(writer, result, config));
       missCurves.push(result.missCurve);
       doneBytes += result.a.byteLength + result.b.byteLength + 2 * result.bias.byteLength;
     }
@@ -87,30 +93,30 @@ export async function synthesize(options: SynthesizeOptions): Promise<Synthesize
     await setImmediate(); // Writing is synchronous: only here can a signal arrive.
     signal?.throwIfAborted();
   }
-  const { header, byteLength } = writer.finish({
+  const predictors: Predictors = {
     kind: "low-rank",
     createdBy: `flashpipe ${VERSION}, synth`,
     recallWanted: PAPER.recall,
     calibration: { tokens: 512, textName: "the planted process" },
     layers,
     missCurves,
-  });
+  };
+  const { header, byteLength } = writer.finish(isPredicted ? predictors : null);
   return { path: target, byteLength, header };
 }
 
-function contentOf(options: SynthesizeOptions, seed: number): FlashContent {
-  const { shape: name, quant, ffnQuant = quant, createdAt } = options;
-  const shape = shapeNamed(name), config = configOf(shape);
+function contentOf(options: SynthesizeOptions, shape: SynthShape, seed: number): FlashContent {
+  const { shape: name, quant, ffnQuant = quant, createdAt } = options, config = configOf(shape);
   const problem = problemWithNeurons(ffnQuant, config);
   if (problem !== null) throw new RangeError(`Cannot make ${name}: ${problem}`);
   return {
-    architecture: "opt",
+    architecture: shape.architecture,
     quantization: quant,
     ffnQuantization: ffnQuant,
     config,
     tokenizer: wordTokenizer(new TokenChain({ vocabSize: config.vocabSize, seed }).tokens),
     provenance: {
-      source: `synth --shape ${name} --seed ${seed}${shape.note ? ` (${shape.note})` : ""}`,
+      source: `synth --shape ${name} --seed ${seed}`,
       sourceFiles: [],
       flashpipeVersion: VERSION,
       createdAt: createdAt ?? new Date(0).toISOString(),
@@ -123,6 +129,7 @@ function contentOf(options: SynthesizeOptions, seed: number): FlashContent {
 function* tasksOf(
   parts: readonly FlashPart[],
   { config, ffnQuantization: quantization }: FlashContent,
+  isPredicted: boolean,
 ): Generator<SynthTask, void, void> {
   for (const part of parts) {
     if (part.kind === "tensor") {
@@ -139,12 +146,13 @@ function* tasksOf(
       }
     }
   }
+  if (!isPredicted) return;
   for (let layer = 0; layer < config.numLayers; layer++) yield { kind: "predictor", layer };
 }
 
 async function* resultsOf(
   tasks: Iterable<SynthTask>,
-  blueprint: { config: FlashContent["config"]; seed: number },
+  blueprint: BlueprintOptions,
   threads: number,
 ): AsyncGenerator<SynthResult, void, void> {
   if (threads > 0) {
