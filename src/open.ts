@@ -18,6 +18,7 @@ import type { OpenOptions, Settings, SettleWith } from "./open_options.ts";
 import { Control } from "./pipeline/control.ts";
 import { Crew } from "./pipeline/crew.ts";
 import type { CrewMember } from "./pipeline/crew.ts";
+import { hasResidentRows } from "./pipeline/options.ts";
 import type { LayerFlash, PipelineOptions, RereadPiece } from "./pipeline/options.ts";
 import { RequestBuffer } from "./pipeline/request.ts";
 import { createTraceBuffer } from "./pipeline/trace.ts";
@@ -128,7 +129,7 @@ function connect(
   plan: Plan,
   disk: DiskFacts,
   memories: WebAssembly.Memory[],
-  { options, policy, wishes, gapBytes, draftLoss, hasEarlyLook }: Settings,
+  { options, policy, wishes, gapBytes, draftLoss, hasEarlyLook, cuts }: Settings,
 ) {
   const { laneCount, readerCount } = wishes;
   const { slotCounts, shape } = plan;
@@ -174,6 +175,7 @@ function connect(
     arenas: memories.map((memory, index) => ({ memory, plan: plan.arenas[index] })),
     kernels: loadKernelModule(options.kernels),
     mode: plan.mode,
+    cuts,
     sizes: header.config,
     quantization: header.quantization,
     ffnQuantization: header.ffnQuantization,
@@ -196,8 +198,8 @@ function connect(
         mergedBytesMax: BOUNCE_BYTES,
       },
       isResident: plan.isResident,
-      // What `exact` reads is the down column alone.
-      unbundled: (options.unbundled ?? false) && plan.mode !== "exact",
+      // Behind a resident row the down column alone is read.
+      unbundled: (options.unbundled ?? false) && !hasResidentRows(plan.mode),
       rereads,
       staging: {
         chunkCount: shape.stagingChunkCount - (rereads.length > 0 ? REREAD_CHUNKS : 0),

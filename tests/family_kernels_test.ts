@@ -48,7 +48,7 @@ for (const build of BUILDS) {
     for (const [name, exact] of Object.entries(EXACT)) {
       const arena = new KernelArena(), at = arena.floats(values), mask = arena.words([7, 7]);
       const kind = ACTIVATION[name as keyof typeof ACTIVATION];
-      const count = kernels.activeMask(at, mask, 0, 64, kind, 0.5);
+      const count = kernels.activeMask(at, mask, 0, 64, kind, 0.5, 0);
       const found = floatsAt(at, 64), bits = wordsAt(mask, 2);
       values.forEach((x, i) => assertClose(found[i], exact(x, 0.5), 4e-7, `${name}(${x})`));
       const named = [...found.keys()].filter((i) => bits[i >> 5] >>> (i & 31) & 1);
@@ -62,7 +62,7 @@ for (const build of BUILDS) {
     for (const name of Object.keys(EXACT)) {
       const arena = new KernelArena(), at = arena.floats(new Float32Array(32).fill(NaN));
       const kind = ACTIVATION[name as keyof typeof ACTIVATION];
-      assert.equal(kernels.activeMask(at, arena.words([0]), 0, 32, kind, 0.5), 32, name);
+      assert.equal(kernels.activeMask(at, arena.words([0]), 0, 32, kind, 0.5, 0), 32, name);
       assert.ok(floatsAt(at, 32).every(Number.isNaN), name);
     }
   });

@@ -3,6 +3,7 @@ import { basename } from "node:path";
 import process from "node:process";
 import { formatBytes } from "../byte_size.ts";
 import { givenFile } from "./given_path.ts";
+import { sparsityOption } from "./model_options.ts";
 import { wholeNumber } from "./option_values.ts";
 import { Interrupt } from "./terminal/interrupt.ts";
 import { Progress } from "./terminal/progress.ts";
@@ -12,6 +13,7 @@ import { WholeFile } from "./whole_file.ts";
 const AFTER_HELP = `
 Records which neurons each layer of each token used: those that were active, and if the file has
 predictors those that the late look and the early look named. docs/trace_format.md tells the bytes.
+With --sparsity: those that --ffn magnitude computes.
 
 Example:
   flashpipe trace opt-6.7b.flash --text sample.txt --tokens 2000
@@ -24,6 +26,7 @@ export function traceCommand(): Command {
     .argument("[out]", "the trace (default: the file's name with .trace)")
     .requiredOption("--text <file>", "plain text to run through the model")
     .option("-n, --tokens <count>", "stop after so many", wholeNumber({ min: 1, max: 1e9 }), 4000)
+    .addOption(sparsityOption())
     .addHelpText("after", AFTER_HELP)
     .action(traceFile);
 }
@@ -31,7 +34,7 @@ export function traceCommand(): Command {
 async function traceFile(
   path: string,
   out: string | undefined,
-  { text, tokens }: { text: string; tokens: number },
+  { text, tokens, sparsity }: { text: string; tokens: number; sparsity?: number },
 ): Promise<void> {
   givenFile(path);
   givenFile(text);
@@ -53,6 +56,7 @@ async function traceFile(
     },
     onProgress: (state) => progress.update("recording", state),
     signal: interrupt.signal,
+    open: sparsity === undefined ? undefined : { ffn: "magnitude", sparsity },
   });
   file.finish();
   progress.stop();

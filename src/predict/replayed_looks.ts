@@ -29,6 +29,8 @@ export interface ReplayedLooksOptions {
   build?: KernelBuild;
   /** As in `open`: moves the thresholds. */
   recall?: number;
+  /** Of each layer: the magnitude below which an activation (with a gate: the gate's) is taken as zero, as in `magnitude`. */
+  cuts?: readonly number[];
   /** If the up projections of all layers take more than this, one is held at a time. */
   heldBytesMax?: number;
 }
@@ -70,6 +72,7 @@ export class ReplayedLooks {
   readonly #sizes: { d: number; n: number };
   readonly #config: ModelConfig;
   readonly #kinds: ActivationKinds;
+  readonly #cuts?: readonly number[];
   /** Matrices of a layer that tell its activations. */
   readonly #matrixCount: number;
   readonly #ffnQuantization: FlashFile["header"]["ffnQuantization"];
@@ -89,7 +92,7 @@ export class ReplayedLooks {
    */
   constructor(
     file: FlashFile,
-    { build, recall, heldBytesMax = Infinity }: ReplayedLooksOptions = {},
+    { build, recall, cuts, heldBytesMax = Infinity }: ReplayedLooksOptions = {},
   ) {
     const { header } = file, { predictors, config, ffnQuantization } = header;
     const shifts = predictors && recallShifts(predictors, recall, file.path);
@@ -102,6 +105,7 @@ export class ReplayedLooks {
     this.#sizes = { d, n };
     this.#config = config;
     this.#kinds = activationKinds(config);
+    this.#cuts = cuts;
     this.#ffnQuantization = ffnQuantization;
     let next = STATICS_BYTE_LENGTH;
     const take = (byteLength: number) => {
@@ -221,7 +225,8 @@ export class ReplayedLooks {
     this.#input.set(ffnInput);
     prepare(scratch.input, scratch.prepared, d);
     matvec(first, scratch.prepared, firstBias, activations, 0, n, d);
-    const count = kernels.activeMask(activations, active, 0, n, kind, threshold);
+    const cut = this.#cuts?.[layer] ?? 0;
+    const count = kernels.activeMask(activations, active, 0, n, kind, threshold, cut);
     if (times === null) return count;
     matvec(second, scratch.prepared, secondBias, scratch.scores, 0, n, d);
     return this.#multiplyGates(times === ACTIVATION.timesRelu);
