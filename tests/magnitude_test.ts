@@ -20,7 +20,7 @@ import { magnitudeCuts } from "../src/magnitude_cuts.ts";
 import { open, prepare } from "../src/open.ts";
 import type { OpenOptions } from "../src/open.ts";
 import { traceInMemory } from "../src/simulate/record_trace.ts";
-import { PackedModels } from "./packed_models.ts";
+import { idsOf, PackedModels } from "./packed_models.ts";
 
 const models = new PackedModels();
 after(() => models[Symbol.dispose]());
@@ -71,7 +71,13 @@ async function logitsOf(path: string, ids: number[], options: OpenOptions) {
 const WAYS: OpenOptions[] = [
   { ffnCache: "100%", lanes: 1, promptChunk: 1 },
   { ffnCache: "20%", lanes: 2 },
-  { ffnCache: "5%", lanes: 3, promptChunk: 5, prefetch: false },
+  {
+    ffnCache: "5%",
+    lanes: 3,
+    promptChunk: 5,
+    prefetch: false,
+    simulation: { seed: 3, delayMsMax: 0.2, shortRate: 0.4 },
+  },
 ];
 
 for (const name of NAMES) {
@@ -92,38 +98,40 @@ for (const name of NAMES) {
   test(`${name} in q8: the same bits in whatever memory, and other ones than dense`, async () => {
     const path = await flashOf(name, "q8");
     const first = await logitsOf(path, ids, { sparsity: "60%", ...WAYS[0] });
-    for (const way of WAYS.slice(1)) {
+    for (const way of WAYS.slice(name === "llama_silu" ? 1 : 2)) {
       const other = await logitsOf(path, ids, { sparsity: "60%", ...way });
       assert.deepEqual(other, first, JSON.stringify(way));
     }
     const exact = await logitsOf(path, ids, { ffn: "exact", ffnCache: "20%" });
-    assert.deepEqual(exact, await logitsOf(path, ids, { ffn: "dense", ffnCache: "50%" }));
     assert.notDeepEqual(exact, first, "something is left out");
-  });
-
-  test(`${name}: drafts and tokens one by one give the same text; what is computed is told`, async () => {
-    const path = await flashOf(name, "f16"),
-      { left_out, sparsity } = cut[1],
-      texts: number[][] = [];
-    for (const drafts of [0, 7]) {
-      await using model = await open(path, { ffn: "magnitude", sparsity, drafts, ffnCache: "30%" });
-      const prompt = [...ids.slice(0, 8), ...ids.slice(0, 8)], text: number[] = [];
-      const options = { maxTokens: 12, ignoreEos: true, temperature: 0 };
-      for await (const { id } of model.generate(prompt, options)) text.push(id);
-      texts.push(text);
-      assert.equal(model.stats().sparsity, 0.5);
-    }
-    assert.deepEqual(texts[0], texts[1]);
-    await using model = await open(path, { ffn: "magnitude", sparsity, promptChunk: 1 });
-    await model.logits(ids);
-    const { ffn, layers } = model.stats();
-    assert.equal(ffn, "magnitude");
-    layers.forEach(({ listed }, layer) => {
-      const share = 1 - listed / (128 * ids.length);
-      assert.ok(Math.abs(share - left_out[layer]) < 0.002, `layer ${layer}: ${share} left out`);
-    });
+    if (name !== "llama_silu") return;
+    assert.deepEqual(exact, await logitsOf(path, ids, { ffn: "dense", ffnCache: "50%" }));
+    const layers = [0, 1].map(() => ({ cuts: [0, 1] }));
+    setMagnitudes(path, { ...magnitudesOf(path), sparsities: [0.1, 0.2], layers });
+    const uncut = await logitsOf(path, ids, { sparsity: 0.1, ffnCache: "20%" });
+    assert.deepEqual(uncut, exact, "a cut of 0");
   });
 }
+
+test("drafts and tokens one by one give the same text; what is computed is told", async () => {
+  const { input_ids: ids, cut } = goldens.llama_silu, { left_out, sparsity } = cut[1];
+  const path = await flashOf("llama_silu", "f16"), texts: number[][] = [];
+  for (const drafts of [0, 7]) {
+    await using model = await open(path, { ffn: "magnitude", sparsity, drafts, ffnCache: "30%" });
+    const prompt = [...ids.slice(0, 8), ...ids.slice(0, 8)];
+    texts.push(await idsOf(model, prompt, { maxTokens: 12, temperature: 0 }));
+    assert.equal(model.stats().sparsity, 0.5);
+  }
+  assert.deepEqual(texts[0], texts[1]);
+  await using model = await open(path, { ffn: "magnitude", sparsity, promptChunk: 1 });
+  await model.logits(ids);
+  const { ffn, layers } = model.stats();
+  assert.equal(ffn, "magnitude");
+  layers.forEach(({ listed }, layer) => {
+    const share = 1 - listed / (128 * ids.length);
+    assert.ok(Math.abs(share - left_out[layer]) < 0.002, `layer ${layer}: ${share} left out`);
+  });
+});
 
 /** A tokenizer's text model with another activation. */
 async function textModel(activation: string): Promise<string> {
@@ -150,7 +158,7 @@ test("calibrateMagnitudes() finds cuts that leave out what is wanted, and eval s
   assert.deepEqual(calibration, { tokens: 500, textName: "abc.txt" });
   assert.deepEqual([sparsities[0], sparsities[98], layers.length], [0.01, 0.99, 2]);
   const cost: number[] = [];
-  for (const sparsity of [0.05, 0.5, 0.9]) {
+  for (const sparsity of [0.1, 0.7]) {
     const found = await evaluate({ path, text: TEXT, tokensMax: 300, ffn: "magnitude", sparsity });
     assert.equal(found.sparsity, sparsity);
     // The text is that of calibration, and what one layer leaves out changes what the next one sees.
@@ -159,7 +167,7 @@ test("calibrateMagnitudes() finds cuts that leave out what is wanted, and eval s
     }
     cost.push(found.dense!.divergenceMean);
   }
-  assert.ok(0 < cost[0] && cost[0] < cost[1] && cost[1] < cost[2], `KL ${cost}`);
+  assert.ok(0 < cost[0] && cost[0] < cost[1], `KL ${cost}`);
   const inspected = renderInspection(await inspect(path));
   assert.match(inspected, /magnitudes +for sparsities of 1.0 % to 99.0 %, from 500 tokens of abc/);
   await using model = await open(path);
@@ -269,7 +277,8 @@ test("a forecast and a trace have the share that is left", async () => {
   const run = { policy: "frequency", gapBytes: 0, hasEarlyLook: false, position: 8 } as const;
   for (const { listed, misses } of tokenWork(header, { plan, ...run }).layers) {
     assert.ok(Math.abs(listed - 0.2 * 128) < 1e-9, `${listed}`);
-    assert.ok(misses > 0 && misses < listed);
+    // Slots for a tenth, and neurons that take turns.
+    assert.ok(Math.abs(misses / listed - 0.9) < 0.02, `${misses} of ${listed}`);
   }
   const trace = await traceInMemory({
     path,
@@ -292,7 +301,8 @@ test("MagnitudeHistogram.quantile() is where a share of the magnitudes lies", ()
   parts[0].merge(parts[1].counts);
   const ordered = Float64Array.from(values, Math.abs).sort();
   for (const share of [0.01, 0.1, 0.5, 0.9, 0.99]) {
-    const below = ordered.findIndex((value) => value >= parts[0].quantile(share)) / 5000;
+    const quantile = parts[0].quantile(share);
+    const below = ordered.findIndex((value) => value >= quantile) / 5000;
     assert.ok(Math.abs(below - share) < 0.006, `${share}: ${below}`);
   }
   const odd = new MagnitudeHistogram();

@@ -150,7 +150,9 @@ function readsOf(header: FlashHeader, run: RunShape, layer: number, listed: numb
   if (plan.mode === "dense") return { misses: 0, earlyStarted: 0, early: none, late: none };
   const curve = predictors?.missCurves[layer] ?? null;
   const curveListed = neuronCount * (predictors?.layers[layer].predictedShare ?? 0);
-  const misses = expectedMisses({ listed, slots, neuronCount, curve, curveListed, policy });
+  const isEven = !isSparse(config) && plan.mode !== "routed";
+  const layerList = { listed, slots, neuronCount, curve, curveListed, policy, isEven };
+  const misses = expectedMisses(layerList);
   const { readerCount } = plan.shape, tickets = ticketCapacity(neuronCount, readerCount);
   const room = Math.min(tickets.early * readerCount, slots / 2);
   const earlyStarted = hasEarlyLook ? Math.min(EARLY_FOUND * misses, EARLY_USED * room) : 0;
