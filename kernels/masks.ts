@@ -30,7 +30,10 @@ export function thresholdMask(
   return count;
 }
 
-/** `values[row]` becomes its activation (kernels/activation.ts); bit: that is not zero. */
+/**
+ * `values[row]` becomes its activation (kernels/activation.ts), or zero where its magnitude is below `cut` (0: nowhere); bit: that
+ * is not zero.
+ */
 export function activeMask(
   values: usize,
   mask: usize,
@@ -38,6 +41,7 @@ export function activeMask(
   rowTo: i32,
   kind: i32,
   threshold: f32,
+  cut: f32,
 ): i32 {
   assert(rowFrom % 32 == 0 && rowTo % 32 == 0);
   if (kind != RELU) {
@@ -56,6 +60,10 @@ export function activeMask(
       let value = v128.load(values + at);
       if (kind == RELU) {
         value = f32x4.max(value, zero);
+        v128.store(values + at, value);
+      }
+      if (cut > 0) { // A NaN is below nothing.
+        value = v128.andnot(value, f32x4.lt(f32x4.abs(value), f32x4.splat(cut)));
         v128.store(values + at, value);
       }
       bits |= u32(i32x4.bitmask(f32x4.ne(value, zero))) << u32(group << 2);

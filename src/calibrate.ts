@@ -1,7 +1,6 @@
-import { truncateSync } from "node:fs";
 import { basename } from "node:path";
 import type { CalibrateOptions } from "./fit/calibrate_options.ts";
-import { beginCalibration } from "./fit/calibration_job.ts";
+import { beginCalibration, finishedHeader } from "./fit/calibration_job.ts";
 import type { CalibrationJob } from "./fit/calibration_job.ts";
 import { chooseRanks } from "./fit/choose_ranks.ts";
 import { divideMemory } from "./fit/divide_memory.ts";
@@ -13,7 +12,6 @@ import type { FitTask, FittedLayer, RankTrials } from "./fit/fit_tasks.ts";
 import { observe } from "./fit/observe.ts";
 import { storePredictors } from "./fit/store_predictors.ts";
 import { WorkProgress } from "./fit/work_progress.ts";
-import { FlashFile } from "./format/flash_file.ts";
 import { updateFlash } from "./format/flash_update.ts";
 import type { Predictors } from "./format/header.ts";
 import { loadKernelModule } from "./kernels.ts";
@@ -39,16 +37,16 @@ const CREATED: Record<FitMethod, string> = {
  * `signal` or by a kill, goes on there when it is called again with the same options, and ends with the same bytes as
  * one that was not.
  *
- * @throws {RangeError} the text is too short, an option makes no sense, the predictors' bytes are too few for rank 32 in
+ * @throws {RangeError} the text is too short, hardly any activation of the model is zero (see `calibrateMagnitudes`), an option makes no sense, the predictors' bytes are too few for rank 32 in
  * each layer, or the folder was begun with other options (`fresh` begins anew)
  * @throws {MemoryBudgetError} the memory is too small; `requiredBytes` says what would do
  * @throws errors of the system, such as ENOSPC; the file is as it was
  */
 export async function calibrate(options: CalibrateOptions): Promise<Predictors> {
   const kernels = loadKernelModule();
-  const job = beginCalibration(options, kernels);
+  const job = beginCalibration(options, kernels, "predictors");
   const { plan, folder } = job;
-  const finished = finishedUpdate(options.path, plan);
+  const finished = finishedHeader(options.path, plan)?.predictors;
   if (finished) {
     folder.remove();
     return finished;
@@ -114,20 +112,6 @@ function layersOf({ numLayers }: FitSizes): number[] {
   return Array.from({ length: numLayers }, (_, layer) => layer);
 }
 
-/**
- * The predictors, if a run that was killed had written them already and only the folder was left. What an update that
- * was cut off left behind the file is taken away.
- */
-function finishedUpdate(
-  path: string,
-  { fileByteLength, generation }: FitPlan,
-): Predictors | undefined {
-  using file = FlashFile.open(path);
-  if (file.slot.generation > generation) return file.header.predictors ?? undefined;
-  if (file.byteLength > fileByteLength) truncateSync(path, fileByteLength);
-  return undefined;
-}
-
 /** Appends the predictors to the file; returns their part of the header. */
 function write(path: string, plan: FitPlan, layers: FittedLayer[]): Predictors {
   const { identity, tokens } = plan, { textName, recallWanted } = identity;
@@ -135,7 +119,7 @@ function write(path: string, plan: FitPlan, layers: FittedLayer[]): Predictors {
     const header = updateFlash(path, ({ header, append }) => ({
       ...header,
       predictors: storePredictors(layers, append, {
-        createdBy: `flashpipe ${VERSION}, ${CREATED[identity.method]}`,
+        createdBy: `flashpipe ${VERSION}, ${CREATED[identity.method as FitMethod]}`,
         recallWanted,
         calibration: { tokens, textName: basename(textName) },
       }),
@@ -143,7 +127,7 @@ function write(path: string, plan: FitPlan, layers: FittedLayer[]): Predictors {
     return header.predictors!;
   } catch (error) {
     // A disk that is full: nothing half-written stays.
-    finishedUpdate(path, plan);
+    finishedHeader(path, plan);
     throw error;
   }
 }

@@ -83,6 +83,7 @@ export async function evaluate(options: EvaluateOptions): Promise<Evaluation> {
   return {
     model: path,
     ffn,
+    sparsity: model.plan.sparsity,
     isComplete,
     ...measurement.summary(),
     ffnBytes: ffnByteLength(file.header),

@@ -7,7 +7,7 @@ import type { LayerCounts, Statistics } from "./statistics.ts";
 
 /** What a layer did. What makes no sense in a mode is left out; `dense` has no layers. */
 export interface LayerEvaluation {
-  /** Share of the neurons whose activation is not zero. */
+  /** Share of the neurons whose activation is not zero (nor, in `magnitude`, taken as zero). */
   activeShare: number;
   /** Share of the neurons that were computed. */
   listedShare: number;
@@ -37,6 +37,8 @@ export interface DenseComparison {
 export interface Evaluation {
   model: string;
   ffn: FfnMode;
+  /** Share of the neurons that `magnitude` was asked to leave out; null in other modes. */
+  sparsity: number | null;
   /** False if it was interrupted. */
   isComplete: boolean;
   /** Tokens that went through the model, and those of them that were scored: all but the first of each chunk. */
@@ -148,7 +150,7 @@ function evaluationOf(
   neuronCount: number,
 ): LayerEvaluation {
   const listedShare = shareOf(listed, computable), hitRate = shareOf(hits, listed);
-  // `exact` lists the active ones.
+  // `exact` and `magnitude` list the active ones.
   if (!recall) return { activeShare: listedShare, listedShare, hitRate };
   const { positions, active, predicted, found, mass, lostMass } = recall;
   return {

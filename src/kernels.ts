@@ -272,7 +272,10 @@ export interface Kernels {
     cols: number,
   ): void;
 
-  /** `values[row]` becomes its activation, of `ACTIVATION`; its bit, if that is not zero. Returns how many bits are set. */
+  /**
+   * `values[row]` becomes its activation, of `ACTIVATION`, or zero where its magnitude is below `cut` (0: nowhere); its bit, if that is
+   * not zero. Returns how many bits are set.
+   */
   activeMask(
     values: number,
     mask: number,
@@ -280,6 +283,7 @@ export interface Kernels {
     rowTo: number,
     kind: number,
     threshold: number,
+    cut: number,
   ): number;
 
   /** Stores x (f32[cols], all finite) as row bytes; cols a multiple of 32. The definitions are in src/format/quantize.ts. */

@@ -36,6 +36,8 @@ export type { AuditReport, Interval, LayerAudit } from "./audit/estimate.ts";
 export { pack } from "./format/pack.ts";
 export { calibrate } from "./calibrate.ts";
 export type { CalibrateOptions, CalibrateProgress } from "./calibrate.ts";
+export { calibrateMagnitudes } from "./calibrate_magnitudes.ts";
+export type { CalibrateMagnitudesOptions } from "./calibrate_magnitudes.ts";
 export { evaluate } from "./eval.ts";
 export type { EvaluateOptions, EvaluateProgress } from "./eval.ts";
 export type { DenseComparison, Evaluation, LayerEvaluation } from "./evaluation.ts";

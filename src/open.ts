@@ -19,6 +19,7 @@ import type { OpenOptions, Settings, SettleWith } from "./open_options.ts";
 import { Control } from "./pipeline/control.ts";
 import { Crew } from "./pipeline/crew.ts";
 import type { CrewMember } from "./pipeline/crew.ts";
+import { hasResidentRows } from "./pipeline/options.ts";
 import type { LayerFlash, PipelineOptions, RereadPiece } from "./pipeline/options.ts";
 import { RequestBuffer } from "./pipeline/request.ts";
 import { createTraceBuffer } from "./pipeline/trace.ts";
@@ -132,7 +133,7 @@ function connect(
   plan: Plan,
   disk: DiskFacts,
   memories: WebAssembly.Memory[],
-  { options, policy, wishes, gapBytes, draftLoss, hasEarlyLook }: Settings,
+  { options, policy, wishes, gapBytes, draftLoss, hasEarlyLook, cuts }: Settings,
 ) {
   const { laneCount, readerCount } = wishes;
   const { slotCounts, shape } = plan;
@@ -181,6 +182,7 @@ function connect(
     arenas: memories.map((memory, index) => ({ memory, plan: plan.arenas[index] })),
     kernels: loadKernelModule(options.kernels),
     mode: plan.mode,
+    cuts,
     sizes: header.config,
     quantization: header.quantization,
     ffnQuantization: header.ffnQuantization,

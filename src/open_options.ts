@@ -8,6 +8,7 @@ import { READER_BACKENDS } from "./flash/reader_options.ts";
 import type { ReaderBackend } from "./flash/reader_options.ts";
 import { canUseUring } from "./flash/uring_reader.ts";
 import type { FlashHeader } from "./format/header.ts";
+import { magnitudeCuts } from "./magnitude_cuts.ts";
 import type { Prepared } from "./open.ts";
 import type { KernelBuild } from "./kernels.ts";
 import { KV_QUANTIZATIONS } from "./kv_page.ts";
@@ -34,8 +35,16 @@ export interface OpenOptions {
    * `predicted`: compute the neurons that the predictor names; `exact`: the true active set, with the up projection in memory;
    * `dense`: all neurons, those of layers that do not fit in memory streamed. Default: `predicted` if the file has predictors, else
    * `exact`; `dense` for an activation that leaves hardly anything at zero.
+   *
+   * `magnitude`, never the default, approximates such a model: neurons whose activation (with a gate: the gate's) is small are left
+   * out, a share of `sparsity`. It needs a file with magnitudes (`calibrateMagnitudes`); `evaluate` says what it costs.
    */
   ffn?: FfnChoice;
+  /**
+   * Share of the neurons that `magnitude` leaves out, about, such as `"50%"`; within what calibration wrote. Part of the mode: logits
+   * depend on it.
+   */
+  sparsity?: string | number;
   /**
    * Which neurons make room for others: those used least often of late (`frequency`, the default), those not used for longest
    * (`lru`), first those used only once (`segmented`), all but the hottest in the order of their last use (`pinned`), or all that were
@@ -167,6 +176,8 @@ export interface Settings {
   hasEarlyLook: boolean;
   /** Added to each layer's biases for the recall that was asked for; null for none. */
   recallShifts: number[] | null;
+  /** Of each layer: the magnitude below which `magnitude` takes an activation as zero; null in other modes. */
+  cuts: number[] | null;
   wishes: PlanWishes;
 }
 
@@ -245,13 +256,18 @@ export function settle(
     );
   }
   if (options.audit && mode !== "predicted") {
+    const why = mode === "magnitude" ? "which `eval` measures" : "which misses nothing";
     throw new RangeError(
-      `Cannot audit as the FFN is computed as "${mode}", which misses nothing: use predicted`,
+      `Cannot audit as the FFN is computed as "${mode}", ${why}: use predicted`,
     );
   }
   if (options.recall !== undefined && mode !== "predicted") {
     throw new RangeError(`Cannot set a recall in ${mode}: it is of \`predicted\` alone`);
   }
+  if (options.sparsity !== undefined && mode !== "magnitude") {
+    throw new RangeError(`Cannot set a sparsity in ${mode}: it is of \`magnitude\` alone`);
+  }
+  const cut = mode === "magnitude" ? magnitudeCuts(header, options.sparsity, path) : null;
   if (options.naive && mode !== "dense") {
     throw new RangeError(`Cannot be naive in ${mode}: it is of \`dense\` alone`);
   }
@@ -289,8 +305,10 @@ export function settle(
     hasEarlyLook: (options.prefetch ?? true) && mode !== "dense" &&
       (predictors !== null || mode === "routed"),
     recallShifts: predictors && recallShifts(predictors, recall, path),
+    cuts: cut && cut.cuts,
     wishes: {
       mode,
+      sparsity: cut?.sparsity,
       memoryBytes: options.memory === undefined ? undefined : parseByteSize(options.memory),
       ffnCache: ffnCacheOf(options),
       naive: options.naive,

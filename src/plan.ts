@@ -28,11 +28,14 @@ import { matrixByteLength } from "./format/layout.ts";
 import { MEMORY_PAGES_MAX } from "./kernels.ts";
 import { pageByteLength, pageCount, windowPageCount } from "./kv_page.ts";
 import type { KvQuantization } from "./kv_page.ts";
+import { hasResidentRows } from "./pipeline/options.ts";
 import type { FfnMode } from "./pipeline/options.ts";
 
 /** What the user asked for; undefined is for the plan to choose. */
 export interface PlanWishes {
   mode: FfnMode;
+  /** Share of the neurons that `magnitude` leaves out. */
+  sparsity?: number;
   /** Ceiling of the whole process, in bytes. */
   memoryBytes?: number;
   /** Share of the FFN's neurons that may lie in memory, 0 to 1; the other way to set the cache. */
@@ -69,6 +72,8 @@ export interface PlanWishes {
 /** What will lie where, made before anything is loaded. */
 export interface Plan {
   mode: FfnMode;
+  /** Share of the neurons that `magnitude` was asked to leave out; null in other modes. */
+  sparsity: number | null;
   /** Usually one; more where layers do not fit into 4 GiB. */
   arenas: ArenaPlan[];
   shape: CommonShape;
@@ -198,8 +203,8 @@ function planWith(
 ): Plan {
   const { config, ffnQuantization } = header;
   const { intermediateSize: n, numLayers, hiddenSize } = config;
-  const isExact = wishes.mode === "exact";
-  const record = recordOf(ffnQuantization, hiddenSize, isExact, config.ffn.isGated);
+  const hasResidentUp = hasResidentRows(wishes.mode);
+  const record = recordOf(ffnQuantization, hiddenSize, hasResidentUp, config.ffn.isGated);
   const strideBytes = header.layers[0].bundles.bundleByteLength;
   const isResident = slotTotal >= n * numLayers;
   const neuronsPerRead = Math.max(1, Math.floor(STAGING_CHUNK_BYTES / strideBytes));
@@ -243,7 +248,7 @@ function planWith(
     batchPassNeuronsMax,
     rankMax: rankMaxOf(header.predictors),
     bounceByteLength: wishes.depth * BOUNCE_BYTES,
-    hasResidentUp: isExact,
+    hasResidentUp,
     logitsRows: wishes.logitsRows,
     observationRows: wishes.observationRows,
     audit: auditSample ? auditShape(auditSample, strideBytes) : undefined,
@@ -256,7 +261,9 @@ function planWith(
   const residentLayers = slotCountsFull.map((slots) => slots === n);
   const predictors = predictorBytes(header);
   const weights = header.tensors.reduce((sum, { byteLength }) => sum + byteLength, 0);
-  const residentUp = isExact ? numLayers * matrixByteLength(ffnQuantization, n, hiddenSize) : 0;
+  const residentUp = hasResidentUp
+    ? numLayers * matrixByteLength(ffnQuantization, n, hiddenSize)
+    : 0;
   const keyValueCache = pages.byteLength *
     pools.reduce((sum, _, layer) => sum + pagesOfLayer(pages, layer), 0);
   const slots = poolByteLengths.reduce((sum, bytes) => sum + bytes, 0) - keyValueCache;
@@ -266,6 +273,7 @@ function planWith(
   const bytes = { runtime, weights, predictors, residentUp, keyValueCache, slots, scratch, total };
   return {
     mode: wishes.mode,
+    sparsity: wishes.sparsity ?? null,
     arenas,
     shape,
     record,

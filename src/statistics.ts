@@ -78,6 +78,8 @@ export interface Statistics {
   runtime: string;
   kernels: KernelBuild;
   ffn: FfnMode;
+  /** Share of the neurons that `magnitude` was asked to leave out, by which its numbers are approximate; null in other modes. */
+  sparsity: number | null;
   lanes: number;
   readers: number;
   backend: ReaderBackend;
@@ -118,6 +120,7 @@ export function summarize(
     runtime: runtimeName(),
     kernels: build,
     ffn: plan.mode,
+    sparsity: plan.sparsity,
     lanes: control.shape.laneCount,
     readers: control.shape.readerCount,
     backend,

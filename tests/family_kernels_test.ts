@@ -48,7 +48,7 @@ for (const build of BUILDS) {
     for (const [name, exact] of Object.entries(EXACT)) {
       const arena = new KernelArena(), at = arena.floats(values), mask = arena.words([7, 7]);
       const kind = ACTIVATION[name as keyof typeof ACTIVATION];
-      const count = kernels.activeMask(at, mask, 0, 64, kind, 0.5);
+      const count = kernels.activeMask(at, mask, 0, 64, kind, 0.5, 0);
       const found = floatsAt(at, 64), bits = wordsAt(mask, 2);
       values.forEach((x, i) => assertClose(found[i], exact(x, 0.5), 4e-7, `${name}(${x})`));
       const named = [...found.keys()].filter((i) => bits[i >> 5] >>> (i & 31) & 1);
@@ -58,11 +58,31 @@ for (const build of BUILDS) {
     }
   });
 
+  test(`activeMask cuts what is below a magnitude, and keeps NaN (${build})`, () => {
+    const kinds = ["relu", "silu", "gelu", "gelu-tanh"] as const;
+    for (const name of kinds) {
+      const values = Float32Array.of(NaN, ...new Random(5).vector(63, 2)), kind = ACTIVATION[name];
+      const arena = new KernelArena(), whole = arena.floats(values), mask = arena.words([7, 7]);
+      kernels.activeMask(whole, mask, 0, 64, kind, 0, 0);
+      // One of the magnitudes itself: what has it is not below it.
+      const plain = Float32Array.from(floatsAt(whole, 64)), positive = plain.filter((y) => y > 0);
+      const cut = positive.sort()[positive.length >> 1], at = arena.floats(values);
+      const count = kernels.activeMask(at, mask, 0, 64, kind, 0, cut), bits = wordsAt(mask, 2);
+      const wanted = plain.map((y) => Math.abs(y) < cut ? 0 : y);
+      assert.deepEqual([...floatsAt(at, 64)], [...wanted], name);
+      const named = [...wanted.keys()].filter((i) => bits[i >> 5] >>> (i & 31) & 1);
+      assert.deepEqual(named, [...wanted.keys()].filter((i) => wanted[i] !== 0), name);
+      assert.equal(count, named.length);
+      assert.ok(count > 10 && count < 54, `${name}: ${count}`);
+      arena.assertCanaries();
+    }
+  });
+
   test(`activations keep NaN (${build})`, () => {
     for (const name of Object.keys(EXACT)) {
       const arena = new KernelArena(), at = arena.floats(new Float32Array(32).fill(NaN));
       const kind = ACTIVATION[name as keyof typeof ACTIVATION];
-      assert.equal(kernels.activeMask(at, arena.words([0]), 0, 32, kind, 0.5), 32, name);
+      assert.equal(kernels.activeMask(at, arena.words([0]), 0, 32, kind, 0.5, 0), 32, name);
       assert.ok(floatsAt(at, 32).every(Number.isNaN), name);
     }
   });

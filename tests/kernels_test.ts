@@ -568,7 +568,10 @@ for (const build of BUILDS) {
     assert.equal(kernels.thresholdMask(scoresAt, biasAt, mask, 0, 32), countIn(0, 32));
     assert.deepEqual(readMask(), maskOf(sums));
     const values = scratch.floats(sums);
-    assert.equal(kernels.activeMask(values, mask, 0, rows, ACTIVATION.relu, 0), countIn(0, rows));
+    assert.equal(
+      kernels.activeMask(values, mask, 0, rows, ACTIVATION.relu, 0, 0),
+      countIn(0, rows),
+    );
     assert.deepEqual(readMask(), maskOf(sums));
     assertAgrees("plain", floatsAt(values, rows), sums.map((v) => Math.max(v, 0)), 0, "relu");
   });

@@ -29,7 +29,7 @@ test("open() refuses options that make no sense, before it starts a worker", asy
     [{ spins: -1 }, /spins -1: a whole number from 0 to/],
     [{ flashSpins: Infinity }, /flashSpins Infinity/],
     [{ gapBytes: 0.5 }, /gapBytes 0.5/],
-    [{ ffn: "sparse" as "exact" }, /"sparse": one of predicted, exact, dense/],
+    [{ ffn: "sparse" as "exact" }, /"sparse": one of predicted, exact, magnitude, dense/],
     [{ ffn: "predicted" }, /no predictors/],
     [{ memory: "much" }, /a size such as/],
     [{ ffnCache: "120%" }, /a share such as/],

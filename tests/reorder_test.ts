@@ -67,7 +67,7 @@ test("an order on flash changes no bit of a logit", async (t) => {
     { ffn: "dense", lanes: 2, gapBytes: 0 },
     { ffn: "dense", ffnCache: "100%" },
   ];
-  const expected = {
+  const expected: Record<string, number> = {
     predicted: await hashOf(plain, { ffn: "predicted" }),
     exact: await hashOf(plain, { ffn: "exact" }),
     dense: await hashOf(plain, { ffn: "dense" }),

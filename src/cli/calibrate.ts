@@ -2,8 +2,10 @@ import { Command, Option } from "commander";
 import { basename } from "node:path";
 import process from "node:process";
 import { FIT_METHODS } from "../fit/fit_plan.ts";
+import type { CalibrateOptions } from "../fit/calibrate_options.ts";
 import type { FitMethod } from "../fit/fit_plan.ts";
 import { FlashFile } from "../format/flash_file.ts";
+import { problemWithMagnitudes } from "../magnitude_cuts.ts";
 import type { ReorderOptions, ReorderResult } from "../reorder.ts";
 import { givenFile } from "./given_path.ts";
 import { Interrupt } from "./terminal/interrupt.ts";
@@ -23,6 +25,9 @@ and not by a clock, so that the same options give the same file.
 Methods that train nothing keep the FFN's up rows in memory, in 1 bit a weight (sign-sketch) or 2 to
 4 (low-bit), and need some thousand tokens for means and thresholds. Four bits take a quarter of what
 the up rows take in f16, and name little more than what is active; one bit names several times that.
+
+A model whose activation leaves hardly anything at zero (SiLU, GELU) gets no predictors: measured is how
+large activations are, by which \`run --ffn magnitude --sparsity 50%\` leaves small ones out.
 
 What is done is kept in FILE.calibration until the end, when the file is changed all at once. A run
 that was stopped goes on there when it is started again with the same options.
@@ -46,7 +51,9 @@ interface CalibrateFlags {
 
 export function calibrateCommand(): Command {
   return new Command("calibrate")
-    .description("train the predictors of a .flash file on a text")
+    .description(
+      "train the predictors of a .flash file on a text, or measure activations of SiLU and GELU",
+    )
     .argument("<file>", "the .flash file")
     .requiredOption("--text <file>", "plain text to learn from")
     .option(
@@ -93,13 +100,13 @@ async function calibrateFile(path: string, flags: CalibrateFlags): Promise<void>
   givenFile(path);
   givenFile(flags.text);
   const { recall, minutes, memory, bytesShare: byteShare, method, bits, fresh } = flags;
+  if (isMeasured(path)) return await measureFile(path, flags);
   if (flags.reorder) await checkOrderable(path);
   using interrupt = new Interrupt();
   using progress = new Progress();
   // Loaded when needed only: it would slow the start of every other command.
   const { calibrate } = await import("../calibrate.ts");
   const source = { path, text: readText(flags.text), textName: basename(flags.text) };
-  let doneBefore: number | undefined;
   await calibrate({
     ...source,
     recall,
@@ -109,12 +116,7 @@ async function calibrateFile(path: string, flags: CalibrateFlags): Promise<void>
     method,
     bits,
     fresh,
-    onProgress: ({ phase, done, total }) => {
-      // What another run had done says nothing about this one's speed.
-      doneBefore ??= done;
-      const rest = { done: done - doneBefore, total: total - doneBefore };
-      progress.update("calibrating", rest, phase);
-    },
+    onProgress: progressOf(progress),
     signal: interrupt.signal,
   });
   progress.stop();
@@ -123,6 +125,56 @@ async function calibrateFile(path: string, flags: CalibrateFlags): Promise<void>
   const order = await reorderBy(source, progress, interrupt.signal);
   progress.stop();
   process.stdout.write(renderOrder(order));
+}
+
+function progressOf(progress: Progress): NonNullable<CalibrateOptions["onProgress"]> {
+  let doneBefore: number | undefined;
+  return ({ phase, done, total }) => {
+    // What another run had done says nothing about this one's speed.
+    doneBefore ??= done;
+    const rest = { done: done - doneBefore, total: total - doneBefore };
+    progress.update("calibrating", rest, phase);
+  };
+}
+
+/** Whether hardly any neuron is zero, so that there is nothing to predict. */
+function isMeasured(path: string): boolean {
+  using file = FlashFile.open(path);
+  return problemWithMagnitudes(file.header.config) === null;
+}
+
+/** Flags that are about predictors. */
+const OF_PREDICTORS = ["recall", "bytesShare", "method", "bits", "reorder"] as const;
+
+async function measureFile(path: string, flags: CalibrateFlags): Promise<void> {
+  const { text, minutes, memory, fresh } = flags;
+  const vain = OF_PREDICTORS.find((name) => flags[name] !== undefined);
+  if (vain !== undefined) {
+    const option = `--${vain.replace(/[A-Z]/, (letter) => `-${letter.toLowerCase()}`)}`;
+    throw new RangeError(
+      `Cannot calibrate ${path} with ${option}: hardly any of its neurons is zero, so it gets no predictors`,
+    );
+  }
+  using interrupt = new Interrupt();
+  using progress = new Progress();
+  const { calibrateMagnitudes } = await import("../calibrate_magnitudes.ts");
+  const { sparsities, layers } = await calibrateMagnitudes({
+    path,
+    text: readText(text),
+    textName: basename(text),
+    minutes,
+    memory,
+    fresh,
+    onProgress: progressOf(progress),
+    signal: interrupt.signal,
+  });
+  progress.stop();
+  const shown = [0.25, 0.5, 0.75].map((share) => sparsities.indexOf(share));
+  const rows = layers.map(({ cuts }, layer) =>
+    String(layer).padStart(5) + shown.map((k) => cuts[k].toPrecision(3).padStart(11)).join("")
+  );
+  const titles = shown.map((k) => `${(100 * sparsities[k]).toFixed(0)} % below`.padStart(11));
+  process.stdout.write(`layer${titles.join("")}\n${rows.join("\n")}\n`);
 }
 
 /** What an order would be refused for, before hours are spent on predictors. */

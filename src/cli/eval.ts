@@ -7,7 +7,7 @@ import type { FfnChoice } from "../pipeline/options.ts";
 import { renderEvaluation } from "./evaluation_report.ts";
 import { evaluationPlot } from "./evaluation_plot.ts";
 import { givenFile } from "./given_path.ts";
-import { ffnCacheOption, ffnOption, recallOption } from "./model_options.ts";
+import { ffnCacheOption, ffnOption, recallOption, sparsityOption } from "./model_options.ts";
 import { byteSize, wholeNumber } from "./option_values.ts";
 import { Interrupt } from "./terminal/interrupt.ts";
 import { Progress } from "./terminal/progress.ts";
@@ -19,6 +19,7 @@ interface EvalOptions {
   tokens?: number;
   ffn?: FfnChoice;
   recall?: number;
+  sparsity?: number;
   ffnCache?: number;
   memory?: number;
   reference: boolean;
@@ -41,7 +42,8 @@ sum of activations that was not predicted), hit rate (computed ones that were in
 
 Examples:
   flashpipe eval opt-6.7b.flash --text other.txt --memory 4GiB --tokens 5000
-  flashpipe eval tales.flash --text tales.txt --ffn-cache 20% --plot layers.svg`;
+  flashpipe eval tales.flash --text tales.txt --ffn-cache 20% --plot layers.svg
+  flashpipe eval llama.flash --text other.txt --ffn magnitude --sparsity 50%`;
 
 export function evalCommand(): Command {
   return new Command("eval")
@@ -57,6 +59,7 @@ export function evalCommand(): Command {
     )
     .addOption(ffnOption())
     .addOption(recallOption())
+    .addOption(sparsityOption())
     .addOption(ffnCacheOption())
     .option(
       "--memory <size>",
@@ -71,7 +74,8 @@ export function evalCommand(): Command {
 }
 
 async function evalFile(path: string, options: EvalOptions): Promise<void> {
-  const { tokens: tokensMax, ffn, recall, ffnCache, memory, json = false, plot } = options;
+  const { tokens: tokensMax, ffn, recall, sparsity, ffnCache, memory } = options;
+  const { json = false, plot } = options;
   if (plot !== undefined && ffn === "dense") {
     throw new RangeError("Cannot plot the layers of dense: it predicts nothing and keeps no cache");
   }
@@ -88,6 +92,7 @@ async function evalFile(path: string, options: EvalOptions): Promise<void> {
     tokensMax,
     ffn,
     recall,
+    sparsity,
     ffnCache,
     memory,
     reference: options.reference ? undefined : false,

@@ -4,7 +4,7 @@ import type { Evaluation, LayerEvaluation } from "../evaluation.ts";
 /** An evaluation for people: a few lines, then a table of the layers. */
 export function renderEvaluation(evaluation: Evaluation): string {
   const { ffn, isComplete, tokens, tokensScored, perplexity, dense, all } = evaluation;
-  const { bytesPerToken, readsPerToken, ffnBytes, cachedShare, setup } = evaluation;
+  const { bytesPerToken, readsPerToken, ffnBytes, cachedShare, setup, sparsity } = evaluation;
   const lines: [string, string][] = [
     [
       "perplexity",
@@ -23,6 +23,14 @@ export function renderEvaluation(evaluation: Evaluation): string {
       ],
       ["agreement", `${percent(dense.top1Agreement)} of the likeliest tokens`],
     );
+  }
+  if (sparsity !== null && all) {
+    lines.push([
+      "approximate",
+      `${percent(1 - all.activeShare)} of the neurons left out as small, ${
+        percent(sparsity)
+      } wanted`,
+    ]);
   }
   const fewer = bytesPerToken > 0 ? `, ${(ffnBytes / bytesPerToken).toFixed(1)}` : "";
   lines.push([

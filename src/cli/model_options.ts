@@ -6,8 +6,15 @@ import { share } from "./option_values.ts";
 export function ffnOption(): Option {
   return new Option(
     "--ffn <mode>",
-    "which neurons are computed: those predicted, the exact active set, or all",
+    "which neurons are computed: those predicted, the exact active set, those not small (approximate), or all",
   ).choices([...FFN_CHOICES]);
+}
+
+export function sparsityOption(): Option {
+  return new Option(
+    "--sparsity <share>",
+    "share of the neurons that --ffn magnitude leaves out, such as 50%; eval says what it costs",
+  ).argParser(share);
 }
 
 export function recallOption(): Option {

@@ -2,8 +2,10 @@ import { Command, Option } from "commander";
 import { existsSync } from "node:fs";
 import { join } from "node:path";
 import process from "node:process";
+import { isSparse } from "../activation.ts";
 import { formatBytes } from "../byte_size.ts";
 import { printable } from "../errors.ts";
+import type { FlashHeader } from "../format/header.ts";
 import type { Quantization } from "../format/layout.ts";
 import { QUANTIZATIONS } from "../format/layout.ts";
 import { givenFile, givenFolder, givenTarget } from "./given_path.ts";
@@ -95,13 +97,16 @@ async function packModel(
   const form = ffnQuant === quant ? quant : `${quant}, bundles as ${ffnQuant}`;
   process.stderr.write(
     `${target}: ${formatBytes(byteLength)}, ${header.config.numLayers} layers as ${form}\n` +
-      `${ignored}Next: ${nextOf(header.config.experts !== null, target)}\n`,
+      `${ignored}${nextOf(target, header)}\n`,
   );
 }
 
-/** What to do with a packed model. */
-function nextOf(hasExperts: boolean, target: string): string {
-  if (hasExperts) return `flashpipe run --model ${target}, as its router says what is computed.`;
-  return `flashpipe calibrate ${target} --text FILE fits its predictors; ` +
-    "until then it runs with --ffn exact or dense.";
+/** What to do with a new file. */
+function nextOf(target: string, { config }: FlashHeader): string {
+  if (config.experts) return "It runs as its router says: flashpipe run --model " + target;
+  const next = `Next: flashpipe calibrate ${target} --text FILE`;
+  return isSparse(config)
+    ? `${next} fits its predictors; until then it runs with --ffn exact or dense.`
+    : `It runs with --ffn dense, as ${config.ffn.activation} leaves hardly anything at zero. ${next} ` +
+      "measures what --ffn magnitude may leave out, which is approximate.";
 }

@@ -7,7 +7,7 @@ import { READER_BACKENDS } from "../flash/reader_options.ts";
 import type { OpenOptions } from "../open_options.ts";
 import type { Probe } from "../probe/probe_result.ts";
 import { givenFile } from "./given_path.ts";
-import { ffnOption, recallOption } from "./model_options.ts";
+import { ffnOption, recallOption, sparsityOption } from "./model_options.ts";
 import { listOf, wholeNumber } from "./option_values.ts";
 import { WholeFile } from "./whole_file.ts";
 
@@ -33,6 +33,7 @@ interface PlanOptions extends
     | "ffn"
     | "policy"
     | "recall"
+    | "sparsity"
     | "window"
     | "backend"
     | "readers"
@@ -60,6 +61,7 @@ export function planCommand(): Command {
     .addOption(ffnOption())
     .addOption(new Option("--policy <name>", "which neurons make room").choices([...POLICY_NAMES]))
     .addOption(recallOption())
+    .addOption(sparsityOption())
     .option(
       "--window <tokens>",
       "for the policies window and pinned",

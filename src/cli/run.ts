@@ -117,7 +117,7 @@ function messagesOf(content: string, system: string | undefined): ChatMessage[] 
 }
 
 function openOptionsOf(options: RunOptions, note: (text: string) => void): OpenOptions {
-  const { memory, ffn, recall, policy, window, context, prefetch, audit } = options;
+  const { memory, ffn, recall, sparsity, policy, window, context, prefetch, audit } = options;
   const { backend, readers, lanes, kernels, kv, promptChunk, drafts } = options;
   let { ffnCache } = options;
   if (options.model === undefined && memory === undefined && ffnCache === undefined) {
@@ -129,7 +129,7 @@ function openOptionsOf(options: RunOptions, note: (text: string) => void): OpenO
   }
   const trace = options.trace !== undefined;
   const threads = { backend, readers, lanes, kernels };
-  const mode = { ffn, recall, policy, window, audit, kv, promptChunk, drafts };
+  const mode = { ffn, recall, sparsity, policy, window, audit, kv, promptChunk, drafts };
   return { memory, ffnCache, ...mode, ...threads, context, prefetch, trace };
 }
 

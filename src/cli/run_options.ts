@@ -8,7 +8,7 @@ import type { KernelBuild } from "../kernels.ts";
 import { KV_QUANTIZATIONS } from "../kv_page.ts";
 import type { KvQuantization } from "../kv_page.ts";
 import type { FfnChoice } from "../pipeline/options.ts";
-import { ffnCacheOption, ffnOption, recallOption } from "./model_options.ts";
+import { ffnCacheOption, ffnOption, recallOption, sparsityOption } from "./model_options.ts";
 import { byteSize, realNumber, wholeNumber } from "./option_values.ts";
 
 /** What the user asked `flashpipe run` for. */
@@ -19,6 +19,7 @@ export interface RunOptions {
   ffn?: FfnChoice;
   policy?: PolicyName;
   recall?: number;
+  sparsity?: number;
   window?: number;
   backend?: ReaderBackend;
   readers?: number;
@@ -83,6 +84,7 @@ export function addRunOptions(command: Command): Command {
         .choices([...POLICY_NAMES]),
     )
     .addOption(recallOption())
+    .addOption(sparsityOption())
     .option(
       "--window <tokens>",
       "tokens whose neurons stay in the cache (means --policy window)",

@@ -4,7 +4,7 @@ import process from "node:process";
 import { formatBytes } from "../byte_size.ts";
 import type { FfnChoice } from "../pipeline/options.ts";
 import { givenFile } from "./given_path.ts";
-import { ffnOption } from "./model_options.ts";
+import { ffnOption, sparsityOption } from "./model_options.ts";
 import { wholeNumber } from "./option_values.ts";
 import { Interrupt } from "./terminal/interrupt.ts";
 import { Progress } from "./terminal/progress.ts";
@@ -14,8 +14,8 @@ import { WholeFile } from "./whole_file.ts";
 const AFTER_HELP = `
 Records which neurons each layer of each token used: those that were active, and if the file has
 predictors those that the late look and the early look named. Of experts they are those of the router's choice;
-of experts with ReLU --ffn exact records the neurons that \`exact\` reads. docs/trace_format.md tells
-the bytes.
+of experts with ReLU --ffn exact records the neurons that \`exact\` reads, and --ffn magnitude --sparsity SHARE
+those that it computes. docs/trace_format.md tells the bytes.
 
 Example:
   flashpipe trace opt-6.7b.flash --text sample.txt --tokens 2000
@@ -29,6 +29,7 @@ export function traceCommand(): Command {
     .requiredOption("--text <file>", "plain text to run through the model")
     .option("-n, --tokens <count>", "stop after so many", wholeNumber({ min: 1, max: 1e9 }), 4000)
     .addOption(ffnOption())
+    .addOption(sparsityOption())
     .addHelpText("after", AFTER_HELP)
     .action(traceFile);
 }
@@ -36,7 +37,12 @@ export function traceCommand(): Command {
 async function traceFile(
   path: string,
   out: string | undefined,
-  { text, tokens, ffn }: { text: string; tokens: number; ffn?: FfnChoice },
+  { text, tokens, ffn, sparsity }: {
+    text: string;
+    tokens: number;
+    ffn?: FfnChoice;
+    sparsity?: number;
+  },
 ): Promise<void> {
   givenFile(path);
   givenFile(text);
@@ -52,7 +58,7 @@ async function traceFile(
     text: readText(text),
     textName: basename(text),
     tokensMax: tokens,
-    open: ffn && { ffn },
+    open: { ...(ffn && { ffn }), ...(sparsity !== undefined && { sparsity }) },
     write: (bytes) => {
       byteLength += bytes.byteLength;
       file.append(bytes);

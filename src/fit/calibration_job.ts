@@ -1,9 +1,13 @@
+import { truncateSync } from "node:fs";
 import { crc32 } from "node:zlib";
+import { isSparse } from "../activation.ts";
 import { FlashFile } from "../format/flash_file.ts";
 import { PLANE_BITS_MAX } from "../format/header.ts";
+import type { FlashHeader } from "../format/header.ts";
 import { vectorByteLength } from "../format/layout.ts";
 import { encodeHeader } from "../format/prelude.ts";
 import type { KernelModule } from "../kernels.ts";
+import { problemWithMagnitudes } from "../magnitude_cuts.ts";
 import { ffnByteLength } from "../plan.ts";
 import { runtimeName } from "../runtime.ts";
 import { TextCodec } from "../text_stream.ts";
@@ -12,6 +16,7 @@ import type { CalibrateOptions } from "./calibrate_options.ts";
 import { leastPredictorBytes } from "./choose_ranks.ts";
 import {
   candidateRanks,
+  chunkLengthMaxOf,
   FIT_METHODS,
   fitCountOf,
   planeBitsOf,
@@ -19,7 +24,7 @@ import {
   plannedTokens,
   sizesOf,
 } from "./fit_plan.ts";
-import type { FitIdentity, FitPlan, FitSizes } from "./fit_plan.ts";
+import type { CalibrationMethod, FitIdentity, FitPlan, FitSizes } from "./fit_plan.ts";
 import { PLAN_RECORD } from "./fit_tasks.ts";
 import { sampleText } from "./sample_text.ts";
 import { WorkFolder } from "./work_folder.ts";
@@ -50,9 +55,17 @@ export interface CalibrationJob {
 }
 
 /** Checks the options; finds the plan that was made before, or makes it. */
-export function beginCalibration(options: CalibrateOptions, kernels: KernelModule): CalibrationJob {
+export function beginCalibration(
+  options: CalibrateOptions,
+  kernels: KernelModule,
+  purpose: "predictors" | "magnitudes",
+): CalibrationJob {
   using file = FlashFile.open(options.path);
-  const identity = identityOf(options, file, kernels);
+  const { method = "trained" } = options;
+  if (purpose === "predictors") checkFit(method, file.header);
+  else checkMeasurable(file.header);
+  const chosen = purpose === "predictors" ? method : purpose;
+  const identity = identityOf(options, chosen, file, kernels);
   const folder = new WorkFolder(calibrationFolder(options.path));
   if (options.fresh) folder.remove();
   const sizes = sizesOf(file.header);
@@ -62,26 +75,54 @@ export function beginCalibration(options: CalibrateOptions, kernels: KernelModul
   return { path: options.path, folder, plan, sizes };
 }
 
+/**
+ * The header, if a run that was killed had written it already and only the folder was left. What an update that was cut off left behind
+ * the file is taken away.
+ */
+export function finishedHeader(
+  path: string,
+  { fileByteLength, generation }: FitPlan,
+): FlashHeader | undefined {
+  using file = FlashFile.open(path);
+  if (file.slot.generation > generation) return file.header;
+  if (file.byteLength > fileByteLength) truncateSync(path, fileByteLength);
+  return undefined;
+}
+
+function checkFit(method: string, { config }: FlashHeader): void {
+  if (config.experts) {
+    throw new RangeError("Cannot calibrate a model with experts: its router says what is computed");
+  }
+  if (!isSparse(config)) {
+    throw new RangeError(
+      `Cannot fit predictors to ${config.ffn.activation}, which leaves hardly any neuron at zero: ` +
+        "calibrateMagnitudes measures which are small",
+    );
+  }
+  if (!(FIT_METHODS as readonly string[]).includes(method)) {
+    throw new RangeError(`Cannot calibrate by "${method}": one of ${FIT_METHODS.join(", ")}`);
+  }
+}
+
+function checkMeasurable({ config }: FlashHeader): void {
+  const problem = problemWithMagnitudes(config);
+  if (problem !== null) throw new RangeError(`Cannot measure magnitudes: ${problem}`);
+}
+
 function identityOf(
   options: CalibrateOptions,
+  method: CalibrationMethod,
   { header }: FlashFile,
   kernels: KernelModule,
 ): FitIdentity {
-  const { text, textName = "text", minutes = MINUTES, method = "trained", bits = LOW_BITS } =
-    options;
+  const { text, textName = "text", minutes = MINUTES, bits = LOW_BITS } = options;
   const { recall = RECALL_WANTED, byteShare = BYTE_SHARE, earlyCost = EARLY_COST } = options;
   const { cacheShares = CACHE_SHARES, tokensMax = Number.MAX_SAFE_INTEGER } = options;
-  if (header.config.experts) {
-    throw new RangeError("Cannot calibrate a model with experts: its router says what is computed");
-  }
   if (!(recall > 0 && recall < 1)) {
     throw new RangeError(`Cannot calibrate for a recall of ${recall}: between 0 and 1`);
   }
   if (!(minutes > 0 && minutes <= 1e5)) {
     throw new RangeError(`Cannot calibrate for ${minutes} minutes: more than 0, up to 100000`);
-  }
-  if (!FIT_METHODS.includes(method)) {
-    throw new RangeError(`Cannot calibrate by "${method}": one of ${FIT_METHODS.join(", ")}`);
   }
   if (!(Number.isInteger(bits) && bits >= LOW_BITS_MIN && bits <= PLANE_BITS_MAX)) {
     throw new RangeError(`Cannot keep ${bits} bits: ${LOW_BITS_MIN} to ${PLANE_BITS_MAX}`);
@@ -92,7 +133,7 @@ function identityOf(
   if (!header.tokenizer) {
     throw new RangeError(`Cannot calibrate ${options.path} with text as it has no tokenizer`);
   }
-  const model = { ...header, predictors: null };
+  const { magnitudes: _, ...model } = { ...header, predictors: null };
   return {
     version: `${VERSION}, folder ${FOLDER_VERSION}`,
     runtime: `${runtimeName()}, ${kernels.build} kernels`,
@@ -129,7 +170,7 @@ function makePlan(
   folder: WorkFolder,
 ): FitPlan {
   const { header } = file, sizes = sizesOf(header), { minutes } = identity;
-  const isLowRank = planeBitsOf(identity) === 0;
+  const isLowRank = planeBitsOf(identity) === 0 && identity.method !== "magnitudes";
   const byteLimit = byteLimitOf(file, identity.byteShare);
   const least = leastPredictorBytes(sizes.d, sizes.n) * sizes.numLayers;
   if (isLowRank && byteLimit < least) {
@@ -144,7 +185,7 @@ function makePlan(
   const codec = new TextCodec(header.tokenizer!, file.path);
   const chunks = sampleText(options.text, {
     encode: (text) => codec.encode(text),
-    chunkLength: header.config.maxPositionEmbeddings,
+    chunkLength: chunkLengthMaxOf(header),
     tokensMax: Math.min(
       identity.tokensMax,
       plannedTokens(sizes, { minutes, method: identity.method }),

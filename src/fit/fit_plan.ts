@@ -15,6 +15,9 @@ export const FIT_METHODS: readonly FitMethod[] = [
   "low-bit",
 ];
 
+/** What a calibration is for: predictors by a method, or how large activations are. */
+export type CalibrationMethod = FitMethod | "magnitudes";
+
 /** Bits of a weight that a method keeps; 0 for low-rank ones. */
 export function planeBitsOf({ method, bits }: Pick<FitIdentity, "method" | "bits">): number {
   if (method === "low-bit") return bits;
@@ -31,7 +34,7 @@ export interface FitIdentity {
   model: number;
   text: number;
   textName: string;
-  method: FitMethod;
+  method: CalibrationMethod;
   /** Of a weight, for `low-bit`. */
   bits: number;
   recallWanted: number;
@@ -70,6 +73,13 @@ export interface FitSizes {
   numLayers: number;
 }
 
+/** Positions of a chunk of text, at most. A matrix of scores has its square; pieces of a text are not that long. */
+export function chunkLengthMaxOf({ config }: FlashHeader): number {
+  return Math.min(config.maxPositionEmbeddings, CHUNK_LENGTH_MAX);
+}
+
+const CHUNK_LENGTH_MAX = 4096;
+
 export function sizesOf({ config }: FlashHeader): FitSizes {
   const { hiddenSize: d, intermediateSize: n, numLayers } = config;
   return { d, n, numLayers };
@@ -86,6 +96,8 @@ const TOKENS_MIN = 1024;
 /** More teach nothing where nothing is trained; the closed form holds them all in memory. */
 export const CLOSED_FORM_TOKENS_MAX = 12_288;
 const BIT_PLANES_TOKENS_MAX = 24_576;
+/** A layer of some thousand neurons has tens of millions of activations by then. */
+const MAGNITUDES_TOKENS_MAX = 8192;
 const EPOCHS_MAX = 12;
 const STEPS_MIN = 100;
 const BATCH_RUNS = 8;
@@ -108,16 +120,22 @@ export function trainFlops({ d, n }: FitSizes, rank: number): number {
   return 6 * rank * (d + n);
 }
 
+const TOKENS_MAX: Record<CalibrationMethod, number> = {
+  "trained": Infinity,
+  "closed-form": CLOSED_FORM_TOKENS_MAX,
+  "sign-sketch": BIT_PLANES_TOKENS_MAX,
+  "low-bit": BIT_PLANES_TOKENS_MAX,
+  "magnitudes": MAGNITUDES_TOKENS_MAX,
+};
+
 /** How many positions are worth observing within the time; bit planes know their scales after some thousand. */
 export function plannedTokens(
   sizes: FitSizes,
-  { minutes, method }: { minutes: number; method: FitMethod },
+  { minutes, method }: { minutes: number; method: CalibrationMethod },
 ): number {
   const seconds = 60 * minutes * OBSERVING_SHARE;
   const tokens = Math.max(TOKENS_MIN, Math.floor(seconds * FLOPS_PER_SECOND / observeFlops(sizes)));
-  if (method === "trained") return tokens;
-  const tokensMax = method === "closed-form" ? CLOSED_FORM_TOKENS_MAX : BIT_PLANES_TOKENS_MAX;
-  return Math.min(tokens, tokensMax);
+  return Math.min(tokens, TOKENS_MAX[method]);
 }
 
 /** Steps of training within the time, with the ranks that the bytes allow on average. */

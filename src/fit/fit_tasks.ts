@@ -12,13 +12,14 @@ import {
   storedAsQ8,
 } from "./closed_form.ts";
 import type { LowRankLayer } from "./closed_form.ts";
-import type { FitMethod, FitPlan, FitSizes } from "./fit_plan.ts";
-import { CLOSED_FORM_TOKENS_MAX, planeBitsOf, sizesOf } from "./fit_plan.ts";
+import type { CalibrationMethod, FitPlan, FitSizes } from "./fit_plan.ts";
+import { chunkLengthMaxOf, CLOSED_FORM_TOKENS_MAX, planeBitsOf, sizesOf } from "./fit_plan.ts";
 import { Judge } from "./judge.ts";
 import { LowRankScorer } from "./low_rank_scorer.ts";
 import type { LowRankStart } from "./low_rank_scorer.ts";
 import { LayerForward } from "./layer_forward.ts";
 import { LogisticTrainer } from "./logistic_trainer.ts";
+import { MagnitudeHistogram } from "./magnitude_histogram.ts";
 import type { LayerObservations } from "./observations.ts";
 import { meanOf } from "./observations.ts";
 import { Batches, TablePositions } from "./positions.ts";
@@ -30,6 +31,8 @@ import { WorkFolder } from "./work_folder.ts";
 export type FitTask =
   /** Takes chunks through a layer of the dense model and keeps what its FFN saw. */
   | { kind: "observe"; layer: number; firstChunk: number; chunkCount: number }
+  /** Takes chunks through a layer of the dense model and counts how large activations are. */
+  | { kind: "measure"; layer: number; firstChunk: number; chunkCount: number }
   /** Tries ranks, and keeps what each costs. */
   | { kind: "try"; layer: number }
   /** Fits the predictor of the rank that was chosen; 0: bit planes, which have none. */
@@ -52,6 +55,8 @@ export interface RankTrials {
 /** Names of records. */
 export const PLAN_RECORD = "plan";
 export const trialsRecord = (layer: number) => `layer-${layer}.trials`;
+export const magnitudesRecord = (layer: number, firstChunk: number) =>
+  `layer-${layer}.magnitudes-${firstChunk}`;
 export const fitRecord = (layer: number) => `layer-${layer}.fit`;
 const trialRecord = (layer: number, rank: number) => `layer-${layer}.trial-${rank}`;
 const trainingRecord = (layer: number) => `layer-${layer}.training`;
@@ -91,7 +96,7 @@ export class FitTasks {
   static byteLength(
     file: FlashFile,
     { method, positionsMax, rankMax, batchSize, heldOutCount }: {
-      method: FitMethod;
+      method: CalibrationMethod;
       positionsMax: number;
       rankMax: number;
       batchSize: number;
@@ -99,7 +104,7 @@ export class FitTasks {
     },
   ): number {
     const { d, n } = sizesOf(file.header);
-    const chunkLengthMax = file.header.config.maxPositionEmbeddings;
+    const chunkLengthMax = chunkLengthMaxOf(file.header);
     const observing = LayerForward.byteLength(file, { positionsMax, chunkLengthMax }) +
       5 * positionsMax * d;
     const trainer = LogisticTrainer.byteLength({
@@ -114,11 +119,12 @@ export class FitTasks {
     const solving = 8 * d * d * 6 + 4 * n * d * 4 + 4 * n * rankMax * 3;
     const bitPlanes = observations(START_POSITIONS) + bitPlanesFitByteLength({ d, n }) + judge;
     const training = trainer + judge + scorer + 12 * rankMax * (d + n);
-    const fitting: Record<FitMethod, number> = {
+    const fitting: Record<CalibrationMethod, number> = {
       "trained": Math.max(observations(START_POSITIONS) + solving, training),
       "closed-form": observations(CLOSED_FORM_TOKENS_MAX) + solving + judge + scorer,
       "sign-sketch": bitPlanes,
       "low-bit": bitPlanes,
+      "magnitudes": 0,
     };
     return Math.max(observing, fitting[method]);
   }
@@ -129,13 +135,40 @@ export class FitTasks {
 
   run(task: FitTask, report: ReportProgress): RankTrials | null {
     if (task.kind === "observe") return this.#observe(task), null;
+    if (task.kind === "measure") return this.#measure(task), null;
     if (task.kind === "try") return this.#try(task.layer, report);
     this.#fit(task.layer, task.rank, report);
     return null;
   }
 
   #observe({ layer, firstChunk, chunkCount }: Extract<FitTask, { kind: "observe" }>): void {
-    const { chunkLengths, tokens } = this.#plan, { d, numLayers } = this.#sizes;
+    const { tokens } = this.#plan, { d, n } = this.#sizes;
+    const { forward, first, count } = this.#runChunks(layer, { firstChunk, chunkCount });
+    using positions = new TablePositions(this.#folder, layer, {
+      ...this.#sizes,
+      rowCount: tokens,
+    });
+    positions.write({
+      inputs: forward.ffnInput.subarray(0, count * d),
+      earlyInputs: forward.earlyInput.subarray(0, count * d),
+      active: forward.active.subarray(0, count * n / 32),
+    }, first);
+  }
+
+  #measure({ layer, firstChunk, chunkCount }: Extract<FitTask, { kind: "measure" }>): void {
+    const histogram = new MagnitudeHistogram();
+    this.#runChunks(layer, { firstChunk, chunkCount }, histogram);
+    const counts = bytesOf(Uint32Array.from(histogram.counts));
+    this.#folder.writeRecord(magnitudesRecord(layer, firstChunk), { chunkCount, counts });
+  }
+
+  /** Takes chunks through a layer, from the residual stream before it to that behind it. */
+  #runChunks(
+    layer: number,
+    { firstChunk, chunkCount }: { firstChunk: number; chunkCount: number },
+    histogram?: MagnitudeHistogram,
+  ): { forward: LayerForward; first: number; count: number } {
+    const { chunkLengths } = this.#plan, { d, numLayers } = this.#sizes;
     const lengths = chunkLengths.slice(firstChunk, firstChunk + chunkCount);
     const first = sum(chunkLengths.slice(0, firstChunk)), count = sum(lengths);
     this.#forward ??= new LayerForward(this.#file, this.#options.kernels, {
@@ -147,19 +180,12 @@ export class FitTasks {
     using source = this.#openResidual(layer);
     if (layer === 0) forward.embed(this.#idsOf(lengths, first));
     else source.read(residual, first);
-    forward.run(layer, lengths);
-    using positions = new TablePositions(this.#folder, layer, {
-      ...this.#sizes,
-      rowCount: tokens,
-    });
-    positions.write({
-      inputs: forward.ffnInput.subarray(0, count * d),
-      earlyInputs: forward.earlyInput.subarray(0, count * d),
-      active: forward.active.subarray(0, count * this.#sizes.n / 32),
-    }, first);
-    if (layer === numLayers - 1) return;
-    using target = this.#openResidual(layer + 1);
-    target.write(residual, first);
+    forward.run(layer, lengths, histogram);
+    if (layer < numLayers - 1) {
+      using target = this.#openResidual(layer + 1);
+      target.write(residual, first);
+    }
+    return { forward, first, count };
   }
 
   /** The residual stream before a layer; two tables take turns. */
@@ -423,7 +449,7 @@ export function readFittedLayer(folder: WorkFolder, layer: number): FittedLayer 
   return Object.fromEntries(entries) as FittedLayer;
 }
 
-function bytesOf(values: Float32Array): Uint8Array {
+function bytesOf(values: Float32Array | Uint32Array): Uint8Array {
   return new Uint8Array(values.buffer, values.byteOffset, values.byteLength);
 }
 

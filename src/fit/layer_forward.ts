@@ -11,6 +11,7 @@ import { applyNorm } from "../norm.ts";
 import { Rope } from "../rope.ts";
 import { FitMemory } from "./fit_memory.ts";
 import type { Block } from "./fit_memory.ts";
+import type { MagnitudeHistogram } from "./magnitude_histogram.ts";
 import { Matmul } from "./matmul.ts";
 
 /** Rows of a matrix that are widened to f32 at a time. */
@@ -52,6 +53,7 @@ export class LayerForward {
   readonly #rope?: Rope;
   readonly #kinds: ActivationKinds;
   #layer = 0;
+  #histogram?: MagnitudeHistogram;
 
   constructor(file: FlashFile, kernels: KernelModule, sizes: GroupSizes) {
     const { config } = file.header, { hiddenSize: d, intermediateSize: n, positions } = config;
@@ -125,9 +127,13 @@ export class LayerForward {
     return values.subarray(positions.offset * cols);
   }
 
-  /** Takes `residual` through a layer. `lengths`: of the chunks that lie one after the other. */
-  run(layer: number, lengths: readonly number[]): void {
+  /**
+   * Takes `residual` through a layer. `lengths`: of the chunks that lie one after the other. The histogram counts activations (with a
+   * gate: the gate's).
+   */
+  run(layer: number, lengths: readonly number[], histogram?: MagnitudeHistogram): void {
     this.#layer = layer;
+    this.#histogram = histogram;
     const { block } = this.#file.header.config, isAfter = block === "after";
     const count = lengths.reduce((sum, length) => sum + length, 0);
     const { early, normed, ffnInput } = this.#blocks;
@@ -362,12 +368,13 @@ export class LayerForward {
     const masksOf = (kind: number) => {
       for (let t = 0; t < count; t++) {
         const mask = this.#masks.address + 4 * (t * n + first) / 32;
-        kernels.activeMask(hidden.address + 4 * t * rows, mask, 0, rows, kind, threshold);
+        kernels.activeMask(hidden.address + 4 * t * rows, mask, 0, rows, kind, threshold, 0);
       }
     };
     load(0);
     this.#dots(hidden, { count, first, rows }, second === null ? "up" : "gate");
     masksOf(kind);
+    this.#histogram?.add(hidden.values, 0, count * rows);
     if (second === null) return;
     load(1);
     this.#dots(product, { count, first, rows }, "up");

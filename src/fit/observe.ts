@@ -10,7 +10,7 @@ const RECORD_EVERY_MS = 3000;
 
 const OBSERVED_RECORD = "observed";
 
-/** Runs the text through the dense model, layer by layer, from where it got to. */
+/** Runs the text through the dense model, layer by layer, from where it got to; what of it is kept follows from what it is for. */
 export async function observe(
   crew: FitCrew,
   { folder, plan, sizes }: CalibrationJob,
@@ -18,7 +18,7 @@ export async function observe(
   progress: WorkProgress,
   signal?: AbortSignal,
 ): Promise<void> {
-  const { chunkLengths } = plan;
+  const { chunkLengths } = plan, kind = isMeasured(plan) ? "measure" : "observe";
   let known = (folder.readRecord(OBSERVED_RECORD) ?? { layer: 0, chunks: 0 }) as Observed;
   progress.observed(known);
   for (let { layer } = known; layer < sizes.numLayers; layer++) {
@@ -30,9 +30,9 @@ export async function observe(
     let recordedAt = performance.now();
     const from = known.layer === layer ? known.chunks : 0;
     const tasks = groupsOf(chunkLengths, from, positionsMax)
-      .map((group): FitTask => ({ kind: "observe", layer, ...group }));
+      .map((group): FitTask => ({ kind, layer, ...group }));
     await crew.run(tasks, (task) => {
-      const { firstChunk, chunkCount } = task as FitTask & { kind: "observe" };
+      const { firstChunk, chunkCount } = task as FitTask & { kind: typeof kind };
       const chunks = firstChunk + chunkCount;
       progress.observed({ layer, chunks });
       if (performance.now() - recordedAt < RECORD_EVERY_MS) return;
@@ -61,18 +61,25 @@ function groupsOf(chunkLengths: number[], from: number, positionsMax: number) {
 /** What was observed of a layer is on the disk before a record says so. */
 function syncObserved(
   folder: WorkFolder,
-  { tokens: rowCount }: FitPlan,
+  plan: FitPlan,
   { d, n }: FitSizes,
   layer: number,
 ): void {
-  const shapes: [string, number][] = [
+  const { tokens: rowCount } = plan;
+  const seen: [string, number][] = [
     [`layer-${layer}.inputs`, 2 * d],
     [`layer-${layer}.early`, 2 * d],
     [`layer-${layer}.active`, n / 8],
-    [`residual-${(layer + 1) % 2}`, 4 * d],
   ];
+  const residual: [string, number] = [`residual-${(layer + 1) % 2}`, 4 * d];
+  const shapes = isMeasured(plan) ? [residual] : [...seen, residual];
   for (const [name, rowByteLength] of shapes) {
     using table = folder.openTable(name, { rowByteLength, rowCount });
     table.sync();
   }
+}
+
+/** Activations are counted, in records, instead of kept. */
+function isMeasured({ identity }: FitPlan): boolean {
+  return identity.method === "magnitudes";
 }

@@ -44,6 +44,7 @@ export class WorkProgress {
 
   #fitWork(rank: number): number {
     const { identity, steps, batchSize } = this.#plan;
+    if (identity.method === "magnitudes") return 0;
     if (identity.method !== "trained") return 2000 * this.#perObservation;
     return steps * batchSize * trainFlops(this.#sizes, rank);
   }

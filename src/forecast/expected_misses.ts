@@ -13,15 +13,19 @@ export interface ListedLayer {
   curve: MissCurve | null;
   curveListed: number;
   policy: PolicyName;
+  /** Neurons are not hot or cold, as where hardly any is zero: what a token needs says little of the next one. Default false. */
+  isEven?: boolean;
 }
 
 /**
  * Neurons of a token that will not be in a slot, without an early look. Curves are of LRU; other policies keep more of what LRU loses
- * (`POLICY_GAIN`). Without a curve misses are taken to fall by a power of e with the share of slots, as in the paper.
+ * (`POLICY_GAIN`). Without a curve misses are taken to fall by a power of e with the share of slots, as in the paper;
+ * those of even neurons by that share itself.
  */
 export function expectedMisses(layer: ListedLayer): number {
-  const { listed, slots, neuronCount, curve, curveListed, policy } = layer;
+  const { listed, slots, neuronCount, curve, curveListed, policy, isEven = false } = layer;
   if (slots >= neuronCount || listed === 0) return 0;
+  if (isEven) return listed * (1 - slots / neuronCount);
   if (curve === null || curveListed === 0) {
     return listed * Math.exp(-UNKNOWN_MISS_DECAY * slots / neuronCount);
   }

@@ -1,6 +1,7 @@
 import { prepare } from "../open.ts";
 import type { Prepared } from "../open.ts";
 import type { OpenOptions } from "../open_options.ts";
+import type { Plan } from "../plan.ts";
 import type { Probe } from "../probe/probe_result.ts";
 import { residentBytes } from "../runtime.ts";
 import { forecast, isProbed, smallestMemory } from "./forecast.ts";
@@ -73,10 +74,14 @@ export class Planner {
     const { backend, readerCount, depth, laneCount, contextLength } = wishes;
     const readers = backend === "pread" ? `${readerCount}` : `${readerCount} x ${depth}`;
     return `${header.architecture}, ${numLayers} layers of ${hiddenSize}, ${header.quantization}; ` +
-      `ffn ${plan.mode}, context ${contextLength}, policy ${policy.name}, ` +
+      `ffn ${plan.mode}${leftOut(plan)}, context ${contextLength}, policy ${policy.name}, ` +
       `${laneCount} ${laneCount === 1 ? "lane" : "lanes"}, ${backend} ${readers}, gaps up to ` +
       `${(gapBytes / 1024).toFixed(0)} KiB${settings.isProbed ? " (by the probe)" : ""}`;
   }
+}
+
+function leftOut({ sparsity }: Plan): string {
+  return sparsity === null ? "" : ` (${(100 * sparsity).toFixed(0)} % left out)`;
 }
 
 const MEBIBYTE = 2 ** 20;

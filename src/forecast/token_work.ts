@@ -1,3 +1,4 @@
+import { isSparse } from "../activation.ts";
 import type { PolicyName } from "../cache/policies.ts";
 import { ticketCapacity } from "../flash/ticket.ts";
 import type { FlashHeader, PredictorLayer } from "../format/header.ts";
@@ -5,6 +6,7 @@ import { isReordered } from "../format/header.ts";
 import type { Quantization } from "../format/layout.ts";
 import { matrixByteLength } from "../format/layout.ts";
 import { PAGE_POSITIONS } from "../kv_page.ts";
+import { hasResidentRows } from "../pipeline/options.ts";
 import { BOUNCE_BYTES } from "../plan.ts";
 import type { Plan } from "../plan.ts";
 import { EARLY_FOUND, EARLY_USED, EARLY_VAIN, UNKNOWN_ACTIVE_SHARE } from "./engine_costs.ts";
@@ -84,19 +86,21 @@ function layerWork(header: FlashHeader, run: RunShape, layer: number): LayerWork
   const { hiddenSize: d, intermediateSize: n } = config, { mode } = plan;
   const predictor = header.predictors?.layers[layer];
   const { pages } = plan.shape, keyValueBytes = pages.byteLength / PAGE_POSITIONS * run.position;
-  const active = routedOf(config) * (predictor?.activeShare ?? UNKNOWN_ACTIVE_SHARE);
+  const active = routedOf(config) * activeShareOf(header, plan, predictor);
   const listed = {
     predicted: n * (predictor?.predictedShare ?? 0),
     exact: active,
+    magnitude: active,
     dense: n,
     routed: routedOf(config),
   }[mode];
-  const half = header.layers[layer].bundles.bundleByteLength / 2;
+  const hasRows = hasResidentRows(mode), { isGated } = config.ffn;
+  const part = header.layers[layer].bundles.bundleByteLength / (hasRows && isGated ? 3 : 2);
   const bundles = (kernel: "up" | "down", count: number): KernelWork => ({
     kernel,
     dtype: header.ffnQuantization,
     cols: d,
-    byteLength: count * half,
+    byteLength: count * part,
   });
   return {
     attention: [
@@ -104,12 +108,22 @@ function layerWork(header: FlashHeader, run: RunShape, layer: number): LayerWork
       { kernel: "attention", dtype: pages.kv, cols: d, byteLength: keyValueBytes },
     ],
     look: lookOf(header, run, predictor),
-    up: mode === "exact" ? [] : [bundles("up", listed)],
+    up: hasRows && !isGated ? [] : [bundles("up", listed)],
     down: [bundles("down", Math.min(active, listed))],
     listed,
     isResident: plan.residentLayers[layer],
     ...readsOf(header, run, layer, listed),
   };
+}
+
+/** Share of the neurons whose activation is not zero, or not taken as zero. */
+function activeShareOf(
+  { config }: FlashHeader,
+  { mode, sparsity }: Plan,
+  predictor: PredictorLayer | undefined,
+): number {
+  if (mode === "magnitude") return 1 - sparsity!;
+  return predictor?.activeShare ?? (isSparse(config) ? UNKNOWN_ACTIVE_SHARE : 1);
 }
 
 function lookOf(
@@ -121,7 +135,7 @@ function lookOf(
   if (plan.mode === "dense") return [];
   const router = config.experts ? [matvec("f16", config.experts.count, d)] : [];
   if (plan.mode === "routed") return router;
-  if (plan.mode === "exact" || !predictor) {
+  if (hasResidentRows(plan.mode) || !predictor) {
     return [...router, matvec(ffnQuantization, routedOf(config), d)];
   }
   if ("rank" in predictor) {
@@ -139,7 +153,9 @@ function readsOf(header: FlashHeader, run: RunShape, layer: number, listed: numb
   if (plan.mode === "dense") return { misses: 0, earlyStarted: 0, early: none, late: none };
   const curve = predictors?.missCurves[layer] ?? null;
   const curveListed = neuronCount * (predictors?.layers[layer].predictedShare ?? 0);
-  const misses = expectedMisses({ listed, slots, neuronCount, curve, curveListed, policy });
+  const isEven = !isSparse(config) && plan.mode !== "routed";
+  const layerList = { listed, slots, neuronCount, curve, curveListed, policy, isEven };
+  const misses = expectedMisses(layerList);
   const { readerCount } = plan.shape, tickets = ticketCapacity(neuronCount, readerCount);
   const room = Math.min(tickets.early * readerCount, slots / 2);
   const earlyStarted = hasEarlyLook ? Math.min(EARLY_FOUND * misses, EARLY_USED * room) : 0;

@@ -2,12 +2,14 @@ import { problemWithConfig } from "../../models/config.ts";
 import { residentTensors } from "../../models/tensors.ts";
 import { familyOf } from "../../models/registry.ts";
 import { ModelFileError } from "../errors.ts";
+import { problemWithMagnitudes } from "../magnitude_cuts.ts";
 import {
   type Extent,
   extentsOf,
   type FlashHeader,
   headerSchema,
   type LayerBundles,
+  type Magnitudes,
   type PredictorLayer,
   type Predictors,
   predictorTensors,
@@ -49,6 +51,7 @@ export function validateHeader(value: unknown, place: HeaderPlace): FlashHeader 
   checkTensors(header, place);
   checkLayers(header, place);
   if (header.predictors !== null) checkPredictors(header, header.predictors, place);
+  if (header.magnitudes) checkMagnitudes(header, header.magnitudes, place);
   checkExtents(extentsOf(header), place);
   return header;
 }
@@ -214,6 +217,33 @@ function checkRecallCurve({ recalls, shifts }: RecallCurve, place: HeaderPlace, 
     if (recalls[point] > recalls[point - 1] && shifts[point] >= shifts[point - 1]) continue;
     throw headerError(place, field, `point ${point} does not come after the one before`);
   }
+}
+
+/** Sparsities grow from point to point, and magnitudes do not fall. */
+function checkMagnitudes(
+  { config }: FlashHeader,
+  { sparsities, layers }: Magnitudes,
+  place: HeaderPlace,
+): void {
+  const problem = problemWithMagnitudes(config);
+  if (problem !== null) throw headerError(place, "magnitudes", problem);
+  if (layers.length !== config.numLayers) {
+    const found = `${layers.length} layers, expected ${config.numLayers}`;
+    throw headerError(place, "magnitudes.layers", found);
+  }
+  const checkOrder = (field: string, inOrder: (point: number) => boolean) => {
+    const point = sparsities.findIndex((_, point) => point > 0 && !inOrder(point));
+    if (point < 0) return;
+    throw headerError(place, field, `point ${point} does not come after the one before`);
+  };
+  checkOrder("magnitudes.sparsities", (k) => sparsities[k] > sparsities[k - 1]);
+  layers.forEach(({ cuts }, index) => {
+    const field = `magnitudes.layers.${index}.cuts`;
+    if (cuts.length !== sparsities.length) {
+      throw headerError(place, field, `${cuts.length} cuts, ${sparsities.length} sparsities`);
+    }
+    checkOrder(field, (k) => cuts[k] >= cuts[k - 1]);
+  });
 }
 
 /** Every section lies inside the file, and none shares a byte with another, with the header or with the prelude. */

@@ -109,6 +109,18 @@ const predictorsSchema = z.discriminatedUnion("kind", [
   }),
 ]);
 
+/** How large activations are, where hardly any is zero. */
+const magnitudesSchema = z.strictObject({
+  createdBy: text,
+  calibration: z.strictObject({ tokens: z.int().min(0), textName: text }),
+  /** Shares of the activations ... */
+  sparsities: z.array(z.number().gt(0).lt(1)).min(2).max(1024),
+  /** ... and of each layer the magnitudes below which they lie. */
+  layers: z.array(z.strictObject({
+    cuts: z.array(z.number().min(0).max(1e30)).min(2).max(1024),
+  })),
+});
+
 export const headerSchema = z.strictObject({
   architecture: text,
   /** Of resident matrices: embeddings, attention, output. */
@@ -120,6 +132,8 @@ export const headerSchema = z.strictObject({
   tensors: z.array(z.strictObject({ name: text, ...tensorRefShape })),
   layers: z.array(z.strictObject({ bundles: bundlesSchema })),
   predictors: predictorsSchema.nullable(),
+  /** Older files, and those of other models, have none. */
+  magnitudes: magnitudesSchema.optional(),
   provenance: z.strictObject({
     source: text,
     sourceFiles: z.array(z.strictObject({ name: text, byteLength: z.int().min(0) })).max(4096),
@@ -149,6 +163,7 @@ export type LowRankPredictorLayer = z.infer<typeof lowRankLayerSchema>;
 export type BitPlanesPredictorLayer = z.infer<typeof bitPlanesLayerSchema>;
 /** A layer's predictor, of the kind that all layers of a file have. */
 export type PredictorLayer = LowRankPredictorLayer | BitPlanesPredictorLayer;
+export type Magnitudes = z.infer<typeof magnitudesSchema>;
 export type RecallCurve = z.infer<typeof recallCurveSchema>;
 export type Provenance = FlashHeader["provenance"];
 export type Tokenizer = FlashHeader["tokenizer"];

@@ -4,12 +4,14 @@ import { FlashFile, type VerifyOptions, type VerifyResult } from "./flash_file.t
 import {
   extentsOf,
   type FlashHeader,
+  type Magnitudes,
   type PredictorLayer,
   type Predictors,
   PRELUDE_BYTES,
   type Provenance,
 } from "./header.ts";
 import { printable } from "../errors.ts";
+import { problemWithMagnitudes } from "../magnitude_cuts.ts";
 import type { Quantization } from "./layout.ts";
 
 /** Bytes of a `.flash` file by what they are for. `unused`: padding, and what updates left behind. */
@@ -41,6 +43,10 @@ export interface Inspection {
   readonly hasTokenizer: boolean;
   readonly predictors:
     | Omit<Predictors, "layers" | "missCurves"> & { readonly layers: readonly PredictorSummary[] }
+    | null;
+  /** How large activations are, where hardly any is zero; null where it was not measured. */
+  readonly magnitudes:
+    | Omit<Magnitudes, "sparsities" | "layers"> & { readonly sparsities: readonly [number, number] }
     | null;
   readonly provenance: Provenance;
   /** How often the header was written. */
@@ -80,6 +86,7 @@ export async function inspect(
       sizes.predictors,
     hasTokenizer: header.tokenizer !== null,
     predictors: summarize(header.predictors),
+    magnitudes: summarizeMagnitudes(header.magnitudes),
     provenance: header.provenance,
     generation: file.slot.generation,
     damagedHeader: file.damaged,
@@ -123,6 +130,7 @@ export function renderInspection(
     ["tokenizer", inspection.hasTokenizer ? "included" : "none"],
     ["made", printable(`${provenance.createdAt} by flashpipe ${provenance.flashpipeVersion}`)],
     ["predictors", renderPredictors(inspection)],
+    ...renderMagnitudes(inspection),
     ["checksums", renderChecksums(inspection.checksums)],
   );
   if (inspection.damagedHeader !== null) {
@@ -163,7 +171,10 @@ function summarize(predictors: FlashHeader["predictors"]): Inspection["predictor
   return { kind, createdBy, recallWanted, calibration, layers };
 }
 
-function renderPredictors({ predictors }: Inspection): string {
+function renderPredictors({ predictors, config }: Inspection): string {
+  if (predictors === null && problemWithMagnitudes(config) === null) {
+    return `none: ${config.ffn.activation} leaves hardly anything at zero`;
+  }
   if (predictors === null) return "none: run calibrate, or use the modes exact or dense";
   const { kind, recallWanted, calibration, layers } = predictors;
   const head = `${kind}, for recall ${percent(recallWanted)}, ` +
@@ -174,6 +185,21 @@ function renderPredictors({ predictors }: Inspection): string {
     }, predicted ${percent(predictedShare)}, active ${percent(activeShare)}`
   );
   return head + rows.join("");
+}
+
+function summarizeMagnitudes(magnitudes: Magnitudes | undefined): Inspection["magnitudes"] {
+  if (!magnitudes) return null;
+  const { sparsities, layers: _, ...rest } = magnitudes;
+  return { ...rest, sparsities: [sparsities[0], sparsities[sparsities.length - 1]] };
+}
+
+/** A line for models that may have magnitudes. */
+function renderMagnitudes({ magnitudes, config }: Inspection): [string, string][] {
+  if (problemWithMagnitudes(config) !== null) return [];
+  if (magnitudes === null) return [["magnitudes", "none: run calibrate for the mode magnitude"]];
+  const { sparsities: [least, most], calibration: { tokens, textName } } = magnitudes;
+  const range = `for sparsities of ${percent(least)} to ${percent(most)}`;
+  return [["magnitudes", `${range}, from ${tokens} tokens of ${printable(textName)}`]];
 }
 
 function sizeOf({ rank, bits }: Pick<PredictorSummary, "rank" | "bits">): string {

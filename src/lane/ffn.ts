@@ -1,6 +1,7 @@
 import { activationKinds } from "../activation.ts";
 import type { ActivationKinds } from "../activation.ts";
 import { PICKED_MIN } from "../arena.ts";
+import { hasResidentRows } from "../pipeline/options.ts";
 import { PassReader } from "../pipeline/pass_ring.ts";
 import { LANE } from "../pipeline/statistics.ts";
 import type { Step } from "../pipeline/step.ts";
@@ -84,7 +85,7 @@ export class Ffn {
   #computePass(layer: number, positions: number): void {
     const { options } = this.#seat;
     if (this.#pass.count > 0) {
-      if (options.mode === "exact") this.#takeActivations(layer, positions);
+      if (hasResidentRows(options.mode)) this.#takeActivations(layer, positions);
       else if (positions === 1) this.#computeUp(layer);
       else this.#computeUps(layer, positions);
       this.#seat.meet("the activations of a pass");
@@ -212,7 +213,7 @@ export class Ffn {
     return active;
   }
 
-  /** `exact` knows what decides already: activations, or gates. What is read of the neurons must be there. */
+  /** The look knows what decides already: activations, or gates. What is read of the neurons must be there. */
   #takeActivations(layer: number, positions: number): void {
     const { index, statistics } = this.#seat, { kernels, plan } = this.#arena, { strides } = plan;
     const { count, hitCount } = this.#pass;

@@ -5,6 +5,7 @@ import type { InputsPlan } from "../arena.ts";
 import { TILE_ROWS } from "../format/layout.ts";
 import type { BitPlanes } from "../predict/bit_planes_look.ts";
 import type { LowRank } from "../predict/low_rank_look.ts";
+import { hasResidentRows } from "../pipeline/options.ts";
 import type { Router } from "../predict/router_look.ts";
 import type { Sequence } from "../pipeline/sequence.ts";
 import type { LaneArena } from "./lane_arena.ts";
@@ -41,7 +42,7 @@ export class LateLook {
     const { clock, trace, options } = this.#seat;
     if (options.mode === "dense") return;
     const began = clock();
-    if (options.mode === "exact") this.#lookExactly(layer, positions);
+    if (hasResidentRows(options.mode)) this.#lookExactly(layer, positions);
     else this.#predict(layer, positions);
     this.#handIn();
     trace?.span("late look", began, clock(), layer);
@@ -166,7 +167,7 @@ export class LateLook {
     }
   }
 
-  /** Activations of all neurons, from the resident rows that decide; mask = those that are not zero. */
+  /** Activations of all neurons, from the resident rows that decide, small ones cut; mask = those that are not zero. */
   #lookExactly(layer: number, positions: number): void {
     const { predictor } = this.#seat.options.weights.layers[layer];
     const range = { first: 0, count: positions }, inputs = this.#arena.inputs(positions);
@@ -213,8 +214,9 @@ export class LateLook {
     { from, to }: Share,
     { prepared }: InputsPlan,
   ): void {
-    const { sizes, weights, ffnQuantization } = this.#seat.options;
+    const { sizes, weights, ffnQuantization, cuts } = this.#seat.options;
     const { gateBias, upBias } = weights.layers[layer], { first: kind, threshold } = this.#kinds;
+    const cut = cuts?.[layer] ?? 0;
     const { kernels, plan } = this.#arena, { strides } = plan;
     const { residentUp } = plan.layers[layer - plan.range.from];
     this.#arena.multiply(
@@ -227,7 +229,7 @@ export class LateLook {
     for (let position = first; position < first + count; position++) {
       const scores = plan.scores + position * strides.scores;
       const mask = plan.mask + position * strides.mask;
-      kernels.activeMask(scores, mask, from, to, kind, threshold);
+      kernels.activeMask(scores, mask, from, to, kind, threshold, cut);
     }
   }
 

@@ -9,14 +9,22 @@ import type { KernelModule } from "../kernels.ts";
 import type { LayerPredictor } from "../predict/layer_predictor.ts";
 import type { ControlShare } from "./control.ts";
 
-/** How the FFN may be computed: what the predictor names, the true active set, or all neurons. */
-export type FfnChoice = "predicted" | "exact" | "dense";
+/**
+ * How the FFN may be computed: what the predictor names, the true active set, those whose activation is not small (which approximates
+ * models that leave hardly anything at zero), or all neurons.
+ */
+export type FfnChoice = "predicted" | "exact" | "magnitude" | "dense";
 
 /** How it is computed; `routed`: the experts that a router chooses, which nobody else can. */
 export type FfnMode = FfnChoice | "routed";
 
-export const FFN_CHOICES: readonly FfnChoice[] = ["predicted", "exact", "dense"];
+export const FFN_CHOICES: readonly FfnChoice[] = ["predicted", "exact", "magnitude", "dense"];
 export const FFN_MODES: readonly FfnMode[] = [...FFN_CHOICES, "routed"];
+
+/** Whether the rows that decide stay in memory, gates or up rows, so that activations (or gates) are known before anything is read. */
+export function hasResidentRows(mode: FfnMode): boolean {
+  return mode === "exact" || mode === "magnitude";
+}
 
 /** Addresses of a matrix or vector and of its bias in the arena; 0 where the model has no bias. */
 export interface WeightPair {
@@ -101,11 +109,13 @@ export interface PipelineOptions {
   arenas: ArenaShare[];
   kernels: KernelModule;
   mode: FfnMode;
+  /** Of each layer: the magnitude below which an activation is taken as zero; null in all modes but `magnitude`. */
+  cuts: readonly number[] | null;
   /** What the model is. */
   sizes: ModelConfig;
   /** Of resident matrices. */
   quantization: Quantization;
-  /** Of the FFN: bundles, and the resident up projection of `exact`. */
+  /** Of the FFN: bundles, and the resident rows of `exact` and `magnitude`. */
   ffnQuantization: Quantization;
   contextLength: number;
   pages: PageShape;
@@ -122,7 +132,7 @@ export interface PipelineOptions {
   flash: {
     layers: LayerFlash[];
     strideBytes: number;
-    /** The part of a bundle that is read: all of it, or in `exact` what is behind the row that decides. */
+    /** The part of a bundle that is read: all of it, or what comes behind the resident row (`exact`, `magnitude`). */
     record: RecordShape;
     slotByteLength: number;
     readPlan: ReadPlanOptions;

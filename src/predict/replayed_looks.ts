@@ -30,6 +30,8 @@ export interface ReplayedLooksOptions {
   build?: KernelBuild;
   /** As in `open`: moves the thresholds. */
   recall?: number;
+  /** Of each layer: the magnitude below which an activation (with a gate: the gate's) is taken as zero, as in `magnitude`. */
+  cuts?: readonly number[];
   /** If the up projections of all layers take more than this, one is held at a time. */
   heldBytesMax?: number;
 }
@@ -83,6 +85,7 @@ export class ReplayedLooks {
   readonly #sizes: { d: number; n: number };
   readonly #config: ModelConfig;
   readonly #kinds: ActivationKinds;
+  readonly #cuts?: readonly number[];
   /** Matrices of a layer that tell its activations; none of experts whose activations are hardly ever zero. */
   readonly #matrixCount: number;
   readonly #ffnQuantization: FlashFile["header"]["ffnQuantization"];
@@ -103,7 +106,7 @@ export class ReplayedLooks {
    */
   constructor(
     file: FlashFile,
-    { build, recall, heldBytesMax = Infinity }: ReplayedLooksOptions = {},
+    { build, recall, cuts, heldBytesMax = Infinity }: ReplayedLooksOptions = {},
   ) {
     const { header } = file, { predictors, config, ffnQuantization } = header;
     const shifts = predictors && recallShifts(predictors, recall, file.path);
@@ -116,6 +119,7 @@ export class ReplayedLooks {
     this.#sizes = { d, n };
     this.#config = config;
     this.#kinds = activationKinds(config);
+    this.#cuts = cuts;
     this.#ffnQuantization = ffnQuantization;
     let next = STATICS_BYTE_LENGTH;
     const take = (byteLength: number) => {
@@ -271,10 +275,11 @@ export class ReplayedLooks {
     if (!this.isHeld && this.#upLayer !== layer) this.#loadUp(layer);
     this.#input.set(ffnInput);
     prepare(scratch.input, scratch.prepared, d);
+    const cut = this.#cuts?.[layer] ?? 0;
     let count = 0;
     for (const { from, to } of rows) {
       matvec(first, scratch.prepared, firstBias, activations, from, to, d);
-      count += kernels.activeMask(activations, active, from, to, kind, threshold);
+      count += kernels.activeMask(activations, active, from, to, kind, threshold, cut);
     }
     this.gates.set(this.active);
     if (times === null) return count;

@@ -3,6 +3,7 @@ import { documentsOf } from "../documents.ts";
 import { FlashFile } from "../format/flash_file.ts";
 import { isReordered } from "../format/header.ts";
 import { NeuronOrder } from "../format/neuron_order.ts";
+import { magnitudeCuts } from "../magnitude_cuts.ts";
 import { open } from "../open.ts";
 import type { OpenOptions } from "../open_options.ts";
 import { ReplayedLooks } from "../predict/replayed_looks.ts";
@@ -23,7 +24,7 @@ export interface RecordOptions {
   write: (bytes: Uint8Array) => void;
   onProgress?: (progress: { done: number; total: number }) => void;
   signal?: AbortSignal;
-  /** How the model is opened; no option changes what is recorded, but for `ffn`. */
+  /** How the model is opened; no option changes what is recorded, but for `ffn` and `sparsity`. */
   open?: OpenOptions;
 }
 
@@ -44,7 +45,9 @@ export async function recordTrace(options: RecordOptions): Promise<number> {
     observations: true,
     signal,
   });
-  const looks = new ReplayedLooks(file, { build: model.build });
+  const { ffn, sparsity } = options.open ?? {};
+  const cut = ffn === "magnitude" ? magnitudeCuts(file.header, sparsity, path) : undefined;
+  const looks = new ReplayedLooks(file, { build: model.build, cuts: cut?.cuts });
   const looksAhead = predictors !== null || model.plan.mode === "routed";
   const sets: SetName[] = looksAhead ? ["active", "predicted", "early"] : ["active"];
   const header = headerOf(file, { sets, mode: model.plan.mode, textName: options.textName });

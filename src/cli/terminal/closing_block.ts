@@ -41,6 +41,7 @@ export function renderClosing(closing: Closing): string {
   if (decode.drafted > 0) {
     lines.push(["drafts", `${decode.accepted} of ${decode.drafted} guessed tokens were right`]);
   }
+  if (statistics.sparsity !== null) lines.push(["ffn", approximation(statistics.sparsity)]);
   if (statistics.audit) lines.push(["audit", renderAudit(statistics.audit)]);
   lines.push(
     ["memory", `peak ${formatBytes(peakBytes)}; ${formatBytes(diskBytes)} read from disks in all`],
@@ -57,7 +58,8 @@ export function renderShort({ statistics, tokenCount }: Closing): string {
 }
 
 /** What lies in memory, said before the first token. */
-export function renderPlan({ bytes, slotCounts, shape, isResident, mode }: Plan): string {
+export function renderPlan(plan: Plan): string {
+  const { bytes, slotCounts, shape, isResident, mode, sparsity } = plan;
   const slotCount = slotCounts.reduce((sum, count) => sum + count, 0);
   const share = percent(slotCount / (slotCounts.length * shape.intermediateSize));
   const parts: [string, number][] = [
@@ -73,7 +75,13 @@ export function renderPlan({ bytes, slotCounts, shape, isResident, mode }: Plan)
     .map(([name, byteLength]) => `${name} ${number(byteLength / 2 ** 20)}`);
   const how = isResident ? ", all in memory: nothing is read" : "";
   return `memory    ${formatBytes(bytes.total)} planned\n          MiB: ${list.join(", ")}\n` +
-    `ffn       ${mode}${how}\n`;
+    `ffn       ${mode}${how}\n${sparsity === null ? "" : `          ${approximation(sparsity)}\n`}`;
+}
+
+/** What `magnitude` is not to be taken for. */
+function approximation(sparsity: number): string {
+  return `approximate: about ${percent(sparsity)} of the neurons are left out as small; ` +
+    "`eval` measures what that costs";
 }
 
 const ENDINGS: Record<string, string> = {
