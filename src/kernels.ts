@@ -12,7 +12,7 @@
  * the relaxed build depend on whether the runtime fuses multiply and add.
  */
 import fs from "node:fs";
-import type { Quantization } from "./format/layout.ts";
+import type { PrunableQuantization, Quantization } from "./format/layout.ts";
 import type { KvQuantization } from "./kv_page.ts";
 
 /** `relaxed` uses relaxed SIMD, `plain` does without. */
@@ -156,6 +156,29 @@ export interface Kernels {
       cols: number,
       scratch: number,
     ) => void
+  >;
+
+  /**
+   * Pruned bundles, which are stored without their zeros (docs/model_format.md): for j in [from, to), with k = order[j]
+   * (order 0: k = j), columns [colFrom, colTo) of the vector at `addresses[k] + offset`, as the other kernels read it, go
+   * to `target + (j - from) * stride`, whose address becomes `expanded[k]`. Reads up to 16 bytes behind the vector.
+   * Returns how many vectors that were.
+   */
+  expand: Record<
+    PrunableQuantization,
+    (
+      addresses: number,
+      order: number,
+      from: number,
+      to: number,
+      offset: number,
+      target: number,
+      stride: number,
+      expanded: number,
+      colFrom: number,
+      colTo: number,
+      cols: number,
+    ) => number
   >;
 
   /**
@@ -327,6 +350,18 @@ export interface Kernels {
     picked: number,
   ): number;
 
+  /**
+   * For k in [0, count): appends k to `picked` if `activations[k]` of any of the positions is not zero, whose activations
+   * are `stride` bytes apart. Returns how many were picked.
+   */
+  pickAny(
+    count: number,
+    activations: number,
+    stride: number,
+    positions: number,
+    picked: number,
+  ): number;
+
   /** Writes the numbers of the `wanted` largest of `count` f32 to `chosen`, u32, the largest first. */
   chooseExperts(scores: number, count: number, wanted: number, chosen: number): void;
 
@@ -392,6 +427,7 @@ export function instantiateKernels(
     matvec: { f32: e.matvecF32, f16: e.matvecF16, q8: e.matvecQ8, q4: e.matvecQ4 },
     up: { f32: e.upF32, f16: e.upF16, q8: e.upQ8, q4: e.upQ4 },
     down: { f32: e.downF32, f16: e.downF16, q8: e.downQ8, q4: e.downQ4 },
+    expand: { f16: e.expandF16, q8: e.expandQ8 },
     finishDown: {
       f32: e.finishDownF32,
       f16: e.finishDownF16,
@@ -425,6 +461,7 @@ export function instantiateKernels(
     gather: e.gather,
     pickNamed: e.pickNamed,
     pickActive: e.pickActive,
+    pickAny: e.pickAny,
     chooseExperts: e.chooseExperts,
     weighExperts: e.weighExperts,
     markExperts: e.markExperts,

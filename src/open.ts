@@ -177,6 +177,7 @@ function connect(
     sizes: header.config,
     quantization: header.quantization,
     ffnQuantization: header.ffnQuantization,
+    isPruned: shape.isPruned,
     contextLength: wishes.contextLength,
     pages: shape.pages,
     isPoolShared: plan.isPoolShared,

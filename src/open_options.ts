@@ -250,6 +250,11 @@ export function settle(
   if (options.unbundled && config.ffn.isGated) {
     throw new RangeError("Cannot read the parts of a bundle one by one where there is a gate");
   }
+  if (options.unbundled && header.ffnCapacities) {
+    throw new RangeError(
+      "Cannot read the parts of a bundle one by one as they are stored without zeros: pack with --keep-zeros",
+    );
+  }
   if (options.naive && mode !== "dense") {
     throw new RangeError(`Cannot be naive in ${mode}: it is of \`dense\` alone`);
   }

@@ -3,11 +3,17 @@ import { ticketCapacity } from "../flash/ticket.ts";
 import type { FlashHeader, PredictorLayer } from "../format/header.ts";
 import { isReordered } from "../format/header.ts";
 import type { Quantization } from "../format/layout.ts";
-import { matrixByteLength } from "../format/layout.ts";
+import { bundleByteLength, matrixByteLength } from "../format/layout.ts";
 import { PAGE_POSITIONS } from "../kv_page.ts";
 import { BOUNCE_BYTES } from "../plan.ts";
 import type { Plan } from "../plan.ts";
-import { EARLY_FOUND, EARLY_USED, EARLY_VAIN, UNKNOWN_ACTIVE_SHARE } from "./engine_costs.ts";
+import {
+  EARLY_FOUND,
+  EARLY_USED,
+  EARLY_VAIN,
+  PRUNED_COST,
+  UNKNOWN_ACTIVE_SHARE,
+} from "./engine_costs.ts";
 import { expectedMisses } from "./expected_misses.ts";
 import { expectedReads } from "./expected_reads.ts";
 import type { ExpectedReads } from "./expected_reads.ts";
@@ -91,7 +97,10 @@ function layerWork(header: FlashHeader, run: RunShape, layer: number): LayerWork
     dense: n,
     routed: routedOf(config),
   }[mode];
-  const half = header.layers[layer].bundles.bundleByteLength / 2;
+  // With its zeros: so they are computed with.
+  const { isGated } = config.ffn;
+  const half = bundleByteLength(header.ffnQuantization, d, isGated) / 2 *
+    (header.ffnCapacities ? PRUNED_COST : 1);
   const bundles = (kernel: "up" | "down", count: number): KernelWork => ({
     kernel,
     dtype: header.ffnQuantization,

@@ -1,5 +1,6 @@
 import { basename } from "node:path";
 import { setImmediate } from "node:timers/promises";
+import type { ModelConfig } from "../../models/config.ts";
 import type { Checkpoint } from "../checkpoint/checkpoint.ts";
 import { openModelSource } from "../checkpoint/model_source.ts";
 import type { ModelSource } from "../checkpoint/model_source.ts";
@@ -11,9 +12,10 @@ import { VERSION } from "../version.ts";
 import { type ByteSource, FileSource } from "./byte_source.ts";
 import { type FlashContent, type FlashPart, FlashWriter } from "./flash_writer.ts";
 import type { FlashHeader } from "./header.ts";
-import { problemWithNeurons } from "./layout.ts";
+import { isPrunable, problemWithNeurons } from "./layout.ts";
 import type { Quantization } from "./layout.ts";
 import { PartPacker } from "./part_packer.ts";
+import { chooseCapacities } from "./sparse_vectors.ts";
 
 export interface PackOptions {
   /**
@@ -30,6 +32,11 @@ export interface PackOptions {
   quant: Quantization;
   /** How the FFN's bundles are stored. */
   ffnQuant?: Quantization;
+  /**
+   * Keep the zeros of a pruned model's FFN. Else bundles of f16 and q8 are stored without them, if they are smaller by a tenth or
+   * more so; no result changes. Models of a hub keep theirs, as they would have to be fetched twice.
+   */
+  keepZeros?: boolean;
   onProgress?: (progress: PackProgress) => void;
   /** Aborting removes what was written; `pack` then rejects with the signal's reason. */
   signal?: AbortSignal;
@@ -48,7 +55,7 @@ export interface PackOptions {
 export interface PackProgress {
   readonly doneBytes: number;
   readonly totalBytes: number;
-  /** `embedTokens`, `layers.3.bundles`. */
+  /** `embedTokens`, `layers.3.bundles`; `layers.3.zeros` while a pruned model's zeros are counted, which has a total of its own. */
   readonly part: string;
 }
 
@@ -88,14 +95,6 @@ export async function pack(options: PackOptions): Promise<PackResult> {
   try {
     const problem = problemWithNeurons(ffnQuant, config);
     if (problem !== null) throw new UnsupportedModelError(`${options.source}: ${problem}`);
-    const content: FlashContent = {
-      architecture: family.modelType,
-      quantization: quant,
-      ffnQuantization: ffnQuant,
-      config,
-      tokenizer,
-      provenance: provenanceOf(options, model),
-    };
     const packer = new PartPacker({
       weights,
       names,
@@ -104,6 +103,18 @@ export async function pack(options: PackOptions): Promise<PackResult> {
       ffnQuantization: ffnQuant,
       stripBytesMax: options.stripBytesMax ?? STRIP_BYTES_MAX,
     });
+    const mayLeaveOut = isPrunable(ffnQuant) && !options.keepZeros && commit === null;
+    const capacities = mayLeaveOut ? await findCapacities(packer, config, options) : null;
+    if (capacities) packer.storeWithoutZeros(capacities);
+    const content: FlashContent = {
+      architecture: family.modelType,
+      quantization: quant,
+      ffnQuantization: ffnQuant,
+      ...(capacities ? { ffnCapacities: capacities } : {}),
+      config,
+      tokenizer,
+      provenance: provenanceOf(options, model),
+    };
     using _lock = commit === null ? null : new PackLock(options.target);
     const journal = commit === null ? null : new PackJournal(options.target, content, commit);
     using writer = new FlashWriter(options.target, content, { resume: journal?.parts });
@@ -117,6 +128,25 @@ export async function pack(options: PackOptions): Promise<PackResult> {
     return { path: options.target, byteLength, header, ignoredTensors: packer.ignoredTensors };
   } finally {
     weights.close();
+  }
+}
+
+/** Room for the numbers of a pruned model's bundles; null if they are stored with their zeros. */
+async function findCapacities(
+  packer: PartPacker,
+  { numLayers, hiddenSize, ffn: { isGated } }: ModelConfig,
+  { quant, ffnQuant: quantization = quant, signal, onProgress }: PackOptions,
+): Promise<number[] | null> {
+  if (!packer.looksPruned) return null;
+  const counting = packer.countStored();
+  for (;;) {
+    const { done, value } = counting.next();
+    if (done) {
+      return chooseCapacities({ quantization, hiddenSize, isGated, capacities: null }, value);
+    }
+    onProgress?.({ doneBytes: value, totalBytes: numLayers, part: `layers.${value}.zeros` });
+    await setImmediate();
+    signal?.throwIfAborted();
   }
 }
 

@@ -5,6 +5,7 @@ import type { PolicyChoice } from "../cache/policies.ts";
 import type { CachePolicy, PolicyShape } from "../cache/policy.ts";
 import { ReadPlan } from "../cache/read_plan.ts";
 import { ticketCapacity } from "../flash/ticket.ts";
+import { bundleByteLength } from "../format/layout.ts";
 import { NeuronOrder } from "../format/neuron_order.ts";
 import { GAP_BYTES } from "../open_options.ts";
 import { Control, PASS_COUNT } from "../pipeline/control.ts";
@@ -159,7 +160,14 @@ function missingOf(mask: Uint32Array, { cache }: LayerSlots, neurons: Int32Array
 
 /** The record that the traced lists make the engine read: whole bundles, or in `exact` the down columns. */
 function recordOfTrace({ header, listed }: NeuronTrace) {
-  return recordOf(header.quantization, header.hiddenSize, listed === "active");
+  const { quantization, hiddenSize, strideBytes } = header, isExact = listed === "active";
+  // A pruned model's vectors have no lengths of their own here: each is taken for half of a bundle.
+  if (strideBytes < bundleByteLength(quantization, hiddenSize)) {
+    const half = Math.ceil(strideBytes / 4) * 2, offset = isExact ? half : 0;
+    const byteLength = strideBytes - offset;
+    return { offset, byteLength, upOffset: 0, downOffset: isExact ? 0 : half };
+  }
+  return recordOf(quantization, hiddenSize, isExact);
 }
 
 /** The orders of the file that was traced; none where all neurons lie in the order of their numbers. */
