@@ -128,7 +128,7 @@ export interface ScratchPlan extends InputsPlan {
   attentionScratch: number;
   /** What sums of down columns need on their way: `downScratchByteLength`. */
   downScratch: number;
-  /** Where vectors of pruned bundles are expanded. */
+  /** Where vectors of pruned bundles are expanded for steps of several positions. */
   expansion: ExpansionPlan;
   /** f32[expertCount], u32[expertsPerToken]: shares of a position's experts, and those that are chosen. */
   shares: number;
@@ -141,7 +141,7 @@ export interface ExpansionPlan {
   addresses: number[];
   /** Where the vectors begin. */
   vectors: number[];
-  /** How many there are, 0 without pruned bundles, and bytes from one to the next. */
+  /** How many there are, and bytes from one to the next. */
   count: number;
   stride: number;
   /** u32[passNeuronsMax]: entries that are active. */
@@ -214,7 +214,6 @@ export interface AuditPlan {
   /** The FFN's input, prepared. */
   prepared: number;
   window: number;
-  expansion: ExpansionPlan;
 }
 
 /** Where a layer's own parts lie in its arena. */
@@ -383,18 +382,18 @@ export function planArena(shape: ArenaShape): ArenaPlan {
     attentionPrepared: take(shape.isParallel ? preparedByteLength(shape.colsMax) : 0),
   });
   const { isPruned } = shape, vectors = expansionShape(shape.ffnQuantization, d);
-  const expansion = (entries: number): ExpansionPlan => ({
-    addresses: each(2, () => take(isPruned ? 4 * entries : 0)),
-    vectors: each(2, () => take(isPruned ? vectors.count * vectors.stride : 0)),
-    active: take(isPruned ? 4 * entries : 0),
-    count: isPruned ? vectors.count : 0,
-    stride: vectors.stride,
+  const isExpanded = isPruned && isBatched, entries = isExpanded ? 4 * passNeuronsMax : 0;
+  const expansion = (): ExpansionPlan => ({
+    addresses: each(2, () => take(entries)),
+    vectors: each(2, () => take(isExpanded ? vectors.count * vectors.stride : 0)),
+    active: take(entries),
+    ...vectors,
   });
   const scratch = (): ScratchPlan => ({
     ...inputs(),
     attentionScratch: take(attentionByteLength(shape)),
     downScratch: take(downScratchByteLength(d)),
-    expansion: expansion(passNeuronsMax),
+    expansion: expansion(),
     shares: take(strides.experts),
     chosen: take(4 * shape.expertsPerToken),
   });
@@ -467,7 +466,6 @@ export function planArena(shape: ArenaShape): ArenaPlan {
       picked: take(4 * shape.audit.neuronsMax),
       prepared: take(preparedByteLength(d)),
       window: take(shape.audit.windowByteLength, 4096),
-      expansion: expansion(shape.audit.neuronsMax),
     },
   };
   const layers = each(layerCount, (i) => ({

@@ -57,7 +57,7 @@ function rangesOf(plan: ArenaPlan, shape: ArenaShape): Range[] {
     ),
   ];
   const expansion = (name: string, { addresses, vectors, active, count, stride }: ExpansionPlan) =>
-    shape.isPruned
+    shape.isPruned && isBatched
       ? [
         ...all(`${name} expanded`, addresses, 4 * passNeuronsMax),
         ...all(`${name} vectors`, vectors, count * stride),

@@ -22,7 +22,15 @@ import {
   storeSparse,
   takeVectors,
 } from "../src/format/sparse_vectors.ts";
-import { loadKernelModule } from "../src/kernels.ts";
+import {
+  accumulatorByteLength,
+  ACTIVATION,
+  bundleKernels,
+  downScratchByteLength,
+  loadKernelModule,
+  preparedByteLength,
+} from "../src/kernels.ts";
+import type { Kernels } from "../src/kernels.ts";
 import { open } from "../src/open.ts";
 import type { OpenOptions } from "../src/open.ts";
 import { ReplayedLooks } from "../src/predict/replayed_looks.ts";
@@ -45,7 +53,7 @@ const cases: fc.Arbitrary<Case> = fc.record({
   quantization: fc.constantFrom<PrunableQuantization>("f16", "q8"),
   hiddenSize: fc.integer({ min: 1, max: 12 }).map((blocks) => 32 * blocks),
   isGated: fc.boolean(),
-  count: fc.integer({ min: 1, max: 9 }),
+  count: fc.integer({ min: 1, max: 13 }),
   zeros: fc.constantFrom(0, 0.5, 0.75, 0.95, 1),
   room: fc.constantFrom(0, 2, 6),
   seed: fc.nat(),
@@ -158,6 +166,63 @@ for (const build of BUILDS) {
         });
       }),
       { numRuns: 80 },
+    );
+  });
+}
+
+/** Activations after `up`, and sums after `down`, of the first vector and of the last, from column `from` on. */
+function compute(
+  kernels: Kernels,
+  { form, count }: Case,
+  { bytes, isPruned, from, seed }: {
+    bytes: Uint8Array;
+    isPruned: boolean;
+    from: number;
+    seed: number;
+  },
+): Uint32Array[] {
+  const { quantization, hiddenSize: d } = form, random = seededRandom(seed);
+  const vectors = bundleVectors({ ...form, capacities: isPruned ? form.capacities : null });
+  const stride = vectors.reduce((sum, byteLength) => sum + byteLength, 0);
+  const arena = new KernelArena(), bundles = arena.reserve(bytes.length + 64, { offset: 2 });
+  bytesAt(bundles, bytes.length).set(bytes);
+  const addresses = arena.words(Array.from({ length: count }, (_, i) => bundles + i * stride));
+  const neurons = arena.words(Array.from({ length: count }, (_, i) => i));
+  const x = arena.floats(Float32Array.from({ length: d }, () => random() - 0.5));
+  const prepared = arena.reserve(preparedByteLength(d));
+  kernels.prepare[quantization](x, prepared, d);
+  const dots = arena.floats(new Float32Array(count));
+  const { up, down } = bundleKernels(kernels, { ffnQuantization: quantization, isPruned });
+  const { relu } = ACTIVATION;
+  const active = up(addresses, neurons, 0, 0, count, 0, prepared, 0, dots, d, relu, 0);
+  // Some are zero, and of very different sizes, so that there are several grids.
+  const activations = arena.floats(
+    Float32Array.from({ length: count }, () => random() < 0.3 ? 0 : 2 ** (30 * random() - 10)),
+  );
+  const accumulator = arena.bytes(new Uint8Array(accumulatorByteLength(quantization, d)));
+  const scratch = arena.reserve(downScratchByteLength(d)),
+    residual = arena.floats(new Float32Array(d));
+  const downOffset = stride - vectors[vectors.length - 1];
+  down(addresses, downOffset, activations, count, accumulator, from, d, d, scratch);
+  kernels.finishDown[quantization](accumulator, 0, residual, from, d, d);
+  arena.assertCanaries();
+  return [wordsAt(dots, count).slice(), wordsAt(residual, d).slice(), Uint32Array.of(active)];
+}
+
+for (const build of BUILDS) {
+  test(`upPruned() and downPruned() give the bits of up() and down(), ${build}`, () => {
+    const kernels = kernelsOf(build);
+    fc.assert(
+      fc.property(cases, fc.nat(), fc.nat(), (given, seed, a) => {
+        const from = 32 * (a % (given.form.hiddenSize / 32)), about = { from, seed };
+        const { bytes } = stored(given);
+        const found = compute(kernels, given, { bytes, isPruned: true, ...about });
+        const whole = { bytes: given.bundles, isPruned: false, ...about };
+        assert.deepEqual(found, compute(kernels, given, whole));
+        // Bitmaps with more bits than there are numbers harm nobody.
+        compute(kernels, given, { bytes: bytes.fill(0xff), isPruned: true, ...about });
+      }),
+      { numRuns: 60 },
     );
   });
 }

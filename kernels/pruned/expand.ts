@@ -1,5 +1,6 @@
 import { Neuron } from "../sparse/neuron";
 import { Touch } from "../sparse/touch";
+import { Bitmap } from "./bitmap";
 import { Positions } from "./positions";
 
 /**
@@ -13,8 +14,8 @@ import { Positions } from "./positions";
  * of q8 all scales. Up to 16 bytes behind what is stored are read, and a bitmap with more bits than there are numbers
  * reads what lies behind them. Returns how many vectors that were.
  *
- * It costs about as much as it would to expand in registers, as the vectors stay in the processor's first or second
- * cache; and the kernels that compute with them are those of other bundles, so that no bit differs.
+ * For several positions, which all compute with what was expanded once, by the kernels of other bundles. For one, kernels
+ * expand in registers: up_q8.ts and the like.
  */
 export function expandQ8(
   addresses: usize,
@@ -93,16 +94,4 @@ export function expandF16(
     }
   }
   return count;
-}
-
-class Bitmap {
-  /** Bits that are set in the first bytes, a multiple of 4. */
-  @inline
-  static count(bitmap: usize, byteLength: usize): usize {
-    let count: u32 = 0;
-    for (const end = bitmap + byteLength; bitmap < end; bitmap += 4) {
-      count += popcnt<u32>(load<u32>(bitmap));
-    }
-    return usize(count);
-  }
 }

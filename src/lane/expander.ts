@@ -1,5 +1,5 @@
 import type { ExpansionPlan } from "../arena.ts";
-import type { PrunableQuantization } from "../format/layout.ts";
+import type { PrunableQuantization, Quantization } from "../format/layout.ts";
 import type { Kernels } from "../kernels.ts";
 
 /** Entries [from, to) of an order of a list; 0: its own. */
@@ -9,18 +9,19 @@ export interface Entries {
   to: number;
 }
 
-/** Rows of a list's entries: u32 addresses, one an entry, to each of which `offset` is added. */
-export interface RowPlaces {
+/** Rows of a list's entries: u32 addresses, one an entry, to each of which `offset` is added; and the kernel that reads them. */
+export interface Rows {
   addresses: number;
   offset: number;
+  dots: Kernels["up"][Quantization];
 }
 
 /** Which of a thread's two places vectors are expanded to: rows of gates must stay beside up rows. */
 export type ExpansionPlace = 0 | 1;
 
 /**
- * Expands vectors of pruned bundles to a thread's own scratch, as many at a time as its plan has room for, so that the kernels which
- * compute with other bundles compute with these. Of several positions, all compute with what was expanded once.
+ * Expands vectors of pruned bundles to a lane's own scratch, as many at a time as its plan has room for, so that several positions
+ * compute with what was expanded once, by the kernels of other bundles. (For one position kernels expand in registers.)
  */
 export class Expander {
   readonly plan: ExpansionPlan;
@@ -49,11 +50,13 @@ export class Expander {
   }
 
   /** Rows of at most `plan.count` entries. They are there until the next call with this place. */
-  rows(addresses: number, entries: Entries, offset: number, place: ExpansionPlace): RowPlaces {
-    return this.columns(addresses, entries, { offset, place, from: 0, to: this.#hiddenSize });
+  rows(addresses: number, entries: Entries, offset: number, place: ExpansionPlace): Rows {
+    const range = { offset, place, from: 0, to: this.#hiddenSize };
+    const dots = this.#kernels.up[this.#quantization];
+    return { addresses: this.columns(addresses, entries, range), offset: 0, dots };
   }
 
-  /** The same, of columns [from, to) alone. */
+  /** The same, of columns [from, to) alone. Returns where addresses are. */
   columns(
     addresses: number,
     { order, from: first, to: end }: Entries,
@@ -63,11 +66,11 @@ export class Expander {
       from: number;
       to: number;
     },
-  ): RowPlaces {
+  ): number {
     const { vectors, stride, addresses: expanded } = this.plan, d = this.#hiddenSize;
     const target = vectors[place], found = expanded[place];
     const expand = this.#kernels.expand[this.#quantization];
     expand(addresses, order, first, end, offset, target, stride, found, from, to, d);
-    return { addresses: found, offset: 0 };
+    return found;
   }
 }

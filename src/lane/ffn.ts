@@ -1,11 +1,12 @@
 import { activationKinds } from "../activation.ts";
 import type { ActivationKinds } from "../activation.ts";
 import { PICKED_MIN } from "../arena.ts";
+import { bundleKernels } from "../kernels.ts";
 import { PassReader } from "../pipeline/pass_ring.ts";
 import { LANE } from "../pipeline/statistics.ts";
 import type { Step } from "../pipeline/step.ts";
 import { Expander } from "./expander.ts";
-import type { Entries, RowPlaces } from "./expander.ts";
+import type { Entries, Rows } from "./expander.ts";
 import { Joining } from "./joining.ts";
 import type { LaneArena } from "./lane_arena.ts";
 import { LateLook } from "./late_look.ts";
@@ -33,7 +34,9 @@ export class Ffn {
   readonly #kinds: ActivationKinds;
   /** Neurons of an expert; 0 without experts. */
   readonly #neuronsPerExpert: number;
-  /** Where bundles are stored without their zeros. */
+  /** The kernels that read bundles as they are stored. */
+  readonly #stored: ReturnType<typeof bundleKernels>;
+  /** Where bundles are stored without their zeros and steps may have several positions. */
   readonly #expander?: Expander;
   /** Entries that are computed together, at most. */
   readonly #group: number;
@@ -50,7 +53,9 @@ export class Ffn {
     this.#observer = observer;
     this.#joining = new Joining(seat, arena);
     const { experts, intermediateSize } = seat.options.sizes;
-    if (seat.options.isPruned) this.#expander = expanderOf(seat, arena);
+    this.#stored = bundleKernels(arena.kernels, seat.options);
+    const { isPruned, positionsMax } = seat.options;
+    if (isPruned && positionsMax > 1) this.#expander = expanderOf(seat, arena);
     this.#group = this.#expander?.plan.count ?? GROUP;
     this.#kinds = activationKinds(seat.options.sizes);
     this.#neuronsPerExpert = experts ? intermediateSize / experts.count : 0;
@@ -118,41 +123,51 @@ export class Ffn {
   #up(layer: number, from: number, to: number): number {
     if (from >= to) return 0;
     const { order, activations } = this.#pass.plan, { prepared } = this.#arena.scratch;
-    const isGated = this.#kinds.second !== null;
-    const step = isGated || this.#expander ? this.#group : to - from;
+    const first = this.#rowsAt(0);
+    if (this.#kinds.second === null) {
+      return this.#activate(layer, { order, from, to }, { x: prepared, y: activations, first });
+    }
+    const at = { x: prepared, y: activations, position: 0, first, ups: this.#upRows };
     let active = 0;
-    for (; from < to; from += step) {
-      const group = { order, from, to: Math.min(from + step, to) }, first = this.#firstRows(group);
-      active += isGated
-        ? this.#activateGated(layer, group, { x: prepared, y: activations, position: 0, first })
-        : this.#activate(layer, group, { x: prepared, y: activations, first });
+    for (; from < to; from += GROUP) {
+      const group = { order, from, to: Math.min(from + GROUP, to) };
+      active += this.#activateGated(layer, group, at);
     }
     return active;
   }
 
-  /** Rows that decide, of at most `#group` entries. */
-  #firstRows(entries: Entries): RowPlaces {
-    const { addresses } = this.#pass.plan;
-    return this.#expander?.rows(addresses, entries, 0, 0) ?? { addresses, offset: 0 };
+  /** Rows of the pass as they are stored. */
+  #rowsAt(offset: number): Rows {
+    return { addresses: this.#pass.plan.addresses, offset, dots: this.#stored.up };
   }
 
-  /** Up rows behind gates, of at most `#group` entries. */
-  #upRows(entries: Entries): RowPlaces {
+  /** Up rows behind gates. */
+  get #upRows(): Rows {
+    return this.#rowsAt(this.#seat.options.flash.record.upOffset);
+  }
+
+  /** Rows that decide, for several positions, of at most `#group` entries. */
+  #sharedFirstRows(entries: Entries): Rows {
+    const { addresses } = this.#pass.plan;
+    return this.#expander?.rows(addresses, entries, 0, 0) ?? this.#rowsAt(0);
+  }
+
+  /** Up rows behind gates, for several positions, of at most `#group` entries. */
+  #sharedUpRows(entries: Entries): Rows {
     const { addresses } = this.#pass.plan, { upOffset } = this.#seat.options.flash.record;
-    return this.#expander?.rows(addresses, entries, upOffset, 1) ?? { addresses, offset: upOffset };
+    return this.#expander?.rows(addresses, entries, upOffset, 1) ?? this.#upRows;
   }
 
   /** Activations of entries of the pass, from the row that decides. Returns how many are not zero. */
   #activate(
     layer: number,
     { order, from, to }: Entries,
-    { x, y, first: { addresses, offset } }: { x: number; y: number; first: RowPlaces },
+    { x, y, first: { addresses, offset, dots } }: { x: number; y: number; first: Rows },
   ): number {
-    const { sizes, weights, ffnQuantization } = this.#seat.options;
+    const { sizes, weights } = this.#seat.options;
     const { gateBias, upBias } = weights.layers[layer], { first, threshold, second } = this.#kinds;
     const { neurons } = this.#pass.plan, d = sizes.hiddenSize;
-    const dots = this.#arena.kernels.up[ffnQuantization],
-      bias = second === null ? upBias : gateBias;
+    const bias = second === null ? upBias : gateBias;
     return dots(addresses, neurons, order, from, to, offset, x, bias, y, d, first, threshold);
   }
 
@@ -160,27 +175,23 @@ export class Ffn {
   #activateGated(
     layer: number,
     entries: Entries,
-    at: { x: number; y: number; position: number; first: RowPlaces; ups?: RowPlaces },
+    at: { x: number; y: number; position: number; first: Rows; ups: Rows },
   ): number {
     this.#activate(layer, entries, at);
     return this.#multiplyUp(layer, entries, at);
   }
 
-  /**
-   * Gates that are not zero become their product with the up row's. Returns how many are still not zero. `ups`: up rows of all entries, where
-   * several positions share them.
-   */
+  /** Gates that are not zero become their product with the up row's. Returns how many are still not zero. */
   #multiplyUp(
     layer: number,
     { order, from, to }: Entries,
-    { x, y, position, ups }: { x: number; y: number; position: number; ups?: RowPlaces },
+    { x, y, position, ups }: { x: number; y: number; position: number; ups: Rows },
   ): number {
-    const { sizes, weights, ffnQuantization } = this.#seat.options;
+    const { sizes, weights } = this.#seat.options;
     const { kernels, picked } = this.#arena, { upBias } = weights.layers[layer];
     const { neurons } = this.#pass.plan;
     const count = kernels.pickActive(order, from, to, y, picked), d = sizes.hiddenSize;
-    const dots = kernels.up[ffnQuantization], kind = this.#kinds.second!;
-    const { addresses, offset } = ups ?? this.#upRows({ order: picked, from: 0, to: count });
+    const { addresses, offset, dots } = ups, kind = this.#kinds.second!;
     const active = dots(addresses, neurons, picked, 0, count, offset, x, upBias, y, d, kind, 0);
     const each = this.#neuronsPerExpert, { plan } = this.#arena;
     if (each > 0) { // Experts count as much as the router says.
@@ -215,9 +226,9 @@ export class Ffn {
     const { statistics, options: { mode } } = this.#seat, isAll = mode === "dense";
     const { kernels, plan, picked } = this.#arena, { strides } = plan;
     const { neurons, order, activations } = this.#pass.plan;
-    const { prepared } = this.#arena.inputs(positions), isGated = this.#kinds.second !== null;
-    const all = { order, from, to }, first = this.#firstRows(all);
-    const ups = isGated ? this.#upRows(all) : undefined;
+    const { prepared } = this.#arena.inputs(positions), all = { order, from, to };
+    const first = this.#sharedFirstRows(all);
+    const ups = this.#kinds.second === null ? null : this.#sharedUpRows(all);
     let active = 0;
     for (let position = 0; position < positions; position++) {
       const x = prepared + position * strides.prepared;
@@ -230,7 +241,7 @@ export class Ffn {
       };
       statistics[LANE.computed] += entries.to - entries.from;
       if (entries.from === entries.to) continue;
-      active += isGated
+      active += ups
         ? this.#activateGated(layer, entries, { x, y, position, first, ups })
         : this.#activate(layer, entries, { x, y, first });
     }
@@ -257,7 +268,7 @@ export class Ffn {
     const { prepared } = this.#arena.inputs(positions);
     for (let first = from; first < to; first += this.#group) {
       const entries = { order: 0, from: first, to: Math.min(first + this.#group, to) };
-      const ups = positions > 1 ? this.#upRows(entries) : undefined;
+      const ups = positions > 1 ? this.#sharedUpRows(entries) : this.#upRows;
       for (let position = 0; position < positions; position++) {
         const x = prepared + position * strides.prepared;
         const y = activations + position * strides.activations;
@@ -280,13 +291,12 @@ export class Ffn {
   /** Adds the down columns of active neurons, in the order of the pass, to this lane's part of the sums. */
   #computeDown(positions: number): void {
     const { clock, trace, columns, options } = this.#seat;
-    const { sizes, ffnQuantization, flash } = options;
-    const { kernels, scratch, plan: { accumulator, strides } } = this.#arena;
+    const { sizes, flash } = options, { scratch, plan: { accumulator, strides } } = this.#arena;
     const { addresses, activations } = this.#pass.plan, { count } = this.#pass;
     const { downOffset } = flash.record;
-    const down = kernels.down[ffnQuantization], { from, to } = columns, d = sizes.hiddenSize;
+    const { down } = this.#stored, { from, to } = columns, d = sizes.hiddenSize;
     const began = clock();
-    if (this.#expander) this.#addExpanded(this.#expander, positions);
+    if (this.#expander && positions > 1) this.#addExpanded(this.#expander, positions);
     else {
       for (let position = 0; position < positions; position++) {
         const a = activations + position * strides.activations;
@@ -310,7 +320,7 @@ export class Ffn {
     const all = kernels.pickAny(count, activations, stride, positions, order);
     for (let first = 0; first < all; first += this.#group) {
       const group = { order, from: first, to: Math.min(first + this.#group, all) };
-      const expanded = expander.columns(addresses, group, part).addresses;
+      const expanded = expander.columns(addresses, group, part);
       // Nobody adds what lies between those.
       const begin = active[first], length = active[group.to - 1] + 1 - begin;
       for (let position = 0; position < positions; position++) {
