@@ -8,18 +8,24 @@
  *   bun bench/kernels.ts ...
  */
 import process from "node:process";
+import { recordOf } from "../src/arena.ts";
 import {
   bundleByteLength,
+  type BundleForm,
   isBlocked,
+  isPrunable,
   matrixByteLength,
   type Quantization,
   QUANTIZATIONS,
   tileByteLength,
   vectorByteLength,
 } from "../src/format/layout.ts";
+import { storeRows } from "../src/format/quantize.ts";
+import { countStored, storeSparse } from "../src/format/sparse_vectors.ts";
 import {
   accumulatorByteLength,
   ACTIVATION,
+  bundleKernels,
   instantiateKernels,
   type KernelBuild,
   type Kernels,
@@ -40,6 +46,8 @@ export interface KernelBenchOptions {
   cols?: readonly number[];
   /** Hidden sizes of the sparse FFNs. */
   hiddenSizes?: readonly number[];
+  /** Shares of zeros in the bundles of pruned models, which are stored without them. */
+  zeros?: readonly number[];
   build?: KernelBuild;
   /** Default true: in pages of 2 MiB, where FFI reaches the system. */
   hugePages?: boolean;
@@ -88,6 +96,7 @@ export function benchKernels({
   rounds = 2,
   cols = [256],
   hiddenSizes = [256],
+  zeros = [0.75],
   build,
   hugePages = true,
   only = "",
@@ -103,6 +112,11 @@ export function benchKernels({
     ),
     ...hiddenSizes.flatMap((d) =>
       QUANTIZATIONS.map((q) => sparseEntry(kernels, memory, q, d, byteLength))
+    ),
+    ...hiddenSizes.flatMap((d) =>
+      QUANTIZATIONS.filter(isPrunable).flatMap((q) =>
+        zeros.map((share) => sparseEntry(kernels, memory, q, d, byteLength, share))
+      )
     ),
   ].filter((entry) => entry.name.includes(only));
   const reads: number[] = [];
@@ -218,15 +232,25 @@ function planesEntry(
   };
 }
 
-/** Layers of 4 d bundles each that fill the memory; in each round another 5 % of every layer fires, sorted. */
+/**
+ * Layers of 4 d bundles each that fill the memory; in each round another 5 % of every layer fires, sorted. With a share of
+ * `zeros` bundles are stored without them.
+ */
 function sparseEntry(
   kernels: Kernels,
   memory: WebAssembly.Memory,
   quantization: Quantization,
   hiddenSize: number,
   byteLength: number,
+  zeros?: number,
 ): Entry {
-  const stride = bundleByteLength(quantization, hiddenSize);
+  const pruned = zeros === undefined ? null : prunedBundles(quantization, hiddenSize, zeros);
+  const { capacities } = pruned?.form ?? { capacities: null };
+  const stride = bundleByteLength(quantization, hiddenSize, false, capacities);
+  const bundles = bundleKernels(kernels, {
+    ffnQuantization: quantization,
+    isPruned: pruned !== null,
+  });
   // As many as the table of addresses holds.
   const bundleCount = Math.min(Math.floor(byteLength / stride), 2 ** 21 / 4);
   const activeCount = Math.min(
@@ -238,16 +262,19 @@ function sparseEntry(
   const residual = accumulator + accumulatorByteLength(quantization, hiddenSize);
   const downScratch = residual + 4 * hiddenSize;
   const activations = LISTS + 2 ** 21 + 2 ** 20;
-  const downOffset = vectorByteLength(quantization, hiddenSize);
+  const { downOffset } = recordOf(quantization, hiddenSize, false, false, capacities);
   const listCount = Math.floor(bundleCount / activeCount);
   return {
-    name: `sparse ${quantization} ${hiddenSize}`,
+    name: pruned
+      ? `pruned ${quantization} ${hiddenSize} ${Math.round(100 * zeros!)}%`
+      : `sparse ${quantization} ${hiddenSize}`,
     byteLength: bundleCount * stride,
     bundleByteLength: stride,
     weights: null,
     prepare() {
       const scalesLength = isBlocked(quantization) ? hiddenSize / 16 : 0;
-      fillWeights(memory, quantization, downOffset, scalesLength, bundleCount * stride);
+      if (pruned) repeat(memory, pruned.bytes, bundleCount * stride);
+      else fillWeights(memory, quantization, downOffset, scalesLength, bundleCount * stride);
       new Float32Array(memory.buffer, VECTORS, hiddenSize).set(wave(hiddenSize));
       kernels.prepare[quantization](VECTORS, xp, hiddenSize);
       kernels.zero(accumulator, residual - accumulator + 4 * hiddenSize);
@@ -258,7 +285,7 @@ function sparseEntry(
     run() {
       for (let list = 0; list < listCount; list++) {
         const addresses = LISTS + list * activeCount * 4;
-        kernels.up[quantization](
+        bundles.up(
           addresses,
           0,
           0,
@@ -272,7 +299,7 @@ function sparseEntry(
           ACTIVATION.relu,
           0,
         );
-        kernels.down[quantization](
+        bundles.down(
           addresses,
           downOffset,
           activations + 4 * activeCount,
@@ -290,6 +317,38 @@ function sparseEntry(
     checksum: () =>
       checksum(memory, residual, hiddenSize) ^ checksum(memory, activations, activeCount),
   };
+}
+
+/** Some bundles of random numbers, of which a share is zero, as they are stored without those. */
+function prunedBundles(
+  quantization: Quantization,
+  hiddenSize: number,
+  zeros: number,
+): { form: BundleForm; bytes: Uint8Array } {
+  const count = 64, whole = { quantization, hiddenSize, isGated: false, capacities: null };
+  const next = generator(1), shape = { rows: 2 * count, cols: hiddenSize };
+  const values = Float32Array.from({ length: 2 * count * hiddenSize }, () => {
+    const isZero = 0.5 + next() / 2 < zeros;
+    return isZero ? 0 : next() * 0.1;
+  });
+  const bundles = new Uint8Array(2 * count * vectorByteLength(quantization, hiddenSize));
+  storeRows(quantization, values, shape, bundles);
+  const most = [0, 0];
+  countStored(whole, bundles, count, most);
+  const form = { ...whole, capacities: most.map((stored) => Math.ceil(stored / 2) * 2) };
+  const bytes = new Uint8Array(
+    count * bundleByteLength(quantization, hiddenSize, false, form.capacities),
+  );
+  storeSparse(form, bundles, count, bytes);
+  return { form, bytes };
+}
+
+/** Weights of `byteLength` bytes, these over and over. */
+function repeat(memory: WebAssembly.Memory, part: Uint8Array, byteLength: number): void {
+  const bytes = new Uint8Array(memory.buffer, WEIGHTS, byteLength);
+  for (let at = 0; at < byteLength; at += part.length) {
+    bytes.set(part.subarray(0, byteLength - at), at);
+  }
 }
 
 /**
@@ -381,7 +440,7 @@ function report(result: KernelBenchResult): string {
   const percent = (share: number | undefined) =>
     share === undefined || Number.isNaN(share) ? "" : `${Math.round(share * 100)} %`;
   return [
-    result.name.padEnd(18),
+    result.name.padEnd(20),
     result.gigabytesPerSecond.toFixed(1).padStart(6),
     percent(result.shareOfRead).padStart(8),
     percent(expected?.[1][runtime]).padStart(8),
@@ -420,6 +479,7 @@ export function main(args: string[]): void {
     rounds: Number(values.rounds),
     cols: values.cols.split(",").map(Number),
     hiddenSizes: [256, 768, 2048, 4096],
+    zeros: [0.6, 0.75, 0.9],
     build: values.plain ? "plain" : undefined,
     only: values.only,
     hugePages: !values["small-pages"],
@@ -427,7 +487,7 @@ export function main(args: string[]): void {
   if (values.json) console.log(JSON.stringify(results, null, 2));
   else {
     console.log(`${runtimeName()}, weights from DRAM, one core, medians`);
-    console.log("kernel               GB/s  of read    table weights/ns  ns/bundle   checksum");
+    console.log("kernel                 GB/s  of read    table weights/ns  ns/bundle   checksum");
     for (const result of results) console.log(report(result));
   }
 }

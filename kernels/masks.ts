@@ -124,3 +124,27 @@ export function pickActive(
   }
   return i32((at - picked) >> 2);
 }
+
+/**
+ * For 0 <= k < count: appends k to `picked` if `activations[k]` of any position is not zero; a position's begin `stride`
+ * bytes behind those of the one before. Returns how many.
+ */
+export function pickAny(
+  count: i32,
+  activations: usize,
+  stride: usize,
+  positions: i32,
+  picked: usize,
+): i32 {
+  let at = picked;
+  for (let k: usize = 0; k < usize(count); k++) {
+    let y = activations + (k << 2);
+    for (let position = 0; position < positions; position++, y += stride) {
+      if (load<f32>(y) == 0) continue;
+      store<u32>(at, u32(k));
+      at += 4;
+      break;
+    }
+  }
+  return i32((at - picked) >> 2);
+}

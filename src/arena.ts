@@ -1,7 +1,7 @@
 import { alignUp } from "./format/align.ts";
 import { SECTION_ALIGNMENT } from "./format/header.ts";
-import { matrixByteLength, TILE_ROWS, vectorByteLength } from "./format/layout.ts";
-import type { Quantization } from "./format/layout.ts";
+import { bundleVectors, matrixByteLength, TILE_ROWS, vectorByteLength } from "./format/layout.ts";
+import type { Capacities, Quantization } from "./format/layout.ts";
 import {
   accumulatorByteLength,
   downScratchByteLength,
@@ -97,6 +97,8 @@ export interface CommonShape {
   bounceByteLength: number;
   /** Whether up projections stay in memory (`exact`). */
   hasResidentUp: boolean;
+  /** Whether bundles are stored without their zeros, so that lanes expand them. */
+  isPruned: boolean;
   /** Rows of logits and of observations that may wait for the main thread: in the first arena. */
   logitsRows: number;
   observationRows: number;
@@ -133,9 +135,24 @@ export interface ScratchPlan extends InputsPlan {
   attentionScratch: number;
   /** What sums of down columns need on their way: `downScratchByteLength`. */
   downScratch: number;
+  /** Where vectors of pruned bundles are expanded for steps of several positions. */
+  expansion: ExpansionPlan;
   /** f32[expertCount], u32[expertsPerToken]: shares of a position's experts, and those that are chosen. */
   shares: number;
   chosen: number;
+}
+
+/** Places for vectors of pruned bundles as kernels read them: of rows that decide, or columns; and of up rows behind gates. */
+export interface ExpansionPlan {
+  /** u32[passNeuronsMax], two: of each entry of a pass, where its vector is. */
+  addresses: number[];
+  /** Where the vectors begin. */
+  vectors: number[];
+  /** How many there are, and bytes from one to the next. */
+  count: number;
+  stride: number;
+  /** u32[passNeuronsMax]: entries that are active. */
+  active: number;
 }
 
 /** Inputs of steps of several positions: all lanes share them, each fills rows of some positions. */
@@ -281,6 +298,25 @@ export const PICKED_MIN = 256;
 /** Steps of up to so many positions have an early look, and read what their lists name; longer ones stream. */
 export const EARLY_POSITIONS = 8;
 
+/** Vectors that a lane expands at once stay in a core's second cache. */
+const EXPANSION_BYTES = 256 * 1024;
+
+/** Kernels take them by fours, and ask memory for eight at once. */
+const EXPANDED_MIN = 8;
+
+/** Bytes behind a bundle that a kernel may read when it expands vectors. */
+export const EXPAND_BYTES_BEHIND = 64;
+
+/** How vectors of pruned bundles are expanded: a line apart, as rows a power of two apart would compete for the same places in a cache. */
+export function expansionShape(
+  quantization: Quantization,
+  hiddenSize: number,
+): Pick<ExpansionPlan, "count" | "stride"> {
+  const stride = alignUp(vectorByteLength(quantization, hiddenSize), 64) + 64;
+  const count = Math.floor(EXPANSION_BYTES / stride / EXPANDED_MIN) * EXPANDED_MIN;
+  return { stride, count: Math.min(PICKED_MIN, Math.max(EXPANDED_MIN, count)) };
+}
+
 /** Rows padded to whole tiles. */
 export function paddedRows(rows: number): number {
   return alignUp(rows, TILE_ROWS);
@@ -352,10 +388,19 @@ export function planArena(shape: ArenaShape): ArenaPlan {
     lowRankPrepared: take(preparedByteLength(Math.max(rankMax, 32))),
     attentionPrepared: take(shape.isParallel ? preparedByteLength(shape.colsMax) : 0),
   });
+  const { isPruned } = shape, vectors = expansionShape(shape.ffnQuantization, d);
+  const isExpanded = isPruned && isBatched, entries = isExpanded ? 4 * passNeuronsMax : 0;
+  const expansion = (): ExpansionPlan => ({
+    addresses: each(2, () => take(entries)),
+    vectors: each(2, () => take(isExpanded ? vectors.count * vectors.stride : 0)),
+    active: take(entries),
+    ...vectors,
+  });
   const scratch = (): ScratchPlan => ({
     ...inputs(),
     attentionScratch: take(attentionByteLength(shape)),
     downScratch: take(downScratchByteLength(d)),
+    expansion: expansion(),
     shares: take(strides.experts),
     chosen: take(4 * shape.expertsPerToken),
   });
@@ -436,7 +481,8 @@ export function planArena(shape: ArenaShape): ArenaPlan {
     slots: take(shape.poolByteLengths[i], 4096),
     poolByteLength: shape.poolByteLengths[i],
   }));
-  return { ...plan, layers, byteLength: alignUp(next, 65536) };
+  const end = next + (isPruned ? EXPAND_BYTES_BEHIND : 0);
+  return { ...plan, layers, byteLength: alignUp(end, 65536) };
 }
 
 /** What is observed of a token: per layer its input and the normed FFN input, f32[hiddenSize] each. */
@@ -476,13 +522,15 @@ export function recordOf(
   hiddenSize: number,
   isFirstResident: boolean,
   isGated = false,
+  capacities: Capacities = null,
 ): RecordShape {
-  const vector = vectorByteLength(quantization, hiddenSize), vectors = isGated ? 3 : 2;
-  const left = isFirstResident ? 1 : 0, read = vectors - left;
+  const vectors = bundleVectors({ quantization, hiddenSize, isGated, capacities });
+  const offset = isFirstResident ? vectors[0] : 0;
+  const byteLength = vectors.reduce((sum, vector) => sum + vector, -offset);
   return {
-    offset: left * vector,
-    byteLength: read * vector,
-    upOffset: (isGated ? 1 - left : 0) * vector,
-    downOffset: (read - 1) * vector,
+    offset,
+    byteLength,
+    upOffset: isGated && !isFirstResident ? vectors[0] : 0,
+    downOffset: byteLength - vectors[vectors.length - 1],
   };
 }

@@ -12,7 +12,8 @@
  * the relaxed build depend on whether the runtime fuses multiply and add.
  */
 import fs from "node:fs";
-import type { Quantization } from "./format/layout.ts";
+import { isPrunable } from "./format/layout.ts";
+import type { PrunableQuantization, Quantization } from "./format/layout.ts";
 import type { KvQuantization } from "./kv_page.ts";
 
 /** `relaxed` uses relaxed SIMD, `plain` does without. */
@@ -156,6 +157,36 @@ export interface Kernels {
       cols: number,
       scratch: number,
     ) => void
+  >;
+
+  /**
+   * `up` and `down` of pruned bundles, which are stored without their zeros (docs/model_format.md): the same bits. They
+   * read up to 16 bytes behind a vector.
+   */
+  upPruned: Record<PrunableQuantization, Kernels["up"][Quantization]>;
+  downPruned: Record<PrunableQuantization, Kernels["down"][Quantization]>;
+
+  /**
+   * Pruned bundles for several positions: for j in [from, to), with k = order[j]
+   * (order 0: k = j), columns [colFrom, colTo) of the vector at `addresses[k] + offset`, as the other kernels read it, go
+   * to `target + (j - from) * stride`, whose address becomes `expanded[k]`. Reads up to 16 bytes behind the vector.
+   * Returns how many vectors that were.
+   */
+  expand: Record<
+    PrunableQuantization,
+    (
+      addresses: number,
+      order: number,
+      from: number,
+      to: number,
+      offset: number,
+      target: number,
+      stride: number,
+      expanded: number,
+      colFrom: number,
+      colTo: number,
+      cols: number,
+    ) => number
   >;
 
   /**
@@ -334,6 +365,18 @@ export interface Kernels {
     picked: number,
   ): number;
 
+  /**
+   * For k in [0, count): appends k to `picked` if `activations[k]` of any of the positions is not zero, whose activations
+   * are `stride` bytes apart. Returns how many were picked.
+   */
+  pickAny(
+    count: number,
+    activations: number,
+    stride: number,
+    positions: number,
+    picked: number,
+  ): number;
+
   /** Writes the numbers of the `wanted` largest of `count` f32 to `chosen`, u32, the largest first. */
   chooseExperts(scores: number, count: number, wanted: number, chosen: number): void;
 
@@ -375,6 +418,17 @@ export interface Kernels {
   fold(address: number, byteLength: number): number;
 }
 
+/** The kernels that read bundles as they are stored. */
+export function bundleKernels(
+  kernels: Kernels,
+  { ffnQuantization: quantization, isPruned }: { ffnQuantization: Quantization; isPruned: boolean },
+): { up: Kernels["up"][Quantization]; down: Kernels["down"][Quantization] } {
+  if (isPruned && isPrunable(quantization)) {
+    return { up: kernels.upPruned[quantization], down: kernels.downPruned[quantization] };
+  }
+  return { up: kernels.up[quantization], down: kernels.down[quantization] };
+}
+
 /**
  * Reads and compiles the kernels.
  *
@@ -399,6 +453,9 @@ export function instantiateKernels(
     matvec: { f32: e.matvecF32, f16: e.matvecF16, q8: e.matvecQ8, q4: e.matvecQ4 },
     up: { f32: e.upF32, f16: e.upF16, q8: e.upQ8, q4: e.upQ4 },
     down: { f32: e.downF32, f16: e.downF16, q8: e.downQ8, q4: e.downQ4 },
+    upPruned: { f16: e.upPrunedF16, q8: e.upPrunedQ8 },
+    downPruned: { f16: e.downPrunedF16, q8: e.downPrunedQ8 },
+    expand: { f16: e.expandF16, q8: e.expandQ8 },
     finishDown: {
       f32: e.finishDownF32,
       f16: e.finishDownF16,
@@ -433,6 +490,7 @@ export function instantiateKernels(
     gather: e.gather,
     pickNamed: e.pickNamed,
     pickActive: e.pickActive,
+    pickAny: e.pickAny,
     chooseExperts: e.chooseExperts,
     weighExperts: e.weighExperts,
     markExperts: e.markExperts,

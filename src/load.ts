@@ -5,10 +5,11 @@ import type { FlashDisk } from "./flash/disk.ts";
 import { ModelFileError } from "./errors.ts";
 import { alignUp } from "./format/align.ts";
 import type { FlashHeader, StoredTensor } from "./format/header.ts";
-import { predictorTensors, SECTION_ALIGNMENT } from "./format/header.ts";
+import { bundleFormOf, predictorTensors, SECTION_ALIGNMENT } from "./format/header.ts";
 import { matrixByteLength, vectorByteLength } from "./format/layout.ts";
 import { NeuronOrder } from "./format/neuron_order.ts";
 import { tileRows } from "./format/quantize.ts";
+import { takeVectors } from "./format/sparse_vectors.ts";
 import type { LayerWeights, ModelWeights } from "./pipeline/options.ts";
 import type { LayerPlan, Section } from "./arena.ts";
 import type { Plan } from "./plan.ts";
@@ -154,18 +155,15 @@ class Loader {
 
   /** Takes the up rows out of the bundles and tiles them as a matrix, for `exact`. */
   async loadUp(header: FlashHeader, plan: Plan, layer: number, step: Step): Promise<void> {
-    const { ffnQuantization, config } = header;
+    const { ffnQuantization, config } = header, form = bundleFormOf(header);
     const cols = config.hiddenSize;
     const rowBytes = vectorByteLength(ffnQuantization, cols);
-    const stride = header.layers[layer].bundles.bundleByteLength;
     const { arena, layerPlan } = layerPlaceOf(plan, layer), at = layerPlan.residentUp;
     const matrixBytes = matrixByteLength(ffnQuantization, config.intermediateSize, cols);
     const tiles = this.#arenas[arena].subarray(at, at + matrixBytes);
     await this.#eachRun(header, layer, step, (run, neurons) => {
       const count = neurons.length, rows = this.#rowsOf(count * rowBytes);
-      for (let i = 0; i < count; i++) {
-        rows.set(run.subarray(i * stride, i * stride + rowBytes), i * rowBytes);
-      }
+      takeVectors(form, run, { vector: 0, count }, rows);
       tileRows(ffnQuantization, rows, { rows: count, cols }, tiles, neurons);
     });
   }

@@ -19,7 +19,6 @@ import type { OpenOptions, Settings, SettleWith } from "./open_options.ts";
 import { Control } from "./pipeline/control.ts";
 import { Crew } from "./pipeline/crew.ts";
 import type { CrewMember } from "./pipeline/crew.ts";
-import { hasResidentRows } from "./pipeline/options.ts";
 import type { LayerFlash, PipelineOptions, RereadPiece } from "./pipeline/options.ts";
 import { RequestBuffer } from "./pipeline/request.ts";
 import { createTraceBuffer } from "./pipeline/trace.ts";
@@ -186,6 +185,7 @@ function connect(
     sizes: header.config,
     quantization: header.quantization,
     ffnQuantization: header.ffnQuantization,
+    isPruned: shape.isPruned,
     contextLength: wishes.contextLength,
     pages: shape.pages,
     isPoolShared: plan.isPoolShared,

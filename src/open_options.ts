@@ -268,6 +268,11 @@ export function settle(
     throw new RangeError(`Cannot set a sparsity in ${mode}: it is of \`magnitude\` alone`);
   }
   const cut = mode === "magnitude" ? magnitudeCuts(header, options.sparsity, path) : null;
+  if (options.unbundled && header.ffnCapacities) {
+    throw new RangeError(
+      "Cannot read the parts of a bundle one by one as they are stored without zeros: pack with --keep-zeros",
+    );
+  }
   if (options.naive && mode !== "dense") {
     throw new RangeError(`Cannot be naive in ${mode}: it is of \`dense\` alone`);
   }

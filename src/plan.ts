@@ -18,6 +18,7 @@ import type { ReaderBackend } from "./flash/reader_options.ts";
 import type { DiskFacts } from "./flash/bypass.ts";
 import type { FlashHeader } from "./format/header.ts";
 import {
+  bundleFormOf,
   extentsOf,
   isScattered,
   predictorTensors,
@@ -204,7 +205,8 @@ function planWith(
   const { config, ffnQuantization } = header;
   const { intermediateSize: n, numLayers, hiddenSize } = config;
   const hasResidentUp = hasResidentRows(wishes.mode);
-  const record = recordOf(ffnQuantization, hiddenSize, hasResidentUp, config.ffn.isGated);
+  const { capacities, isGated } = bundleFormOf(header);
+  const record = recordOf(ffnQuantization, hiddenSize, hasResidentUp, isGated, capacities);
   const strideBytes = header.layers[0].bundles.bundleByteLength;
   const isResident = slotTotal >= n * numLayers;
   const neuronsPerRead = Math.max(1, Math.floor(STAGING_CHUNK_BYTES / strideBytes));
@@ -249,6 +251,7 @@ function planWith(
     rankMax: rankMaxOf(header.predictors),
     bounceByteLength: wishes.depth * BOUNCE_BYTES,
     hasResidentUp,
+    isPruned: capacities !== null,
     logitsRows: wishes.logitsRows,
     observationRows: wishes.observationRows,
     audit: auditSample ? auditShape(auditSample, strideBytes) : undefined,

@@ -12,7 +12,13 @@ import {
   recordOf,
   slotByteLength,
 } from "../src/arena.ts";
-import type { ArenaPlan, ArenaShape, InputsPlan, ScratchPlan } from "../src/arena.ts";
+import type {
+  ArenaPlan,
+  ArenaShape,
+  ExpansionPlan,
+  InputsPlan,
+  ScratchPlan,
+} from "../src/arena.ts";
 import { KV_QUANTIZATIONS } from "../src/kv_page.ts";
 import { bundleByteLength, matrixByteLength, QUANTIZATIONS } from "../src/format/layout.ts";
 import {
@@ -50,10 +56,19 @@ function rangesOf(plan: ArenaPlan, shape: ArenaShape): Range[] {
       shape.isParallel ? rows * preparedByteLength(colsMax) : 0,
     ),
   ];
+  const expansion = (name: string, { addresses, vectors, active, count, stride }: ExpansionPlan) =>
+    shape.isPruned && isBatched
+      ? [
+        ...all(`${name} expanded`, addresses, 4 * passNeuronsMax),
+        ...all(`${name} vectors`, vectors, count * stride),
+        one(`${name} active`, active, 4 * passNeuronsMax),
+      ]
+      : [];
   const scratch = (name: string, plan: ScratchPlan) => [
     ...inputs(name, plan, 1),
     one(`${name} attentionScratch`, plan.attentionScratch, attentionByteLength(shape)),
     one(`${name} downScratch`, plan.downScratch, downScratchByteLength(d)),
+    ...expansion(name, plan.expansion),
   ];
   const pass = (name: string, { activations, ...arrays }: ArenaPlan["passes"][number]) => [
     ...Object.entries(arrays).map(([array, at]) => one(`${name} ${array}`, at, 4 * passNeuronsMax)),
@@ -167,6 +182,7 @@ const shapes: fc.Arbitrary<ArenaShape> = fc.integer({ min: 1, max: 5 }).chain((n
       { maxLength: 2 },
     ),
     hasResidentUp: fc.boolean(),
+    isPruned: fc.boolean(),
     logitsRows: fc.integer({ min: 1, max: 4 }),
     observationRows: fc.constantFrom(0, 8),
   })

@@ -17,6 +17,8 @@ test("benchKernels() measures each form with small parameters", () => {
     "sparse f16 256",
     "sparse q8 256",
     "sparse q4 256",
+    "pruned f16 256 75%",
+    "pruned q8 256 75%",
   ]);
   for (const result of results) assert(result.gigabytesPerSecond > 0, result.name);
   // What is computed does not depend on time or place.

@@ -64,7 +64,7 @@ export function downQ8(
 }
 
 /** Adding neurons that wait for one grid. */
-class Columns {
+export class Columns {
   /** Eight neurons, and then none waits. */
   static addEight(
     accumulator: usize,

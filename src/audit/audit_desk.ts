@@ -1,7 +1,7 @@
 import { activationKinds } from "../activation.ts";
 import type { ActivationKinds } from "../activation.ts";
 import type { AuditPlan } from "../arena.ts";
-import { instantiateKernels, preparedByteLength } from "../kernels.ts";
+import { bundleKernels, instantiateKernels, preparedByteLength } from "../kernels.ts";
 import type { Kernels } from "../kernels.ts";
 import type { ArenaShare, PipelineOptions } from "../pipeline/options.ts";
 
@@ -50,10 +50,10 @@ export class AuditDesk {
 
   /** Activations of the first `count` neurons that were sampled of a layer, from the input as it is, or as it was kept. */
   compute(layer: number, count: number, input: "present" | "kept"): void {
-    const { sizes, weights, ffnQuantization, flash } = this.#options;
+    const { sizes, weights, flash } = this.#options;
     const { addresses, neurons, activations, picked, prepared: kept } = this.plan;
     const prepared = input === "kept" ? kept : this.#prepared;
-    const dots = this.#kernels.up[ffnQuantization], d = sizes.hiddenSize;
+    const dots = bundleKernels(this.#kernels, this.#options).up, d = sizes.hiddenSize;
     const { gateBias, upBias } = weights.layers[layer], { first, second, threshold } = this.#kinds;
     const bias = second === null ? upBias : gateBias, y = activations;
     dots(addresses, neurons, 0, 0, count, 0, prepared, bias, y, d, first, threshold);

@@ -40,6 +40,10 @@ export function packCommand(): Command {
       new Option("--ffn-quant <kind>", "how the FFN's bundles are stored, if otherwise")
         .choices([...QUANTIZATIONS]),
     )
+    .option(
+      "--keep-zeros",
+      "keep the zeros of a pruned model's FFN: faster in memory, more to read",
+    )
     .option("--config <file>", "a config.json in place of the source's own")
     .option("--force", "replace OUT if it exists")
     .addHelpText("after", AFTER_HELP)
@@ -49,6 +53,7 @@ export function packCommand(): Command {
 interface PackFlags {
   quant: Quantization;
   ffnQuant?: Quantization;
+  keepZeros?: boolean;
   config?: string;
   force?: boolean;
 }
@@ -56,7 +61,7 @@ interface PackFlags {
 async function packModel(
   source: string,
   target: string,
-  { quant, ffnQuant = quant, config, force = false }: PackFlags,
+  { quant, ffnQuant = quant, keepZeros, config, force = false }: PackFlags,
 ): Promise<void> {
   // Loaded here, as readers of every format are large, and other commands start faster without them.
   const { isGguf } = await import("../checkpoint/model_source.ts");
@@ -79,22 +84,24 @@ async function packModel(
     target,
     quant,
     ffnQuant,
+    keepZeros,
     configPath: config,
     hub: isHubAddress(source)
       ? { endpoint: process.env.HF_ENDPOINT, token: process.env.HF_TOKEN }
       : undefined,
     signal: interrupt.signal,
     // From a hub it is the way here that takes time.
-    onProgress: ({ fetched, ...written }) => {
+    onProgress: ({ fetched, part, ...written }) => {
       const { doneBytes: done, totalBytes: total } = fetched ?? written;
-      progress.update("packing", { done, total });
+      progress.update(part.endsWith(".zeros") ? "counting zeros" : "packing", { done, total });
     },
   });
   progress.stop();
   const ignored = ignoredTensors.length > 0
     ? `Tensors without use: ${printable(ignoredTensors.join(", "))}\n`
     : "";
-  const form = ffnQuant === quant ? quant : `${quant}, bundles as ${ffnQuant}`;
+  const kind = ffnQuant === quant ? quant : `${quant}, bundles as ${ffnQuant}`;
+  const form = header.ffnCapacities ? `${kind}, bundles without their zeros` : kind;
   process.stderr.write(
     `${target}: ${formatBytes(byteLength)}, ${header.config.numLayers} layers as ${form}\n` +
       `${ignored}${nextOf(target, header)}\n`,

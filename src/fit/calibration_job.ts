@@ -4,11 +4,10 @@ import { isSparse } from "../activation.ts";
 import { FlashFile } from "../format/flash_file.ts";
 import { PLANE_BITS_MAX } from "../format/header.ts";
 import type { FlashHeader } from "../format/header.ts";
-import { vectorByteLength } from "../format/layout.ts";
+import { bundleByteLength, vectorByteLength } from "../format/layout.ts";
 import { encodeHeader } from "../format/prelude.ts";
 import type { KernelModule } from "../kernels.ts";
 import { problemWithMagnitudes } from "../magnitude_cuts.ts";
-import { ffnByteLength } from "../plan.ts";
 import { runtimeName } from "../runtime.ts";
 import { TextCodec } from "../text_stream.ts";
 import { VERSION } from "../version.ts";
@@ -220,8 +219,11 @@ function makePlan(
 
 /** Bytes for predictors: a share of what the FFN takes in f16, whatever it is stored as. */
 function byteLimitOf({ header }: FlashFile, share: number): number {
-  const { ffnQuantization, config } = header;
-  const perBundle = 2 * vectorByteLength(ffnQuantization, config.hiddenSize);
-  const perBundleF16 = 4 * config.hiddenSize;
-  return Math.floor(share * ffnByteLength(header) / perBundle * perBundleF16);
+  const { ffnQuantization, config } = header, { hiddenSize, intermediateSize, numLayers } = config;
+  const perBundle = 2 * vectorByteLength(ffnQuantization, hiddenSize);
+  const perBundleF16 = 4 * hiddenSize;
+  // With its zeros, whether they are stored or not.
+  const ffnBytes = numLayers * intermediateSize *
+    bundleByteLength(ffnQuantization, hiddenSize, config.ffn.isGated);
+  return Math.floor(share * ffnBytes / perBundle * perBundleF16);
 }

@@ -1,6 +1,9 @@
 import type { MissCurve } from "../cache/miss_curve.ts";
 import { FlashFile } from "../format/flash_file.ts";
+import { bundleFormOf } from "../format/header.ts";
+import { vectorByteLength } from "../format/layout.ts";
 import { loadRows } from "../format/quantize.ts";
+import { takeVectors } from "../format/sparse_vectors.ts";
 import type { KernelModule } from "../kernels.ts";
 import { bitPlanesFitByteLength, fitBitPlanes } from "./bit_planes_fit.ts";
 import type { BitPlanesLayer } from "./bit_planes_fit.ts";
@@ -413,16 +416,17 @@ export class FitTasks {
 
 /** The rows of a layer that decide, gates or up rows, as f32[n][d], and their bias. */
 function upOf(file: FlashFile, layer: number): { up: Float32Array; upBias: Float32Array } {
-  const { ffnQuantization, layers, config } = file.header;
+  const { ffnQuantization, layers, config } = file.header, form = bundleFormOf(file.header);
   const { intermediateSize: n, hiddenSize: d } = config;
-  const { bundleByteLength: byteStride } = layers[layer].bundles;
   const up = new Float32Array(n * d);
-  const perRun = Math.max(1, Math.floor((1 << 24) / byteStride));
+  const perRun = Math.max(1, Math.floor((1 << 24) / layers[layer].bundles.bundleByteLength));
+  const rowBytes = new Uint8Array(Math.min(n, perRun) * vectorByteLength(ffnQuantization, d));
   for (let first = 0; first < n; first += perRun) {
     const rows = Math.min(perRun, n - first);
     const bytes = file.readBundles(layer, { first, count: rows });
     const values = up.subarray(first * d, (first + rows) * d);
-    loadRows(ffnQuantization, bytes, { rows, cols: d }, values, { byteOffset: 0, byteStride });
+    takeVectors(form, bytes, { vector: 0, count: rows }, rowBytes);
+    loadRows(ffnQuantization, rowBytes, { rows, cols: d }, values);
   }
   const { ffn, biases } = config, name = `layers.${layer}.ffn.${ffn.isGated ? "gate" : "up"}.bias`;
   return { up, upBias: biases.up ? file.floats(name) : new Float32Array(n) };

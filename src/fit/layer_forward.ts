@@ -5,6 +5,8 @@ import type { FlashFile } from "../format/flash_file.ts";
 import type { Quantization } from "../format/layout.ts";
 import { matrixByteLength, vectorByteLength } from "../format/layout.ts";
 import { loadRows, untileRows } from "../format/quantize.ts";
+import { bundleFormOf } from "../format/header.ts";
+import { takeVectors } from "../format/sparse_vectors.ts";
 import { ACTIVATION } from "../kernels.ts";
 import type { KernelModule } from "../kernels.ts";
 import { applyNorm } from "../norm.ts";
@@ -329,19 +331,17 @@ export class LayerForward {
   /** half = down(activations) + bias, in blocks of neurons. */
   #ffn(count: number): void {
     const { intermediateSize: n, hiddenSize: d, ffn } = this.#config;
-    const { ffnQuantization, layers } = this.#file.header;
-    const { half, hidden } = this.#blocks,
-      { bundleByteLength: byteStride } = layers[this.#layer].bundles;
-    const vector = vectorByteLength(ffnQuantization, d), vectors = ffn.isGated ? 3 : 2;
+    const { ffnQuantization } = this.#file.header, form = bundleFormOf(this.#file.header);
+    const { half, hidden } = this.#blocks, vectors = ffn.isGated ? 3 : 2;
+    const rowBytes = new Uint8Array(BLOCK_ROWS * vectorByteLength(ffnQuantization, d));
     half.values.fill(0, 0, count * d);
     for (let first = 0; first < n; first += BLOCK_ROWS) {
       const rows = Math.min(BLOCK_ROWS, n - first);
       const bytes = this.#file.readBundles(this.#layer, { first, count: rows });
-      const load = (index: number) =>
-        loadRows(ffnQuantization, bytes, { rows, cols: d }, this.#weights.values, {
-          byteOffset: index * vector,
-          byteStride,
-        });
+      const load = (vector: number) => {
+        takeVectors(form, bytes, { vector, count: rows }, rowBytes);
+        loadRows(ffnQuantization, rowBytes, { rows, cols: d }, this.#weights.values);
+      };
       this.#activate({ count, first, rows }, load);
       load(vectors - 1);
       this.#matmul.multiply({

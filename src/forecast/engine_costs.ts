@@ -10,6 +10,9 @@ export const SECONDS_PER_LAYER = 28e-6;
 /** Lanes that meet wait for the slower one, and a run's kernels find colder caches than a probe's: their time over that of even shares. */
 export const LANES_UNEVEN = 1.35;
 
+/** A bundle without its zeros takes so much longer to compute with than one that has them (`bench kernels`: f16 1.25, q8 1.5). */
+export const PRUNED_COST = 1.4;
+
 /** The predictor's list: of each neuron that is named, and of each that gets a slot and a ticket. */
 export const SECONDS_PER_LISTED = 60e-9;
 export const SECONDS_PER_MISS = 700e-9;

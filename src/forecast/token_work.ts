@@ -4,12 +4,18 @@ import { ticketCapacity } from "../flash/ticket.ts";
 import type { FlashHeader, PredictorLayer } from "../format/header.ts";
 import { isReordered } from "../format/header.ts";
 import type { Quantization } from "../format/layout.ts";
-import { matrixByteLength } from "../format/layout.ts";
+import { bundleByteLength, matrixByteLength } from "../format/layout.ts";
 import { PAGE_POSITIONS } from "../kv_page.ts";
 import { hasResidentRows } from "../pipeline/options.ts";
 import { BOUNCE_BYTES } from "../plan.ts";
 import type { Plan } from "../plan.ts";
-import { EARLY_FOUND, EARLY_USED, EARLY_VAIN, UNKNOWN_ACTIVE_SHARE } from "./engine_costs.ts";
+import {
+  EARLY_FOUND,
+  EARLY_USED,
+  EARLY_VAIN,
+  PRUNED_COST,
+  UNKNOWN_ACTIVE_SHARE,
+} from "./engine_costs.ts";
 import { expectedMisses } from "./expected_misses.ts";
 import { expectedReads } from "./expected_reads.ts";
 import type { ExpectedReads } from "./expected_reads.ts";
@@ -95,7 +101,9 @@ function layerWork(header: FlashHeader, run: RunShape, layer: number): LayerWork
     routed: routedOf(config),
   }[mode];
   const hasRows = hasResidentRows(mode), { isGated } = config.ffn;
-  const part = header.layers[layer].bundles.bundleByteLength / (hasRows && isGated ? 3 : 2);
+  // With its zeros: so they are computed with.
+  const part = bundleByteLength(header.ffnQuantization, d, isGated) /
+    (hasRows && isGated ? 3 : 2) * (header.ffnCapacities ? PRUNED_COST : 1);
   const bundles = (kernel: "up" | "down", count: number): KernelWork => ({
     kernel,
     dtype: header.ffnQuantization,

@@ -21,7 +21,7 @@ import {
   tensorByteLength,
   type TensorForm,
 } from "./header.ts";
-import { bundleByteLength, problemWithNeurons } from "./layout.ts";
+import { bundleByteLength, isPrunable, problemWithNeurons } from "./layout.ts";
 import { NeuronOrder } from "./neuron_order.ts";
 
 /** Where the header itself lies, for messages and for the check of overlaps. */
@@ -49,6 +49,7 @@ export function validateHeader(value: unknown, place: HeaderPlace): FlashHeader 
     problemWithNeurons(header.ffnQuantization, header.config);
   if (problem !== null) throw headerError(place, "config", problem);
   checkTensors(header, place);
+  checkCapacities(header, place);
   checkLayers(header, place);
   if (header.predictors !== null) checkPredictors(header, header.predictors, place);
   if (header.magnitudes) checkMagnitudes(header, header.magnitudes, place);
@@ -116,7 +117,27 @@ function checkTensor(
   }
 }
 
-function checkLayers({ config, ffnQuantization, layers }: FlashHeader, place: HeaderPlace): void {
+function checkCapacities(
+  { config, ffnQuantization, ffnCapacities }: FlashHeader,
+  place: HeaderPlace,
+): void {
+  if (!ffnCapacities) return;
+  const refuse = (problem: string) => {
+    throw headerError(place, "ffnCapacities", problem);
+  };
+  if (!isPrunable(ffnQuantization)) refuse(`bundles of ${ffnQuantization} have none`);
+  const vectors = config.ffn.isGated ? 3 : 2;
+  if (ffnCapacities.length !== vectors) {
+    refuse(`${ffnCapacities.length} capacities, expected ${vectors}`);
+  }
+  for (const capacity of ffnCapacities) {
+    if (capacity % 2 === 0 && capacity <= config.hiddenSize) continue;
+    refuse(`${capacity} is no even number up to ${config.hiddenSize}`);
+  }
+}
+
+function checkLayers(header: FlashHeader, place: HeaderPlace): void {
+  const { config, ffnQuantization, ffnCapacities, layers } = header;
   const { numLayers, intermediateSize } = config;
   if (layers.length !== numLayers) {
     throw headerError(place, "layers", `${layers.length} layers, expected ${numLayers}`);
@@ -131,7 +152,7 @@ function checkLayers({ config, ffnQuantization, layers }: FlashHeader, place: He
     expect(
       "bundleByteLength",
       bundles.bundleByteLength,
-      bundleByteLength(ffnQuantization, config.hiddenSize, config.ffn.isGated),
+      bundleByteLength(ffnQuantization, config.hiddenSize, config.ffn.isGated, ffnCapacities),
     );
     expect("byteOffset", bundles.byteOffset % SECTION_ALIGNMENT, 0);
     const groups = Math.ceil(bundles.count / bundles.groupCount);

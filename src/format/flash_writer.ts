@@ -36,6 +36,8 @@ export interface FlashContent {
   readonly quantization: Quantization;
   /** Of bundles. */
   readonly ffnQuantization: Quantization;
+  /** Of bundles that are stored without their zeros: see `Capacities`. */
+  readonly ffnCapacities?: number[];
   readonly config: ModelConfig;
   readonly tokenizer: Tokenizer;
   readonly provenance: Provenance;
@@ -59,9 +61,9 @@ export type FlashPart =
 
 /** Lays the parts of a file out: a function of sizes alone, so that it also tells a model's size beforehand. */
 export function planParts(
-  { quantization, ffnQuantization, config }: Pick<
+  { quantization, ffnQuantization, ffnCapacities, config }: Pick<
     FlashContent,
-    "quantization" | "ffnQuantization" | "config"
+    "quantization" | "ffnQuantization" | "ffnCapacities" | "config"
   >,
 ): FlashPart[] {
   const parts: FlashPart[] = [];
@@ -75,7 +77,8 @@ export function planParts(
     end = byteOffset + byteLength;
   }
   const count = config.intermediateSize;
-  const bundleBytes = bundleByteLength(ffnQuantization, config.hiddenSize, config.ffn.isGated);
+  const { hiddenSize, ffn } = config;
+  const bundleBytes = bundleByteLength(ffnQuantization, hiddenSize, ffn.isGated, ffnCapacities);
   for (let layerIndex = 0; layerIndex < config.numLayers; layerIndex++) {
     const byteOffset = alignUp(end, SECTION_ALIGNMENT);
     const bundles = {
@@ -321,6 +324,7 @@ function headerOf(
     architecture: content.architecture,
     quantization: content.quantization,
     ffnQuantization: content.ffnQuantization,
+    ...(content.ffnCapacities ? { ffnCapacities: content.ffnCapacities } : {}),
     config: content.config,
     tokenizer: content.tokenizer,
     tensors: parts.flatMap((part) => part.kind === "tensor" ? [part.tensor] : []),

@@ -1,6 +1,7 @@
 import { z } from "zod";
 import { modelConfigSchema } from "../../models/config.ts";
 import { isBlocked, matrixByteLength, QUANTIZATIONS } from "./layout.ts";
+import type { BundleForm } from "./layout.ts";
 
 /**
  * The header of a `.flash` file (docs/model_format.md): its schema and types. What a schema cannot say is checked in
@@ -127,6 +128,8 @@ export const headerSchema = z.strictObject({
   quantization: z.enum(QUANTIZATIONS),
   /** Of bundles; older files have none, as theirs are stored like the rest. */
   ffnQuantization: z.enum(QUANTIZATIONS).optional(),
+  /** Numbers of each vector of a bundle that are stored; without it all are, zeros too. */
+  ffnCapacities: z.array(z.int().min(0).max(2 ** 32)).min(2).max(3).optional(),
   config: modelConfigSchema,
   tokenizer: z.strictObject({ json: z.string(), config: z.string().nullable() }).nullable(),
   tensors: z.array(z.strictObject({ name: text, ...tensorRefShape })),
@@ -199,6 +202,17 @@ export function extentsOf(header: FlashHeader): Extent[] {
     }
   });
   return extents;
+}
+
+/** What the bundles are. */
+export function bundleFormOf(
+  { ffnQuantization: quantization, ffnCapacities, config }: Pick<
+    FlashHeader,
+    "ffnQuantization" | "ffnCapacities" | "config"
+  >,
+): BundleForm {
+  const { hiddenSize, ffn: { isGated } } = config;
+  return { quantization, hiddenSize, isGated, capacities: ffnCapacities ?? null };
 }
 
 /** Whether bundles lie in another order than that of the neurons. */

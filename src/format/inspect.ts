@@ -12,6 +12,7 @@ import {
 } from "./header.ts";
 import { printable } from "../errors.ts";
 import { problemWithMagnitudes } from "../magnitude_cuts.ts";
+import { bundleByteLength } from "./layout.ts";
 import type { Quantization } from "./layout.ts";
 
 /** Bytes of a `.flash` file by what they are for. `unused`: padding, and what updates left behind. */
@@ -37,6 +38,8 @@ export interface Inspection {
   readonly ffnQuantization: Quantization;
   readonly config: ModelConfig;
   readonly bundleByteLength: number;
+  /** What it would be with zeros, where they are not stored; else the same. */
+  readonly bundleByteLengthWithZeros: number;
   readonly sizes: FlashSizes;
   /** Bytes of weights that must be in memory: everything but the bundles. */
   readonly residentByteLength: number;
@@ -81,6 +84,11 @@ export async function inspect(
     ffnQuantization: header.ffnQuantization,
     config: header.config,
     bundleByteLength: header.layers[0].bundles.bundleByteLength,
+    bundleByteLengthWithZeros: bundleByteLength(
+      header.ffnQuantization,
+      header.config.hiddenSize,
+      header.config.ffn.isGated,
+    ),
     sizes,
     residentByteLength: sizes.embeddings + sizes.attention + sizes.norms + sizes.biases +
       sizes.predictors,
@@ -120,7 +128,7 @@ export function renderInspection(
       `  ${name}`,
       `${formatBytes(bytes).padStart(10)} ${percent(bytes / inspection.byteLength).padStart(7)}`,
     ]),
-    ["bundle", `${inspection.bundleByteLength} bytes a neuron`],
+    ["bundle", renderBundle(inspection)],
     ["resident", `${formatBytes(inspection.residentByteLength)} of weights stay in memory`],
   ];
   if (smallestMemoryBytes !== undefined) {
@@ -137,6 +145,13 @@ export function renderInspection(
     lines.push(["DAMAGED", `header ${inspection.damagedHeader}: the one before it is used`]);
   }
   return lines.map(([name, value]) => `${name.padEnd(13)} ${value}\n`).join("");
+}
+
+function renderBundle({ bundleByteLength, bundleByteLengthWithZeros }: Inspection): string {
+  const size = `${bundleByteLength} bytes a neuron`;
+  if (bundleByteLength === bundleByteLengthWithZeros) return size;
+  const share = percent(bundleByteLength / bundleByteLengthWithZeros);
+  return `${size}, without zeros: ${share} of ${bundleByteLengthWithZeros}`;
 }
 
 function renderQuantization({ quantization, ffnQuantization }: Inspection): string {

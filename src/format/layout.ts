@@ -21,6 +21,12 @@ import type { ModelConfig } from "../../models/config.ts";
  *   f32, f16: d numbers
  *   q8:       d/32 f16 scales, d i8
  *   q4:       d/32 f16 scales, d/32 x 16 bytes; byte j of a block: column j in its low nibble, column j + 16 in its high one
+ *
+ * Bundles of a pruned model may be stored without the zeros, f16 and q8: each vector has a bitmap, and room for as many
+ * numbers as the vector of its kind that has most, its capacity (sparse_vectors.ts):
+ *
+ *   f16: d/8 bytes of bits, f16 x capacity
+ *   q8:  d/32 f16 scales, d/8 bytes of bits, i8 x capacity
  */
 
 /**
@@ -28,6 +34,9 @@ import type { ModelConfig } from "../../models/config.ts";
  * -8 to 7, as nibbles of 0 to 15, with one f16 scale.
  */
 export type Quantization = "f32" | "f16" | "q8" | "q4";
+
+/** Those whose bundles can be stored without their zeros. */
+export type PrunableQuantization = "f16" | "q8";
 
 export const QUANTIZATIONS: readonly Quantization[] = ["f32", "f16", "q8", "q4"];
 
@@ -101,11 +110,55 @@ export function floatsAt(
     : new Float32Array(buffer, byteOffset, length);
 }
 
+/**
+ * Numbers of each vector of a bundle that are stored, in the order of the vectors: even ones, so that every vector begins at
+ * a multiple of 2. `null`: all numbers are stored, zeros too.
+ */
+export type Capacities = readonly number[] | null;
+
+/** What bundles of a file are. */
+export interface BundleForm {
+  readonly quantization: Quantization;
+  readonly hiddenSize: number;
+  readonly isGated: boolean;
+  readonly capacities: Capacities;
+}
+
+export function isPrunable(quantization: Quantization): quantization is PrunableQuantization {
+  return quantization === "f16" || quantization === "q8";
+}
+
+/** Bytes of a vector of `length` numbers of which `capacity` are stored, with a bitmap that says which. */
+export function sparseVectorByteLength(
+  quantization: Quantization,
+  length: number,
+  capacity: number,
+): number {
+  const numberBytes = quantization === "q8" ? 1 : 2;
+  return sparseNumbersAt(quantization, length) + capacity * numberBytes;
+}
+
+/** Bytes in front of the numbers of such a vector: scales, if there are any, and the bitmap. */
+export function sparseNumbersAt(quantization: Quantization, length: number): number {
+  return (quantization === "q8" ? length / 16 : 0) + length / 8;
+}
+
+/** Bytes of each vector of a bundle: the gate's row if there is one, the up row, the down column. */
+export function bundleVectors(
+  { quantization, hiddenSize, isGated, capacities }: BundleForm,
+): number[] {
+  return capacities
+    ? capacities.map((capacity) => sparseVectorByteLength(quantization, hiddenSize, capacity))
+    : Array<number>(isGated ? 3 : 2).fill(vectorByteLength(quantization, hiddenSize));
+}
+
 /** Bytes of a bundle: the gate's row if there is one, the up row and the down column of one neuron, each `hiddenSize` = d long. */
 export function bundleByteLength(
   quantization: Quantization,
   hiddenSize: number,
   isGated = false,
+  capacities: Capacities = null,
 ): number {
-  return (isGated ? 3 : 2) * vectorByteLength(quantization, hiddenSize);
+  return bundleVectors({ quantization, hiddenSize, isGated, capacities })
+    .reduce((sum, byteLength) => sum + byteLength, 0);
 }

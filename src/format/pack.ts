@@ -1,5 +1,6 @@
 import { basename } from "node:path";
 import { setImmediate } from "node:timers/promises";
+import type { ModelConfig } from "../../models/config.ts";
 import type { Checkpoint } from "../checkpoint/checkpoint.ts";
 import { openModelSource } from "../checkpoint/model_source.ts";
 import type { ModelSource } from "../checkpoint/model_source.ts";
@@ -13,10 +14,11 @@ import { VERSION } from "../version.ts";
 import { type ByteSource, FileSource } from "./byte_source.ts";
 import { type FlashContent, type FlashPart, FlashWriter } from "./flash_writer.ts";
 import type { FlashHeader } from "./header.ts";
-import { problemWithNeurons } from "./layout.ts";
+import { isPrunable, problemWithNeurons } from "./layout.ts";
 import type { Quantization } from "./layout.ts";
 import { PackCrew } from "./pack_crew.ts";
 import { PartPacker } from "./part_packer.ts";
+import { chooseCapacities } from "./sparse_vectors.ts";
 
 export interface PackOptions {
   /**
@@ -33,6 +35,11 @@ export interface PackOptions {
   quant: Quantization;
   /** How the FFN's bundles are stored. */
   ffnQuant?: Quantization;
+  /**
+   * Keep the zeros of a pruned model's FFN. Else bundles of f16 and q8 are stored without them, if they are smaller by a tenth or
+   * more so; no result changes. Models of a hub keep theirs, as they would have to be fetched twice.
+   */
+  keepZeros?: boolean;
   onProgress?: (progress: PackProgress) => void;
   /** Aborting removes what was written; `pack` then rejects with the signal's reason. */
   signal?: AbortSignal;
@@ -53,7 +60,10 @@ export interface PackOptions {
 export interface PackProgress {
   readonly doneBytes: number;
   readonly totalBytes: number;
-  /** `embedTokens`, `layers.3.bundles`: what is written, or got from a hub for that. */
+  /**
+   * `embedTokens`, `layers.3.bundles`: what is written, or got from a hub for that; `layers.3.zeros` while a pruned model's zeros are
+   * counted, which has a total of its own.
+   */
   readonly part: string;
   /** Of a hub's files: bytes that went by. A large tensor takes its time before any of its part is written. */
   readonly fetched: { readonly doneBytes: number; readonly totalBytes: number } | null;
@@ -98,14 +108,6 @@ export async function pack(options: PackOptions): Promise<PackResult> {
   try {
     const problem = problemWithNeurons(ffnQuant, config);
     if (problem !== null) throw new UnsupportedModelError(`${options.source}: ${problem}`);
-    const content: FlashContent = {
-      architecture: family.modelType,
-      quantization: quant,
-      ffnQuantization: ffnQuant,
-      config,
-      tokenizer,
-      provenance: provenanceOf(options, model),
-    };
     const packer = new PartPacker({
       weights,
       names,
@@ -114,6 +116,18 @@ export async function pack(options: PackOptions): Promise<PackResult> {
       ffnQuantization: ffnQuant,
       stripBytesMax: options.stripBytesMax ?? STRIP_BYTES_MAX,
     });
+    const mayLeaveOut = isPrunable(ffnQuant) && !options.keepZeros && commit === null;
+    const capacities = mayLeaveOut ? await findCapacities(packer, config, options) : null;
+    if (capacities) packer.storeWithoutZeros(capacities);
+    const content: FlashContent = {
+      architecture: family.modelType,
+      quantization: quant,
+      ffnQuantization: ffnQuant,
+      ...(capacities ? { ffnCapacities: capacities } : {}),
+      config,
+      tokenizer,
+      provenance: provenanceOf(options, model),
+    };
     using _lock = commit === null ? null : new PackLock(options.target);
     const journal = commit === null ? null : new PackJournal(options.target, content, commit);
     using writer = new FlashWriter(options.target, content, { resume: journal?.parts });
@@ -144,14 +158,14 @@ function threadsFor({ source, threads, openSource }: PackOptions, byteLength: nu
 async function writeByThreads(
   writer: FlashWriter,
   packer: PartPacker,
-  { quantization, ffnQuantization }: FlashContent,
+  { quantization, ffnQuantization, ffnCapacities }: FlashContent,
   threads: number,
   options: PackOptions,
 ): Promise<void> {
   const { source, configPath, target, signal, onProgress } = options;
   const { totalBytes, parts } = writer;
   const stripBytesMax = options.stripBytesMax ?? STRIP_BYTES_MAX;
-  const form = { quantization, ffnQuantization, stripBytesMax };
+  const form = { quantization, ffnQuantization, ffnCapacities, stripBytesMax };
   await using crew = new PackCrew(
     { source, configPath, path: writer.path, target, ...form },
     threads,
@@ -163,6 +177,30 @@ async function writeByThreads(
     onProgress?.({ doneBytes, totalBytes, part: nameOf(parts[index]), fetched: null });
   };
   await crew.run(indices, { wrote, whole: (part) => writer.adopt(part) }, signal);
+}
+
+/** Room for the numbers of a pruned model's bundles; null if they are stored with their zeros. */
+async function findCapacities(
+  packer: PartPacker,
+  { numLayers, hiddenSize, ffn: { isGated } }: ModelConfig,
+  { quant, ffnQuant: quantization = quant, signal, onProgress }: PackOptions,
+): Promise<number[] | null> {
+  if (!packer.looksPruned) return null;
+  const counting = packer.countStored();
+  for (;;) {
+    const { done, value } = counting.next();
+    if (done) {
+      return chooseCapacities({ quantization, hiddenSize, isGated, capacities: null }, value);
+    }
+    onProgress?.({
+      doneBytes: value,
+      totalBytes: numLayers,
+      part: `layers.${value}.zeros`,
+      fetched: null,
+    });
+    await setImmediate();
+    signal?.throwIfAborted();
+  }
 }
 
 async function writeParts(

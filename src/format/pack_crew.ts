@@ -22,6 +22,8 @@ export interface PackJob {
   readonly target: string;
   readonly quantization: Quantization;
   readonly ffnQuantization: Quantization;
+  /** Of bundles that are stored without their zeros. */
+  readonly ffnCapacities: number[] | undefined;
   readonly stripBytesMax: number;
 }
 
@@ -67,11 +69,12 @@ class PackDesk {
   }
 
   private constructor(job: PackJob, { weights, names, config }: ModelSource) {
-    const { quantization, ffnQuantization, stripBytesMax, path, target } = job;
+    const { quantization, ffnQuantization, ffnCapacities, stripBytesMax, path, target } = job;
     this.#weights = weights;
     const form = { config, quantization, ffnQuantization };
     this.#packer = new PartPacker({ weights, names, ...form, stripBytesMax });
-    this.#parts = planParts(form);
+    if (ffnCapacities) this.#packer.storeWithoutZeros(ffnCapacities);
+    this.#parts = planParts({ ...form, ffnCapacities });
     this.#place = { descriptor: openSync(path, "r+"), path: target };
   }
 

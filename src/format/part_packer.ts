@@ -17,12 +17,16 @@ import type { ByteSource } from "./byte_source.ts";
 import type { FlashPart } from "./flash_writer.ts";
 import {
   bundleByteLength,
+  type BundleForm,
+  bundleVectors,
+  type Capacities,
   isBlocked,
   matrixByteLength,
   type Quantization,
   vectorByteLength,
 } from "./layout.ts";
 import { copyStored, isStoredAs } from "./copy_stored.ts";
+import { countStored, storeSparse } from "./sparse_vectors.ts";
 import { findUnstorable, type RowPlace, storeRows, tileRows } from "./quantize.ts";
 
 /** Of n neurons: rows of a bundle, [n, d] (the gate's first, if there is one), and its columns, [d, n]. */
@@ -30,6 +34,9 @@ interface FfnTensors {
   readonly rows: readonly FoundTensor[];
   readonly down: FoundTensor;
 }
+
+/** Of a matrix that may be pruned so many numbers are read, and so many of those must be zero at least. */
+const SAMPLE_NUMBERS = 1 << 16, ZEROS_MIN = 0.2;
 
 /** Numbers converted at a time, unless 8 rows are more. */
 const CHUNK_NUMBERS = 1 << 20;
@@ -49,6 +56,8 @@ export class PartPacker {
   #weights: Checkpoint;
   #config: ModelConfig;
   #ffnQuantization: Quantization;
+  /** Of bundles that are stored without their zeros: see `storeWithoutZeros`. */
+  #capacities: Capacities = null;
   #stripBytesMax: number;
   #stored = new Uint8Array(0);
   #resident = new Map<string, { tensor: ResidentTensor; found: FoundTensor }>();
@@ -111,10 +120,66 @@ export class PartPacker {
     ];
   }
 
+  /** Whether so many numbers of a layer are zero that bundles could be smaller without them: of one that a few numbers are read of. */
+  get looksPruned(): boolean {
+    const [{ rows, down }] = this.#ffn[this.#ffn.length >> 1];
+    return [...rows, down].some(({ source }) => {
+      const block = blockLength(source), most = Math.min(SAMPLE_NUMBERS, source.length);
+      const length = Math.floor(most / block) * block;
+      const values = new Float32Array(length);
+      this.#weights.readFloats(source, { from: 0, length }, values);
+      return values.filter((value) => value === 0).length >= ZEROS_MIN * length;
+    });
+  }
+
+  /**
+   * Makes all bundles to count what of them is not zero: yields the layer whenever others may have their turn, and returns the most of each
+   * vector.
+   */
+  *countStored(): Generator<number, number[]> {
+    const form = this.#form(null), most = bundleVectors(form).map(() => 0);
+    const byteLength = bundleVectors(form).reduce((sum, bytes) => sum + bytes, 0);
+    for (const [layer, ffns] of this.#ffn.entries()) {
+      for (const ffn of ffns) {
+        for (const bundles of this.#bundles(ffn)) {
+          countStored(form, bundles, bundles.byteLength / byteLength, most);
+          yield layer;
+        }
+      }
+    }
+    return most;
+  }
+
+  /** From now on bundles are without their zeros. */
+  storeWithoutZeros(capacities: readonly number[]): void {
+    this.#capacities = capacities;
+  }
+
+  #form(capacities: Capacities): BundleForm {
+    const { hiddenSize, ffn: { isGated } } = this.#config;
+    return { quantization: this.#ffnQuantization, hiddenSize, isGated, capacities };
+  }
+
+  /** Bundles as the file has them. */
+  *#asStored(ffn: FfnTensors): Generator<Uint8Array> {
+    if (!this.#capacities) return yield* this.#bundles(ffn);
+    const byteLength = ({ quantization, hiddenSize, isGated, capacities }: BundleForm) =>
+      bundleByteLength(quantization, hiddenSize, isGated, capacities);
+    const form = this.#form(this.#capacities), stride = byteLength(form);
+    const strideWithZeros = byteLength(this.#form(null));
+    let stored = new Uint8Array(0);
+    for (const bundles of this.#bundles(ffn)) {
+      const count = bundles.byteLength / strideWithZeros;
+      if (stored.byteLength < count * stride) stored = new Uint8Array(count * stride);
+      storeSparse(form, bundles, count, stored);
+      yield stored.subarray(0, count * stride);
+    }
+  }
+
   /** The bytes of a part, whose sources are loaded. Each piece is valid only until the next is asked for. */
   *bytesOf(part: FlashPart): Generator<Uint8Array> {
     if (part.kind === "bundles") {
-      for (const ffn of this.#ffn[part.layerIndex]) yield* this.#bundles(ffn);
+      for (const ffn of this.#ffn[part.layerIndex]) yield* this.#asStored(ffn);
     } else {
       const { tensor, found } = this.#resident.get(part.tensor.name)!;
       yield* this.#tensor(tensor, found);

@@ -1,10 +1,13 @@
 import { activationKinds } from "../activation.ts";
 import type { ActivationKinds } from "../activation.ts";
 import { PICKED_MIN } from "../arena.ts";
+import { bundleKernels } from "../kernels.ts";
 import { hasResidentRows } from "../pipeline/options.ts";
 import { PassReader } from "../pipeline/pass_ring.ts";
 import { LANE } from "../pipeline/statistics.ts";
 import type { Step } from "../pipeline/step.ts";
+import { Expander } from "./expander.ts";
+import type { Entries, Rows } from "./expander.ts";
 import { Joining } from "./joining.ts";
 import type { LaneArena } from "./lane_arena.ts";
 import { LateLook } from "./late_look.ts";
@@ -16,13 +19,6 @@ import type { LaneSeat } from "./lane_seat.ts";
  * fast; with more, lanes begin later with what has landed.
  */
 const GROUP = PICKED_MIN;
-
-/** Entries [from, to) of an order of a pass; 0: its own. */
-interface Entries {
-  order: number;
-  from: number;
-  to: number;
-}
 
 /**
  * residual += down(ReLU(up(norm(residual)))) of the neurons that the late look names, which the predictor hands over in
@@ -39,6 +35,12 @@ export class Ffn {
   readonly #kinds: ActivationKinds;
   /** Neurons of an expert; 0 without experts. */
   readonly #neuronsPerExpert: number;
+  /** The kernels that read bundles as they are stored. */
+  readonly #stored: ReturnType<typeof bundleKernels>;
+  /** Where bundles are stored without their zeros and steps may have several positions. */
+  readonly #expander?: Expander;
+  /** Entries that are computed together, at most. */
+  readonly #group: number;
 
   /**
    * @param pass the lane's only one: passes are counted through all arenas
@@ -52,6 +54,10 @@ export class Ffn {
     this.#observer = observer;
     this.#joining = new Joining(seat, arena);
     const { experts, intermediateSize } = seat.options.sizes;
+    this.#stored = bundleKernels(arena.kernels, seat.options);
+    const { isPruned, positionsMax } = seat.options;
+    if (isPruned && positionsMax > 1) this.#expander = expanderOf(seat, arena);
+    this.#group = this.#expander?.plan.count ?? GROUP;
     this.#kinds = activationKinds(seat.options.sizes);
     this.#neuronsPerExpert = experts ? intermediateSize / experts.count : 0;
   }
@@ -118,49 +124,76 @@ export class Ffn {
   #up(layer: number, from: number, to: number): number {
     if (from >= to) return 0;
     const { order, activations } = this.#pass.plan, { prepared } = this.#arena.scratch;
+    const first = this.#rowsAt(0);
     if (this.#kinds.second === null) {
-      return this.#activate(layer, { order, from, to }, prepared, activations);
+      return this.#activate(layer, { order, from, to }, { x: prepared, y: activations, first });
     }
+    const at = { x: prepared, y: activations, position: 0, first, ups: this.#upRows };
     let active = 0;
     for (; from < to; from += GROUP) {
       const group = { order, from, to: Math.min(from + GROUP, to) };
-      active += this.#activateGated(layer, group, { x: prepared, y: activations, position: 0 });
+      active += this.#activateGated(layer, group, at);
     }
     return active;
   }
 
-  /** Activations of entries of the pass, from the row that decides. Returns how many are not zero. */
-  #activate(layer: number, { order, from, to }: Entries, x: number, y: number): number {
-    const { sizes, weights, ffnQuantization } = this.#seat.options;
-    const { gateBias, upBias } = weights.layers[layer], { first, threshold, second } = this.#kinds;
-    const { addresses, neurons } = this.#pass.plan, d = sizes.hiddenSize;
-    const dots = this.#arena.kernels.up[ffnQuantization],
-      bias = second === null ? upBias : gateBias;
-    return dots(addresses, neurons, order, from, to, 0, x, bias, y, d, first, threshold);
+  /** Rows of the pass as they are stored. */
+  #rowsAt(offset: number): Rows {
+    return { addresses: this.#pass.plan.addresses, offset, dots: this.#stored.up };
   }
 
-  /** The same with a gate: where it is not zero, times the up row's product. At most `GROUP` entries. */
+  /** Up rows behind gates. */
+  get #upRows(): Rows {
+    return this.#rowsAt(this.#seat.options.flash.record.upOffset);
+  }
+
+  /** Rows that decide, for several positions, of at most `#group` entries. */
+  #sharedFirstRows(entries: Entries): Rows {
+    const { addresses } = this.#pass.plan;
+    return this.#expander?.rows(addresses, entries, 0, 0) ?? this.#rowsAt(0);
+  }
+
+  /** Up rows behind gates, for several positions, of at most `#group` entries. */
+  #sharedUpRows(entries: Entries): Rows {
+    const { addresses } = this.#pass.plan, { upOffset } = this.#seat.options.flash.record;
+    return this.#expander?.rows(addresses, entries, upOffset, 1) ?? this.#upRows;
+  }
+
+  /** Activations of entries of the pass, from the row that decides. Returns how many are not zero. */
+  #activate(
+    layer: number,
+    { order, from, to }: Entries,
+    { x, y, first: { addresses, offset, dots } }: { x: number; y: number; first: Rows },
+  ): number {
+    const { sizes, weights } = this.#seat.options;
+    const { gateBias, upBias } = weights.layers[layer], { first, threshold, second } = this.#kinds;
+    const { neurons } = this.#pass.plan, d = sizes.hiddenSize;
+    const bias = second === null ? upBias : gateBias;
+    return dots(addresses, neurons, order, from, to, offset, x, bias, y, d, first, threshold);
+  }
+
+  /** The same with a gate: where it is not zero, times the up row's product. At most `#group` entries. */
   #activateGated(
     layer: number,
     entries: Entries,
-    { x, y, position }: { x: number; y: number; position: number },
+    at: { x: number; y: number; position: number; first: Rows; ups: Rows },
   ): number {
-    this.#activate(layer, entries, x, y);
-    return this.#multiplyUp(layer, entries, { x, y, position });
+    this.#activate(layer, entries, at);
+    return this.#multiplyUp(layer, entries, at);
   }
 
   /** Gates that are not zero become their product with the up row's. Returns how many are still not zero. */
   #multiplyUp(
     layer: number,
     { order, from, to }: Entries,
-    { x, y, position }: { x: number; y: number; position: number },
+    { x, y, position, ups }: { x: number; y: number; position: number; ups: Rows },
   ): number {
-    const { sizes, weights, ffnQuantization, flash } = this.#seat.options;
+    const { sizes, weights } = this.#seat.options;
     const { kernels, picked } = this.#arena, { upBias } = weights.layers[layer];
-    const { addresses, neurons } = this.#pass.plan, { upOffset } = flash.record;
+    const { neurons } = this.#pass.plan;
     const count = kernels.pickActive(order, from, to, y, picked), d = sizes.hiddenSize;
-    const dots = kernels.up[ffnQuantization], kind = this.#kinds.second!;
-    const active = dots(addresses, neurons, picked, 0, count, upOffset, x, upBias, y, d, kind, 0);
+    const { addresses, offset, dots } = ups, kind = this.#kinds.second!;
+    const active = dots(addresses, neurons, picked, 0, count, offset, x, upBias, y, d, kind, 0);
     const each = this.#neuronsPerExpert, { plan } = this.#arena;
     if (each > 0) { // Experts count as much as the router says.
       const weights = plan.expertWeights + position * plan.strides.experts;
@@ -175,11 +208,12 @@ export class Ffn {
     const began = clock();
     const hits = this.#seat.shareOf(hitCount, 4), misses = this.#seat.shareOf(count - hitCount, 4);
     let activeHits = 0, active = 0;
-    for (let from = hits.from; from < hits.to; from += GROUP) {
-      activeHits += this.#ups(layer, from, Math.min(from + GROUP, hits.to), positions);
+    const group = this.#group;
+    for (let from = hits.from; from < hits.to; from += group) {
+      activeHits += this.#ups(layer, from, Math.min(from + group, hits.to), positions);
     }
-    for (let from = hitCount + misses.from; from < hitCount + misses.to; from += GROUP) {
-      const to = Math.min(from + GROUP, hitCount + misses.to);
+    for (let from = hitCount + misses.from; from < hitCount + misses.to; from += group) {
+      const to = Math.min(from + group, hitCount + misses.to);
       this.#awaitLanded(from, to);
       active += this.#ups(layer, from, to, positions);
     }
@@ -193,22 +227,24 @@ export class Ffn {
     const { statistics, options: { mode } } = this.#seat, isAll = mode === "dense";
     const { kernels, plan, picked } = this.#arena, { strides } = plan;
     const { neurons, order, activations } = this.#pass.plan;
-    const { prepared } = this.#arena.inputs(positions);
+    const { prepared } = this.#arena.inputs(positions), all = { order, from, to };
+    const first = this.#sharedFirstRows(all);
+    const ups = this.#kinds.second === null ? null : this.#sharedUpRows(all);
     let active = 0;
     for (let position = 0; position < positions; position++) {
       const x = prepared + position * strides.prepared;
       const y = activations + position * strides.activations;
       const mask = plan.mask + position * strides.mask;
-      const entries = isAll ? { order, from, to } : {
+      const entries = isAll ? all : {
         order: picked,
         from: 0,
         to: kernels.pickNamed(order, from, to, neurons, mask, picked, y),
       };
       statistics[LANE.computed] += entries.to - entries.from;
       if (entries.from === entries.to) continue;
-      active += this.#kinds.second === null
-        ? this.#activate(layer, entries, x, y)
-        : this.#activateGated(layer, entries, { x, y, position });
+      active += ups
+        ? this.#activateGated(layer, entries, { x, y, position, first, ups })
+        : this.#activate(layer, entries, { x, y, first });
     }
     return active;
   }
@@ -231,12 +267,13 @@ export class Ffn {
     this.#awaitLanded(hitCount, count);
     if (this.#kinds.second === null) return;
     const { prepared } = this.#arena.inputs(positions);
-    for (let position = 0; position < positions; position++) {
-      const x = prepared + position * strides.prepared;
-      const y = activations + position * strides.activations;
-      for (let first = from; first < to; first += GROUP) {
-        const entries = { order: 0, from: first, to: Math.min(first + GROUP, to) };
-        this.#multiplyUp(layer, entries, { x, y, position });
+    for (let first = from; first < to; first += this.#group) {
+      const entries = { order: 0, from: first, to: Math.min(first + this.#group, to) };
+      const ups = positions > 1 ? this.#sharedUpRows(entries) : this.#upRows;
+      for (let position = 0; position < positions; position++) {
+        const x = prepared + position * strides.prepared;
+        const y = activations + position * strides.activations;
+        this.#multiplyUp(layer, entries, { x, y, position, ups });
       }
     }
   }
@@ -255,18 +292,44 @@ export class Ffn {
   /** Adds the down columns of active neurons, in the order of the pass, to this lane's part of the sums. */
   #computeDown(positions: number): void {
     const { clock, trace, columns, options } = this.#seat;
-    const { sizes, ffnQuantization, flash } = options;
-    const { kernels, scratch, plan: { accumulator, strides } } = this.#arena;
+    const { sizes, flash } = options, { scratch, plan: { accumulator, strides } } = this.#arena;
     const { addresses, activations } = this.#pass.plan, { count } = this.#pass;
     const { downOffset } = flash.record;
-    const down = kernels.down[ffnQuantization], { from, to } = columns, d = sizes.hiddenSize;
+    const { down } = this.#stored, { from, to } = columns, d = sizes.hiddenSize;
     const began = clock();
-    for (let position = 0; position < positions; position++) {
-      const a = activations + position * strides.activations;
-      const sum = accumulator + position * strides.accumulator;
-      down(addresses, downOffset, a, count, sum, from, to, d, scratch.downScratch);
+    if (this.#expander && positions > 1) this.#addExpanded(this.#expander, positions);
+    else {
+      for (let position = 0; position < positions; position++) {
+        const a = activations + position * strides.activations;
+        const sum = accumulator + position * strides.accumulator;
+        down(addresses, downOffset, a, count, sum, from, to, d, scratch.downScratch);
+      }
     }
     trace?.span("down", began, clock(), count);
+  }
+
+  /** The same with columns that are stored without their zeros: group after group of those that any position adds. */
+  #addExpanded(expander: Expander, positions: number): void {
+    const { columns, options } = this.#seat, { ffnQuantization, sizes, flash } = options;
+    const { kernels, scratch, plan: { accumulator, strides } } = this.#arena;
+    const { addresses, activations } = this.#pass.plan, { count } = this.#pass;
+    const { active, plan: { active: order } } = expander, { from, to } = columns;
+    if (from === to) return;
+    const down = kernels.down[ffnQuantization], d = sizes.hiddenSize;
+    const part = { offset: flash.record.downOffset, place: 0, from, to } as const;
+    const stride = strides.activations;
+    const all = kernels.pickAny(count, activations, stride, positions, order);
+    for (let first = 0; first < all; first += this.#group) {
+      const group = { order, from: first, to: Math.min(first + this.#group, all) };
+      const expanded = expander.columns(addresses, group, part);
+      // Nobody adds what lies between those.
+      const begin = active[first], length = active[group.to - 1] + 1 - begin;
+      for (let position = 0; position < positions; position++) {
+        const a = activations + position * stride + 4 * begin;
+        const sum = accumulator + position * strides.accumulator;
+        down(expanded + 4 * begin, 0, a, length, sum, from, to, d, scratch.downScratch);
+      }
+    }
   }
 
   /** The sum of the columns + bias comes to the residual stream. */
@@ -285,4 +348,16 @@ export class Ffn {
     if (!isPlain) this.#joining.join(sizes.block === "after" ? ffnNorm : ffnOutputNorm, positions);
     this.#seat.meet("the end of a layer");
   }
+}
+
+function expanderOf({ options }: LaneSeat, { scratch, kernels, buffer }: LaneArena): Expander {
+  const { ffnQuantization, sizes: { hiddenSize }, passNeuronsMax } = options;
+  const quantization = ffnQuantization === "q8" ? "q8" : "f16";
+  return new Expander(scratch.expansion, {
+    kernels,
+    buffer,
+    quantization,
+    hiddenSize,
+    entriesMax: passNeuronsMax,
+  });
 }

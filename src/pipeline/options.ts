@@ -117,6 +117,8 @@ export interface PipelineOptions {
   quantization: Quantization;
   /** Of the FFN: bundles, and the resident rows of `exact` and `magnitude`. */
   ffnQuantization: Quantization;
+  /** Bundles are stored without their zeros: see `Expander`. */
+  isPruned: boolean;
   contextLength: number;
   pages: PageShape;
   /** Pages of the KV cache take slots as the context grows: see `PoolKeeper`. */

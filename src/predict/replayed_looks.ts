@@ -2,10 +2,11 @@ import type { ModelConfig } from "../../models/config.ts";
 import { activationKinds, isSparse } from "../activation.ts";
 import type { ActivationKinds } from "../activation.ts";
 import type { FlashFile } from "../format/flash_file.ts";
-import { rankMaxOf } from "../format/header.ts";
+import { bundleFormOf, rankMaxOf } from "../format/header.ts";
 import type { StoredTensor } from "../format/header.ts";
 import { matrixByteLength, vectorByteLength } from "../format/layout.ts";
 import { tileRows } from "../format/quantize.ts";
+import { takeVectors } from "../format/sparse_vectors.ts";
 import {
   ACTIVATION,
   instantiateKernels,
@@ -205,16 +206,19 @@ export class ReplayedLooks {
   #loadUp(layer: number): void {
     if (this.#matrixCount === 0) return;
     const file = this.#file, { d, n } = this.#sizes;
-    const stride = file.header.layers[layer].bundles.bundleByteLength;
+    const form = bundleFormOf(file.header);
     const rowBytes = vectorByteLength(this.#ffnQuantization, d);
     const rows = new Uint8Array(n * rowBytes);
+    let runRows = new Uint8Array(0);
     const tiles = new Uint8Array(matrixByteLength(this.#ffnQuantization, n, d));
     const { first, second } = this.#addresses[layer];
     for (let matrix = 0; matrix < this.#matrixCount; matrix++) {
       file.eachBundleRun(layer, RUN_BYTES, (run, neurons) => {
+        const count = neurons.length;
+        if (runRows.length < count * rowBytes) runRows = new Uint8Array(count * rowBytes);
+        takeVectors(form, run, { vector: matrix, count }, runRows);
         neurons.forEach((neuron, i) => {
-          const at = i * stride + matrix * rowBytes;
-          rows.set(run.subarray(at, at + rowBytes), neuron * rowBytes);
+          rows.set(runRows.subarray(i * rowBytes, (i + 1) * rowBytes), neuron * rowBytes);
         });
       });
       tileRows(this.#ffnQuantization, rows, { rows: n, cols: d }, tiles);

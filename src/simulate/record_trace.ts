@@ -98,7 +98,7 @@ function headerOf(
   { path, header }: FlashFile,
   facts: Pick<TraceHeader, "sets" | "mode" | "textName">,
 ): Omit<TraceHeader, "blockByteLength"> {
-  const { config, layers, predictors, ffnQuantization } = header;
+  const { config, layers, predictors, ffnQuantization, ffnCapacities } = header;
   return {
     createdBy: `flashpipe ${VERSION}`,
     modelName: basename(path),
@@ -107,6 +107,7 @@ function headerOf(
     intermediateSize: config.intermediateSize,
     hiddenSize: config.hiddenSize,
     quantization: ffnQuantization,
+    ...(ffnCapacities ? { capacities: ffnCapacities } : {}),
     strideBytes: layers[0].bundles.bundleByteLength,
     layerByteOffsets: layers.map(({ bundles }) => bundles.byteOffset),
     orders: isReordered(header)

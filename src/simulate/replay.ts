@@ -160,11 +160,13 @@ function missingOf(mask: Uint32Array, { cache }: LayerSlots, neurons: Int32Array
 
 /** The record that the traced lists make the engine read: whole bundles, or in `exact` what is behind the row that decides. */
 function recordOfTrace({ header, listed }: NeuronTrace) {
+  const { quantization, hiddenSize, capacities = null } = header;
   return recordOf(
-    header.quantization,
-    header.hiddenSize,
+    quantization,
+    hiddenSize,
     listed === "active",
     vectorsOf(header) === 3,
+    capacities,
   );
 }
 

@@ -47,6 +47,8 @@ export const traceHeaderSchema = z.strictObject({
   hiddenSize: count,
   /** Of the bundles. */
   quantization: z.enum(QUANTIZATIONS),
+  /** Of bundles that are stored without their zeros: see `ffnCapacities` of the model file. */
+  capacities: z.array(z.int().min(0).max(2 ** 32)).min(2).max(3).optional(),
   /** From bundle to bundle, and where the first one of each layer lies in the model file. */
   strideBytes: z.int().min(1).max(2 ** 30),
   layerByteOffsets: z.array(bytes),
@@ -62,7 +64,9 @@ export const traceHeaderSchema = z.strictObject({
 });
 export type TraceHeader = z.infer<typeof traceHeaderSchema>;
 
-/** Vectors of a bundle: 2, or 3 with a gate. Bundles have nothing else, so their stride tells. */
-export function vectorsOf({ quantization, hiddenSize, strideBytes }: TraceHeader): number {
-  return strideBytes / vectorByteLength(quantization, hiddenSize);
+/** Vectors of a bundle: 2, or 3 with a gate. Bundles with their zeros have nothing else, so their stride tells. */
+export function vectorsOf(
+  { quantization, hiddenSize, strideBytes, capacities }: TraceHeader,
+): number {
+  return capacities?.length ?? strideBytes / vectorByteLength(quantization, hiddenSize);
 }
