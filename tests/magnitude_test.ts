@@ -20,6 +20,9 @@ import { magnitudeCuts } from "../src/magnitude_cuts.ts";
 import { open, prepare } from "../src/open.ts";
 import type { OpenOptions } from "../src/open.ts";
 import { traceInMemory } from "../src/simulate/record_trace.ts";
+import { renderEvaluation } from "../src/cli/evaluation_report.ts";
+import { renderPlan } from "../src/cli/terminal/closing_block.ts";
+import { runScript } from "./script_process.ts";
 import { idsOf, PackedModels } from "./packed_models.ts";
 
 const models = new PackedModels();
@@ -166,8 +169,15 @@ test("calibrateMagnitudes() finds cuts that leave out what is wanted, and eval s
       assert.ok(Math.abs(1 - activeShare - sparsity) < 0.03, `${sparsity}: ${activeShare} active`);
     }
     cost.push(found.dense!.divergenceMean);
+    const report = renderEvaluation(found), wanted = `${100 * sparsity}.0 % wanted`;
+    assert.match(report, new RegExp(`approximate +\\S+ % of the neurons left out.*${wanted}`));
   }
   assert.ok(0 < cost[0] && cost[0] < cost[1], `KL ${cost}`);
+  const prepared = prepare(path, { ffn: "magnitude", sparsity: 0.5 });
+  assert.match(
+    renderPlan(prepared.plan),
+    /magnitude.*\n +approximate: about 50.0 % of the neurons/,
+  );
   const inspected = renderInspection(await inspect(path));
   assert.match(inspected, /magnitudes +for sparsities of 1.0 % to 99.0 %, from 500 tokens of abc/);
   await using model = await open(path);
@@ -197,6 +207,19 @@ test("calibrateMagnitudes() goes on where it was stopped, with equal bytes", asy
   await calibrateMagnitudes({ path, ...options });
   assert.equal(folder.exists, false);
   assert.deepEqual(readFileSync(path), readFileSync(unbroken));
+});
+
+test("flashpipe calibrate measures such a file, and refuses what is about predictors", async () => {
+  const path = await textModel("gelu_new"), text = models.file("text.txt");
+  writeFileSync(text, TEXT);
+  const calibrateFile = (...args: string[]) =>
+    runScript("src/cli/main.ts", ["calibrate", path, "--text", text, ...args], {
+      task: "calibrate",
+    });
+  const [done, refused] = [await calibrateFile(), await calibrateFile("--bytes-share", "5%")];
+  assert.match(done.stdout, /^layer +25 % below +50 % below +75 % below\n +0 +0\.\d+ /);
+  assert.equal(refused.exitCode, 2);
+  assert.match(refused.stderr, /--bytes-share: hardly any of its neurons is zero/);
 });
 
 test("magnitude is refused where it makes no sense", async () => {
