@@ -39,8 +39,8 @@ export const CONSTANT_ENERGY = 0.25;
 export const UP_SHIFT = 2;
 
 /**
- * A router's scores: how topic and token share their variance, and their deviation. So an expert is chosen again for the next token about
- * as often as Mixtral's authors tell (Jiang et al. 2024, table 5).
+ * A router's scores: how topic and token share their variance, and their deviation. The first choice comes again for the next token in
+ * 30 % (docs/decisions.md).
  */
 export const ROUTER = { topic: 0.5, token: 0.5, deviation: 1.5 } as const;
 

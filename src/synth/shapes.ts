@@ -15,8 +15,8 @@ export const OPT_ACTIVE = 0.033;
 
 /**
  * Shapes by name: what a family's `readConfig` takes, with the published numbers. Families that were trained with another
- * activation stand here as they were relufied. How much is active: Falcon and Llama as the paper tells, Persimmon as OPT, Phi-2 and
- * Bamboo a tenth (Bamboo: as its authors tell).
+ * activation stand here as they were relufied. How much is active: of Falcon and Llama what the paper tells; of Persimmon as of OPT, of
+ * Phi-2 and Bamboo a tenth, which is assumed.
  */
 export const SHAPES: Readonly<Record<string, SynthShape>> = {
   "opt-125m": opt(768, 3072, 12, 12),
