@@ -78,14 +78,14 @@ export function windowPageCount(window: number, positionsMax: number): number {
 }
 
 /**
- * Sees to it that no step looks back at a place that a later position of the same text has taken. Texts only grow, and what drafts
- * wrote in vain is within a step; so this is for who lets a text go on from far before its end.
+ * Knows what a window can still look back at. Places are taken in turn, so a text that goes on from before its end may find that later
+ * positions have taken those that it needs. What drafts wrote in vain is within a step, and no such case.
  */
 export class WindowGuard {
   readonly #window: number;
   /** Positions that have places at a time. */
   readonly #places: number;
-  /** Positions of the text so far. */
+  /** The most positions that the places have seen since a text began anew. */
   #end = 0;
 
   /** @param pageCount of the layers with the window */
@@ -94,11 +94,15 @@ export class WindowGuard {
     this.#places = pageCount * PAGE_POSITIONS;
   }
 
+  /** Whether a step may begin there. */
+  mayGoOnFrom(position: number): boolean {
+    return position === 0 || this.#end - this.#places <= Math.max(0, position - this.#window + 1);
+  }
+
   /** Before each step. Throws `RangeError`. */
   check({ position, positions }: { position: number; positions: number }): void {
     if (position === 0) this.#end = 0;
-    const first = Math.max(0, position - this.#window + 1);
-    if (this.#end - this.#places > first) {
+    if (!this.mayGoOnFrom(position)) {
       throw new RangeError(
         `Cannot go on from position ${position}: what its window sees made room for ${this.#end} positions`,
       );

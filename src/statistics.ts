@@ -15,6 +15,8 @@ import { resourceUse, runtimeName } from "./runtime.ts";
 export interface Cost {
   /** Tokens that went through the model. */
   tokens: number;
+  /** Tokens of the prompt before them that the KV cache had already, as the text before began with them, too. */
+  knownTokens: number;
   ms: number;
   tokensPerSecond: number;
   msPerToken: {
@@ -185,6 +187,7 @@ function costOf(control: Control, from: Snapshot, to: Snapshot): Cost {
   const flashMs = readers(READER.flashMs);
   return {
     tokens,
+    knownTokens: lane(LANE.known),
     ms,
     tokensPerSecond: ms > 0 ? 1000 * tokens / ms : 0,
     msPerToken: {

@@ -69,6 +69,11 @@ export class Lane {
     );
   }
 
+  /** Whether a text whose first positions are in the KV cache may go on from there. */
+  mayGoOnFrom(position: number): boolean {
+    return this.#windowGuard?.mayGoOnFrom(position) ?? true;
+  }
+
   /** Lane 0: announces a step to the others and runs its share. `tokens` are those of the step's positions. */
   lead(step: Step, tokens: ArrayLike<number>): void {
     writeStep(this.seat.control, step);

@@ -129,6 +129,9 @@ export class Leader {
   readonly #rowsProduced: Sequence;
   readonly #rowsConsumed: Sequence;
   readonly #rows: Float32Array[];
+  /** Ids whose keys and values are in the KV cache, from position 0 on, and how many of the text at hand are. */
+  readonly #known: Int32Array;
+  #knownCount = 0;
   #requestCount = 0;
   #rowCount = 0;
 
@@ -140,6 +143,7 @@ export class Leader {
     const { contextLength } = options;
     this.#buffer = new RequestBuffer(request, contextLength, options.sizes.vocabSize);
     this.#ids = this.#buffer.ids;
+    this.#known = new Int32Array(contextLength);
     this.#requests = control.ring(layout.requests, REQUEST_RING);
     this.#tokens = control.ring(layout.tokens, TOKEN_RING);
     this.#requested = control.sequence("requested");
@@ -167,6 +171,8 @@ export class Leader {
       const reason = request.kind === "generate"
         ? this.#generate(request)
         : this.#handOutRows(request);
+      // The main thread may write the next ids as soon as it hears of the end.
+      this.#known.set(this.#ids.subarray(0, this.#knownCount));
       this.#mark("end", 2);
       this.#pushToken(END_REASONS.indexOf(reason), END_MARK);
     }
@@ -182,6 +188,7 @@ export class Leader {
     };
     const sampler = new Sampler(sizes.vocabSize, request, bias, isGuided ? mask : undefined);
     const step = emptyStep();
+    step.position = this.#goOn(idCount);
     if (!this.#takePrompt(idCount, step)) return "cancelled";
     this.#mark("prompt", 1);
     const lookup = new PromptLookup(this.#options.draftsMax);
@@ -214,6 +221,7 @@ export class Leader {
       if (isDrafted) {
         // It was right, so what comes after it is there already.
         if (++row === drafts) judge(drafts);
+        this.#knownCount = step.position + row;
         continue;
       }
       if (this.#isCancelled()) return "cancelled";
@@ -227,10 +235,24 @@ export class Leader {
       this.#lane.lead(step, ids.subarray(step.position, step.position + step.positions));
       stepMs = clock() - began;
       if (drafts === 0) balance.plainStep(stepMs);
-      step.position++;
+      this.#knownCount = ++step.position;
       row = 0;
     }
     return "max-tokens";
+  }
+
+  /**
+   * The position from which a prompt must be computed: behind what it has in common with the text before, whose keys and values are
+   * there still, as those of a chat's next question are. They are what they would be now, as no bit depends on how a text was cut into
+   * steps. The last token is computed anew: its logits are wanted.
+   */
+  #goOn(idCount: number): number {
+    const most = Math.min(idCount - 1, this.#knownCount), ids = this.#ids, known = this.#known;
+    let same = 0;
+    while (same < most && ids[same] === known[same]) same++;
+    if (!this.#lane.mayGoOnFrom(same)) same = 0;
+    this.#lane.seat.statistics[LANE.known] += same;
+    return this.#knownCount = same;
   }
 
   /** `accepted` of the drafts were right. The others went through the model for nothing, and count as no tokens. */
@@ -251,7 +273,7 @@ export class Leader {
       const end = step.position + step.positions;
       step.logits = end === idCount ? 1 : 0;
       this.#lane.lead(step, this.#ids.subarray(step.position, end));
-      step.position = end;
+      this.#knownCount = step.position = end;
     }
     step.positions = 1;
     return true;
@@ -283,6 +305,7 @@ export class Leader {
     const most = Math.max(1, Math.min(promptChunk, rows >> 1));
     const first = this.#rowCount, step = emptyStep();
     step.wantsObservation = wantsObservations;
+    this.#knownCount = 0;
     while (step.position < idCount) {
       if (this.#isCancelled()) return "cancelled";
       step.positions = Math.min(most, idCount - step.position);

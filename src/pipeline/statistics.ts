@@ -26,6 +26,8 @@ export const LANE = {
   accepted: 12,
   /** CPU time of the thread, polls included; 0 where the runtime does not tell. */
   cpuMs: 13,
+  /** Lane 0: positions of prompts that were in the KV cache already. */
+  known: 14,
 } as const;
 
 /** The predictor. */

@@ -2,7 +2,7 @@ import type { AuditReport, Interval } from "../../audit/estimate.ts";
 import { formatBytes } from "../../byte_size.ts";
 import type { DiskFacts } from "../../flash/bypass.ts";
 import type { Plan } from "../../plan.ts";
-import type { Statistics } from "../../statistics.ts";
+import type { Cost, Statistics } from "../../statistics.ts";
 
 /** What a generation was, beside its statistics. */
 export interface Closing {
@@ -25,7 +25,7 @@ export function renderClosing(closing: Closing): string {
     [
       "speed",
       `${number(decode.tokensPerSecond)} tokens/s; ${tokenCount} tokens ` +
-      `after a prompt of ${prompt.tokens} (${number(prompt.ms)} ms)` +
+      `after a prompt of ${promptOf(prompt)} (${number(prompt.ms)} ms)` +
       (endReason ? `; ${ENDINGS[endReason] ?? endReason}` : ""),
     ],
     ["ms/token", renderSplit(decode.msPerToken)],
@@ -48,6 +48,11 @@ export function renderClosing(closing: Closing): string {
     ["with", renderSetup(closing)],
   );
   return lines.map(([name, value]) => `${name.padEnd(9)} ${value}\n`).join("");
+}
+
+/** What of a prompt had to be computed. */
+function promptOf({ tokens, knownTokens }: Cost): string {
+  return knownTokens > 0 ? `${tokens + knownTokens}, ${knownTokens} of them known` : `${tokens}`;
 }
 
 /** One line about an answer in a chat. */
