@@ -56,7 +56,6 @@ const WAYS: [string, OpenOptions][] = [
   ),
   ["the policy frequency, a cache of 3 %", { policy: "frequency", ffnCache: "3%" }],
   ["window 1", { window: 1 }],
-  ["window 5", { window: 5 }],
   ["window 0: no cache, 2 lanes", { window: 0, lanes: 2 }],
   ["up rows and down columns apart, 1 reader, no prefetch", {
     unbundled: true,
@@ -77,14 +76,10 @@ const WAYS: [string, OpenOptions][] = [
   ["a cache smaller than a layer's list", { ffnCache: 0.004 }],
   ["a cache of 3 %, 2 lanes", { ffnCache: "3%", lanes: 2 }],
   ["everything in memory", { ffnCache: "100%" }],
-  ["2 lanes", { lanes: 2 }],
   ["4 lanes", { lanes: 4 }],
-  ["1 reader", { readers: 1 }],
-  ["16 readers", { readers: 16 }],
-  ["no prefetch", { prefetch: false }],
   ["no prefetch, 2 lanes, 1 reader", { prefetch: false, lanes: 2, readers: 1 }],
-  ["no read over gaps", { gapBytes: 0 }],
-  ["reads over large gaps", { gapBytes: 40_000 }],
+  ["no read over gaps, 16 readers", { gapBytes: 0, readers: 16 }],
+  ["reads over large gaps, window 5", { gapBytes: 40_000, window: 5 }],
   ["a slow, short disk", { simulation: { seed: 7, delayMsMax: 0.3, shortRate: 0.5 } }],
   ["another slow disk, 3 lanes", { simulation: { seed: 8, delayMsMax: 1 }, lanes: 3 }],
   ["audited", { audit: true }],
@@ -94,8 +89,7 @@ const WAYS: [string, OpenOptions][] = [
     prefetch: false,
     simulation: { seed: 9, delayMsMax: 0.5 },
   }],
-  ["pages of 4 KiB", { hugePages: false }],
-  ["waiters that sleep at once", { spins: 0, flashSpins: 0 }],
+  ["pages of 4 KiB, waiters that sleep at once", { hugePages: false, spins: 0, flashSpins: 0 }],
   ["position after position", { promptChunk: 1 }],
   ["3 positions at a time, 2 lanes", { promptChunk: 3, lanes: 2 }],
   ["a prompt of 22 positions at a time", { promptChunk: 22, logitsRows: 44 }],
@@ -145,9 +139,8 @@ const WAYS: [string, OpenOptions][] = [
 const LOOK_WAYS = waysNamed([
   "a cache smaller than a layer's list",
   "everything in memory",
-  "2 lanes",
   "4 lanes",
-  "no prefetch",
+  "no prefetch, 2 lanes, 1 reader",
   "another slow disk, 3 lanes",
 ]);
 
@@ -162,7 +155,7 @@ function waysNamed(names: string[]): [string, OpenOptions][] {
 const WAYS_OF: Record<(typeof METHODS)[number], [string, OpenOptions][]> = {
   "trained": WAYS,
   // The kernel and the code of low-bit, with one plane.
-  "sign-sketch": waysNamed(["a cache smaller than a layer's list", "2 lanes"]),
+  "sign-sketch": waysNamed(["a cache smaller than a layer's list", "4 lanes"]),
   "low-bit": LOOK_WAYS,
 };
 

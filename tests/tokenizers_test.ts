@@ -83,6 +83,18 @@ test("ggufTokenizer() makes a tokenizer of bytes of a GGUF file's tokens and mer
     return new TextCodec(tokenizer, "x.gguf").encode("Once")[0] === 2;
   };
   assert.deepEqual(["llama-bpe", "qwen2", "gpt-2"].map(beginsWith), [true, false, false]);
+  // Digits stand alone, whatever could be merged.
+  const pairs = {
+    ...metadata,
+    "tokenizer.ggml.tokens": [...tokens, "11"],
+    "tokenizer.ggml.token_type": [...metadata["tokenizer.ggml.token_type"], 1],
+    "tokenizer.ggml.merges": [...merges, "1 1"],
+  };
+  const lengthOf = (pre: string) => {
+    const tokenizer = ggufTokenizer({ ...pairs, "tokenizer.ggml.pre": pre }, "x.gguf")!;
+    return new TextCodec(tokenizer, "x.gguf").encode("11", false).length;
+  };
+  assert.deepEqual(["gpt-2", "smollm"].map(lengthOf), [1, 2]);
   const broken = { ...metadata, "tokenizer.ggml.tokens": "none" };
   assert.throws(() => ggufTokenizer(broken, "x.gguf"), { name: "ModelFileError" });
 });

@@ -9,11 +9,8 @@ import type { GgufMetadata } from "./gguf.ts";
 const LLAMA3_PATTERN = "(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\\r\\n\\p{L}\\p{N}]?\\p{L}+|\\p{N}{1,3}|" +
   " ?[^\\s\\p{L}\\p{N}]+[\\r\\n]*|\\s*[\\r\\n]+|\\s+(?!\\S)|\\s+";
 
-const FALCON_PATTERNS = [
-  "[\\p{P}\\$\\+<=>\\^~\\|`]+",
-  "'s|'t|'re|'ve|'m|'ll|'d| ?\\p{L}+| ?\\p{N}+| ?[^\\s\\p{L}\\p{N}]+|\\s+(?!\\S)",
-  "[0-9][0-9][0-9]",
-];
+const WORDS = "'s|'t|'re|'ve|'m|'ll|'d| ?\\p{L}+| ?\\p{N}+| ?[^\\s\\p{L}\\p{N}]+|\\s+(?!\\S)";
+const FALCON_PATTERNS = ["[\\p{P}\\$\\+<=>\\^~\\|`]+", WORDS, "[0-9][0-9][0-9]"];
 
 /**
  * How texts are split before they are merged, one pattern after the other, by `tokenizer.ggml.pre` (llama.cpp's llama-vocab.cpp); null: as
@@ -25,6 +22,7 @@ const PATTERNS: Readonly<Record<string, readonly string[] | null>> = {
   "phi-2": null,
   olmo: null,
   falcon: FALCON_PATTERNS,
+  smollm: ["\\p{N}", WORDS],
   "llama-bpe": [LLAMA3_PATTERN],
   llama3: [LLAMA3_PATTERN],
   qwen2: [LLAMA3_PATTERN.replace("\\p{N}{1,3}", "\\p{N}")],
