@@ -12,7 +12,7 @@ import { formatBytes, parseByteSize, parseShare } from "../src/byte_size.ts";
 import type { Quantization } from "../src/format/layout.ts";
 import { QUANTIZATIONS } from "../src/format/layout.ts";
 import { pack } from "../src/format/pack.ts";
-import { writeFully } from "../src/format/write_whole.ts";
+import { DirectWriter, PlainWriter } from "../src/format/direct_writer.ts";
 import { residentBytes, resourceUse, runtimeName } from "../src/runtime.ts";
 import { parseBenchArgs } from "./bench_args.ts";
 import { median } from "./median.ts";
@@ -33,12 +33,14 @@ export interface PackBenchResult {
   runtime: string;
   /** Of the packed file. */
   byteLength: number;
-  /** Medians: of a pack, and of plain writing, both with what reaches the disk last. */
+  /** Medians: of a pack, of plain writing, and of writing past the system's cache, all with what reaches the disk last. */
   seconds: number;
   packBytesPerSecond: number;
   writeBytesPerSecond: number;
-  /** Median of each round's pack over the mean of the writes before and after it. */
+  directBytesPerSecond: number;
+  /** Medians of each round's pack over the mean of the writes before and after it. */
   shareOfWriting: number;
+  shareOfDirect: number;
   /** Memory of the process before the first pack, and its largest. */
   beforeBytes: number;
   peakBytes: number;
@@ -48,8 +50,9 @@ export interface PackBenchResult {
 export async function benchPack(bench: PackBench): Promise<PackBenchResult> {
   const { source, quant, rounds, folder, writeBytes } = bench;
   const target = join(folder, `pack-${process.pid}.flash`), beforeBytes = residentBytes();
-  const packs: number[] = [], writes = [writeSpeed(folder, writeBytes)], shares: number[] = [];
-  const seconds: number[] = [];
+  const packs: number[] = [], seconds: number[] = [];
+  const plain = [writeSpeed(folder, writeBytes, false)];
+  const direct = [writeSpeed(folder, writeBytes, true)];
   let byteLength = 0;
   for (let round = 0; round < rounds; round++) {
     try {
@@ -60,49 +63,64 @@ export async function benchPack(bench: PackBench): Promise<PackBenchResult> {
     } finally {
       rmSync(target, { force: true });
     }
-    writes.push(writeSpeed(folder, writeBytes));
-    shares.push(packs[round] / ((writes[round] + writes[round + 1]) / 2));
+    plain.push(writeSpeed(folder, writeBytes, false));
+    direct.push(writeSpeed(folder, writeBytes, true));
   }
+  const shareOf = (writes: number[]) =>
+    median(packs.map((pack, round) => pack / ((writes[round] + writes[round + 1]) / 2)));
   return {
     runtime: runtimeName(),
     byteLength,
     seconds: median(seconds),
     packBytesPerSecond: median(packs),
-    writeBytesPerSecond: median(writes),
-    shareOfWriting: median(shares),
+    writeBytesPerSecond: median(plain),
+    directBytesPerSecond: median(direct),
+    shareOfWriting: shareOf(plain),
+    shareOfDirect: shareOf(direct),
     beforeBytes,
     peakBytes: resourceUse().peakBytes,
   };
 }
 
 /** Bytes a second of a new file that is written from front to back, until it is on the disk. */
-function writeSpeed(folder: string, byteLength: number): number {
+function writeSpeed(folder: string, byteLength: number, isDirect: boolean): number {
   const path = join(folder, `write-${process.pid}.tmp`),
     block = new Uint8Array(4 * 2 ** 20).fill(7);
   const descriptor = openSync(path, "w");
+  const direct = isDirect ? new DirectWriter(path, path) : null;
+  const writer = direct ?? new PlainWriter(descriptor, path);
   try {
     const began = performance.now();
     for (let at = 0; at < byteLength; at += block.byteLength) {
       const length = Math.min(block.byteLength, byteLength - at);
-      writeFully(descriptor, block.subarray(0, length), { path, byteOffset: at });
+      writer.write(block.subarray(0, length), at);
     }
+    writer.flush();
     fsyncSync(descriptor);
     return byteLength / ((performance.now() - began) / 1000);
   } finally {
+    direct?.close();
     closeSync(descriptor);
     rmSync(path, { force: true });
   }
 }
 
-/** How fast, beside what, and in how much memory: two lines. */
+/** How fast, beside what, and in how much memory: three lines. */
 export function renderPack(result: PackBenchResult): string {
   const speed = (bytes: number) => `${(bytes / 1e6).toFixed(0)} MB/s`;
-  return `${result.runtime}: ${formatBytes(result.byteLength)} in ${result.seconds.toFixed(1)} s, ${
-    speed(result.packBytesPerSecond)
-  }; the disk writes ${speed(result.writeBytesPerSecond)}: ${
-    (100 * result.shareOfWriting).toFixed(0)
-  } %\n` +
-    `memory ${formatBytes(result.beforeBytes)} before, ${formatBytes(result.peakBytes)} at most`;
+  const percent = (share: number) => `${(100 * share).toFixed(0)} %`;
+  const { byteLength, seconds, packBytesPerSecond, beforeBytes, peakBytes } = result;
+  return [
+    `${result.runtime}: ${formatBytes(byteLength)} in ${seconds.toFixed(1)} s, ${
+      speed(packBytesPerSecond)
+    }`,
+    `plain writes: ${speed(result.writeBytesPerSecond)}, of which ${
+      percent(result.shareOfWriting)
+    }; past the system's cache: ${speed(result.directBytesPerSecond)}, of which ${
+      percent(result.shareOfDirect)
+    }`,
+    `memory: ${formatBytes(beforeBytes)} before, ${formatBytes(peakBytes)} at most`,
+  ].join("\n");
 }
 
 const HELP = `Does \`pack\` keep up with the disk, and in how little memory?

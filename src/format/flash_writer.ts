@@ -23,6 +23,7 @@ import {
 import { validateHeader } from "./check_header.ts";
 import { bundleByteLength, type Quantization } from "./layout.ts";
 import { encodeHeader, encodePrelude } from "./prelude.ts";
+import { PlainWriter } from "./direct_writer.ts";
 import { checksumsOf, PartSink, restoreChecksums } from "./part_sink.ts";
 import { writeFully } from "./write_whole.ts";
 
@@ -206,7 +207,7 @@ export class FlashWriter {
   write(bytes: Uint8Array): void {
     const part = this.parts[this.#partIndex];
     if (part === undefined) throw new RangeError("Cannot write more: all parts are whole");
-    this.#sink ??= new PartSink({ descriptor: this.#descriptor, path: this.target }, part);
+    this.#sink ??= new PartSink(new PlainWriter(this.#descriptor, this.target), part);
     // Between parts, and over those that come later, the system leaves zeros.
     this.#sink.write(bytes);
     if (!this.#sink.isWhole) return;

@@ -49,7 +49,7 @@ export interface PackOptions {
   synthetic?: boolean;
   /** Most memory for a strip of the FFN's down matrix while it is transposed. Default: 32 MiB. */
   stripBytesMax?: number;
-  /** Threads that convert. Default: one a core, up to 6; one for a small model, and for one of a hub. The bytes do not depend on it. */
+  /** Threads that convert. Default: one a core and one that waits for the disk, up to 6; one for a small model, and for one of a hub. The bytes do not depend on it. */
   threads?: number;
   /** Where `hf:` models come from. */
   hub?: HubClientOptions;
@@ -151,7 +151,7 @@ export async function pack(options: PackOptions): Promise<PackResult> {
 /** Models of a hub come through one door; small ones are done before threads have started; `openSource` cannot go to a thread. */
 function threadsFor({ source, threads, openSource }: PackOptions, byteLength: number): number {
   if (isHubAddress(source) || openSource !== undefined) return 1;
-  return threads ?? (byteLength < SMALL_BYTES ? 1 : Math.min(THREADS_MAX, coreCount()));
+  return threads ?? (byteLength < SMALL_BYTES ? 1 : Math.min(THREADS_MAX, coreCount() + 1));
 }
 
 /** All parts by threads, each of which reads, converts and writes for itself. */

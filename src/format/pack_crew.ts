@@ -1,4 +1,3 @@
-import { closeSync, openSync } from "node:fs";
 import { parentPort, Worker } from "node:worker_threads";
 import type { Checkpoint } from "../checkpoint/checkpoint.ts";
 import { openModelSource } from "../checkpoint/model_source.ts";
@@ -6,6 +5,7 @@ import type { ModelSource } from "../checkpoint/model_source.ts";
 import { errorOf, failureOf } from "../pipeline/worker_shell.ts";
 import type { WorkerFailure } from "../pipeline/worker_shell.ts";
 import { FileSource } from "./byte_source.ts";
+import { DirectWriter } from "./direct_writer.ts";
 import { planParts } from "./flash_writer.ts";
 import type { FlashPart, WholePart } from "./flash_writer.ts";
 import type { Quantization } from "./layout.ts";
@@ -60,7 +60,7 @@ class PackDesk {
   readonly #weights: Checkpoint;
   readonly #packer: PartPacker;
   readonly #parts: readonly FlashPart[];
-  readonly #place: { descriptor: number; path: string };
+  readonly #file: DirectWriter;
 
   static async open(job: PackJob): Promise<PackDesk> {
     const { source, configPath } = job;
@@ -75,11 +75,11 @@ class PackDesk {
     this.#packer = new PartPacker({ weights, names, ...form, stripBytesMax });
     if (ffnCapacities) this.#packer.storeWithoutZeros(ffnCapacities);
     this.#parts = planParts({ ...form, ffnCapacities });
-    this.#place = { descriptor: openSync(path, "r+"), path: target };
+    this.#file = new DirectWriter(path, target);
   }
 
   pack(index: number, wrote: (bytes: number) => void): WholePart {
-    const part = this.#parts[index], sink = new PartSink(this.#place, part);
+    const part = this.#parts[index], sink = new PartSink(this.#file, part);
     for (const bytes of this.#packer.bytesOf(part)) {
       sink.write(bytes);
       wrote(bytes.byteLength);
@@ -89,7 +89,7 @@ class PackDesk {
 
   close(): void {
     this.#weights.close();
-    closeSync(this.#place.descriptor);
+    this.#file.close();
   }
 }
 

@@ -1,26 +1,19 @@
 import { Buffer } from "node:buffer";
 import { crc32 } from "node:zlib";
+import type { PieceWriter } from "./direct_writer.ts";
 import type { FlashPart, WholePart } from "./flash_writer.ts";
 import type { LayerBundles } from "./header.ts";
-import { writeFully } from "./write_whole.ts";
-
-/** Where the file is written. */
-export interface PartPlace {
-  readonly descriptor: number;
-  /** In messages. */
-  readonly path: string;
-}
 
 /** Writes the bytes of one part to their place in the file, in pieces of any size, and sums them up in the part's checksums. */
 export class PartSink {
-  readonly #place: PartPlace;
+  readonly #file: PieceWriter;
   readonly #part: FlashPart;
   #done = 0;
   /** Of the group that is being written. */
   #checksum = 0;
 
-  constructor(place: PartPlace, part: FlashPart) {
-    this.#place = place;
+  constructor(file: PieceWriter, part: FlashPart) {
+    this.#file = file;
     this.#part = part;
   }
 
@@ -37,14 +30,15 @@ export class PartSink {
    * refuses them.
    */
   write(bytes: Uint8Array): void {
-    const part = this.#part, { descriptor, path } = this.#place;
+    const part = this.#part;
     if (this.#done + bytes.byteLength > part.byteLength) {
       throw new RangeError(`Cannot write ${bytes.byteLength} bytes: the part ends before`);
     }
     if (part.kind === "tensor") part.tensor.checksum = crc32(bytes, part.tensor.checksum);
     else this.#sumGroups(part.bundles, bytes);
-    writeFully(descriptor, bytes, { path, byteOffset: part.byteOffset + this.#done });
+    this.#file.write(bytes, part.byteOffset + this.#done);
     this.#done += bytes.byteLength;
+    if (this.isWhole) this.#file.flush();
   }
 
   /** Adds bytes to the checksum of their group, or groups. */
