@@ -23,7 +23,9 @@ export interface LowBitsBench {
   /** To be scored. */
   text: string;
   tokensMax: number;
+  /** How it is rounded, and the kinds that stand beside. */
   bits: readonly number[];
+  kinds?: readonly Quantization[];
 }
 
 export interface LowBitsRow {
@@ -39,19 +41,21 @@ const GROUP = 32;
 const SCALES = Array.from({ length: 13 }, (_, i) => 0.4 + 0.05 * i);
 const ROWS = /\.(fc1|gate_proj|up_proj)\.weight$/, COLUMNS = /\.(fc2|down_proj)\.weight$/;
 
-/** f16, q8 and q4 as `pack` makes them, then each number of bits. */
+const KINDS: readonly Quantization[] = ["f16", "q8", "q4"];
+/** Of a weight. */
+const BITS: Record<Quantization, number> = { f32: 32, f16: 16, q8: 8.5, q4: 4.5 };
+
+/** Kinds as `pack` makes them, then each number of bits. */
 export async function benchLowBits(
   bench: LowBitsBench,
   each: (row: LowBitsRow) => void = () => {},
 ): Promise<LowBitsRow[]> {
-  const { folder, bits } = bench, rows: LowBitsRow[] = [];
+  const { folder, bits, kinds = KINDS } = bench, rows: LowBitsRow[] = [];
   const add = async (name: string, bitsPerWeight: number, how: How) => {
     rows.push({ name, bitsPerWeight, perplexity: await perplexityOf(bench, how) });
     each(rows[rows.length - 1]);
   };
-  await add("f16", 16, { ffnQuant: "f16" });
-  await add("q8", 8.5, { ffnQuant: "q8" });
-  await add("q4", 4.5, { ffnQuant: "q4" });
+  for (const kind of kinds) await add(kind, BITS[kind], { ffnQuant: kind });
   for (const count of bits) {
     const weights = await roundedWeights(join(folder, "model.safetensors"), count);
     await add(`${count} bits`, count + 16 / GROUP, { ffnQuant: "f16", weights });

@@ -82,7 +82,10 @@ export async function main(args: string[]): Promise<void> {
   if (values.plots !== undefined && !existsSync(values.plots)) {
     throw new RangeError(`Cannot draw plots as there is no folder ${values.plots}`);
   }
+  // All that may be refused is, before work begins.
   const machineNamed = machineOf(values.machine);
+  const tokens = wholeNumber("tokens", values.tokens);
+  const repeat = wholeNumber("repeat", values.repeat);
   const modelPath = values.model ?? await embeddedModel();
   const workbench = new Workbench({
     modelPath,
@@ -91,8 +94,8 @@ export async function main(args: string[]): Promise<void> {
       calibrationDocuments: documentsOf(readFileSync(CALIBRATION_TEXT, "utf8")),
     }),
     textName: basename(values.text ?? CALIBRATION_TEXT),
-    tokens: wholeNumber("tokens", values.tokens),
-    repeat: wholeNumber("repeat", values.repeat),
+    tokens,
+    repeat,
     machine: values.probe ? await probeMachine() : machineNamed,
     plotFolder: values.plots ?? null,
   });
