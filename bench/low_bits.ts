@@ -15,7 +15,7 @@ import { evaluate } from "../src/eval.ts";
 import { FileSource, MemorySource } from "../src/format/byte_source.ts";
 import type { Quantization } from "../src/format/layout.ts";
 import { pack } from "../src/format/pack.ts";
-import { parseBenchArgs } from "./bench_args.ts";
+import { parseBenchArgs, wholeNumber } from "./bench_args.ts";
 
 export interface LowBitsBench {
   /** A model in one safetensors file of f16 numbers, small enough for memory, with its tokenizer. */
@@ -168,7 +168,7 @@ export async function main(args: string[]): Promise<void> {
   const text = readFileSync(textPath, "utf8"), bits = values.bits.split(",").map(Number);
   console.log("FFN        bits a weight   perplexity");
   await benchLowBits(
-    { folder, text, bits, tokensMax: Number(values.tokens) },
+    { folder, text, bits, tokensMax: wholeNumber("tokens", values.tokens, 2) },
     ({ name, bitsPerWeight, perplexity }) =>
       console.log(
         `${name.padEnd(10)} ${bitsPerWeight.toFixed(1).padStart(13)} ${

@@ -14,7 +14,7 @@ import { QUANTIZATIONS } from "../src/format/layout.ts";
 import { pack } from "../src/format/pack.ts";
 import { DirectWriter, PlainWriter } from "../src/format/direct_writer.ts";
 import { residentBytes, resourceUse, runtimeName } from "../src/runtime.ts";
-import { parseBenchArgs } from "./bench_args.ts";
+import { parseBenchArgs, wholeNumber } from "./bench_args.ts";
 import { median } from "./median.ts";
 import { LLAMAS, makeCheckpoint } from "./pack/checkpoint_maker.ts";
 
@@ -162,7 +162,7 @@ export async function main(args: string[]): Promise<void> {
   const folder = values.folder ?? mkdtempSync(join(tmpdir(), "bench-pack-"));
   try {
     const source = given ?? made(folder, values.make, zeros);
-    const rounds = Number(values.rounds);
+    const rounds = wholeNumber("rounds", values.rounds);
     const result = await benchPack({ source, quant, rounds, folder, writeBytes });
     console.log(values.json ? JSON.stringify(result) : renderPack(result));
   } finally {

@@ -20,7 +20,7 @@ import { runtimeName } from "../src/runtime.ts";
 import type { Machine } from "../src/simulate/cost_model.ts";
 import { MACHINES } from "../src/simulate/machines.ts";
 import { TextCodec } from "../src/text_stream.ts";
-import { parseBenchArgs } from "./bench_args.ts";
+import { parseBenchArgs, wholeNumber } from "./bench_args.ts";
 import { probeMachine } from "./questions/probe.ts";
 import { renderTable } from "./questions/table.ts";
 import { Workbench } from "./questions/workbench.ts";
@@ -113,12 +113,6 @@ function questionNumber(text: string): number {
   const number = Number(text);
   if (Number.isInteger(number) && number >= 1 && number <= QUESTIONS.length) return number;
   throw new RangeError(`Cannot ask question "${text}": there are 1 to ${QUESTIONS.length}`);
-}
-
-function wholeNumber(name: string, text: string): number {
-  const number = Number(text);
-  if (Number.isInteger(number) && number >= 1) return number;
-  throw new RangeError(`Cannot run with --${name} ${text}: a whole number, at least 1`);
 }
 
 function machineOf(name: string): Machine {

@@ -8,7 +8,7 @@ import { readFileSync, writeFileSync } from "node:fs";
 import process from "node:process";
 import { DEMO_FFN_CACHE, prepareEmbeddedModel } from "../src/cli/embedded_model.ts";
 import type { OpenOptions } from "../src/open.ts";
-import { parseBenchArgs } from "./bench_args.ts";
+import { parseBenchArgs, wholeNumber } from "./bench_args.ts";
 import { median } from "./median.ts";
 import { figure, renderTable } from "./questions/table.ts";
 import { findRuntime, runFresh } from "./runs/fresh_process.ts";
@@ -153,12 +153,6 @@ async function installed(): Promise<Runtime[]> {
     else console.error(`No ${name} here, and npx brings none: left out`);
   }
   return runtimes;
-}
-
-function wholeNumber(name: string, text: string, least = 1): number {
-  const number = Number(text);
-  if (Number.isInteger(number) && number >= least) return number;
-  throw new RangeError(`Cannot run with --${name} ${text}: a whole number, at least ${least}`);
 }
 
 /** A Markdown table, a runtime a row. */

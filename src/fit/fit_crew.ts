@@ -3,7 +3,7 @@ import type { Remote } from "comlink";
 import { parentPort, Worker } from "node:worker_threads";
 import { endpointOf } from "../pipeline/endpoint.ts";
 import type { MessagePortLike } from "../pipeline/endpoint.ts";
-import { errorOf, failureOf } from "../pipeline/worker_shell.ts";
+import { errorOf, failureOf, workerUrl } from "../pipeline/worker_shell.ts";
 import type { WorkerFailure } from "../pipeline/worker_shell.ts";
 import { FitTasks } from "./fit_tasks.ts";
 import type { FitTask, FitTasksOptions, RankTrials } from "./fit_tasks.ts";
@@ -136,8 +136,7 @@ export class FitCrew {
 }
 
 function spawn(index: number): Hand {
-  const suffix = import.meta.url.endsWith(".ts") ? "ts" : "js";
-  const worker = new Worker(new URL(`../../workers/fitter.${suffix}`, import.meta.url), {
+  const worker = new Worker(workerUrl("fitter"), {
     name: `fitter ${index}`,
     env: {},
     stdout: true,

@@ -2,7 +2,7 @@ import { parentPort, Worker } from "node:worker_threads";
 import type { Checkpoint } from "../checkpoint/checkpoint.ts";
 import { openModelSource } from "../checkpoint/model_source.ts";
 import type { ModelSource } from "../checkpoint/model_source.ts";
-import { errorOf, failureOf } from "../pipeline/worker_shell.ts";
+import { errorOf, failureOf, workerUrl } from "../pipeline/worker_shell.ts";
 import type { WorkerFailure } from "../pipeline/worker_shell.ts";
 import { FileSource } from "./byte_source.ts";
 import { DirectWriter } from "./direct_writer.ts";
@@ -104,8 +104,7 @@ export class PackCrew {
   readonly #workers: Worker[];
 
   constructor(job: PackJob, threads: number) {
-    const suffix = import.meta.url.endsWith(".ts") ? "ts" : "js";
-    const url = new URL(`../../workers/packer.${suffix}`, import.meta.url);
+    const url = workerUrl("packer");
     this.#workers = Array.from({ length: threads }, (_, index) => {
       const worker = new Worker(url, { name: `packer ${index}`, env: {} });
       worker.postMessage({ begin: job } satisfies Order);

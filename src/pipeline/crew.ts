@@ -1,11 +1,10 @@
 import { releaseProxy, wrap } from "comlink";
 import type { Remote } from "comlink";
 import { Worker } from "node:worker_threads";
-import { FlashReadError } from "../errors.ts";
 import type { Control } from "./control.ts";
 import { endpointOf } from "./endpoint.ts";
 import type { MessagePortLike } from "./endpoint.ts";
-import { failureOf } from "./worker_shell.ts";
+import { errorOf, failureOf, workerUrl } from "./worker_shell.ts";
 import type { WorkerFailure, WorkerShell } from "./worker_shell.ts";
 
 /** A worker to start. */
@@ -81,8 +80,7 @@ export class Crew {
   }
 
   #spawn({ name, file, options }: CrewMember): { ready: Promise<void>; run: () => void } {
-    const suffix = import.meta.url.endsWith(".ts") ? "ts" : "js";
-    const worker = new Worker(new URL(`../../workers/${file}.${suffix}`, import.meta.url), {
+    const worker = new Worker(workerUrl(file), {
       name,
       // Nothing of the environment is needed, and copying it would need a permission in Deno.
       env: {},
@@ -129,7 +127,9 @@ export class Crew {
   }
 
   #report(name: string, failure: WorkerFailure): Error {
-    const error = errorOf(name, failure);
+    const error = failure.name === "FlashReadError"
+      ? errorOf(failure)
+      : new WorkerError(name, failure);
     this.failure ??= error;
     this.#control.fail();
     void this.close();
@@ -159,22 +159,6 @@ function release(remote: Remote<WorkerShell<unknown>>): void {
   } catch {
     // The worker is gone already.
   }
-}
-
-/** Brings a worker's failure back to its class. */
-function errorOf(worker: string, failure: WorkerFailure): Error {
-  if (failure.name !== "FlashReadError") return new WorkerError(worker, failure);
-  const { path, byteOffset, byteLength } = failure.data;
-  const cause = failure.cause &&
-    Object.assign(new Error(failure.cause.message), { code: failure.cause.code });
-  const place = `${path}: `;
-  const problem = failure.message.slice(failure.message.indexOf(place) + place.length);
-  const range = {
-    path: String(path),
-    byteOffset: Number(byteOffset),
-    byteLength: Number(byteLength),
-  };
-  return new FlashReadError(problem, range, cause && { cause });
 }
 
 async function within<T>(ms: number, what: string, promise: Promise<T>): Promise<T> {

@@ -26,6 +26,12 @@ export interface WorkerShell<Options> {
   run(): WorkerFailure | null;
 }
 
+/** The file of `workers/` that a worker runs, by its name: as source, or as what was built of it. */
+export function workerUrl(name: string): URL {
+  const suffix = import.meta.url.endsWith(".ts") ? "ts" : "js";
+  return new URL(`../../workers/${name}.${suffix}`, import.meta.url);
+}
+
 /** Serves a worker: `make` builds the loop from the start message. */
 export function serveWorker<Options extends { control: ControlShare }>(
   make: (options: Options) => { run(): void },
@@ -73,8 +79,10 @@ export function failureOf(error: unknown): WorkerFailure {
 const CLASSES = { RangeError, ModelFileError, FlashReadError, FlashWriteError };
 
 /** Brings back an error of the system with its code, and the caller's mistakes and those of files as such. */
-export function errorOf({ name, message, stack, data }: WorkerFailure): Error {
-  const error = new Error(message);
+export function errorOf({ name, message, stack, cause, data }: WorkerFailure): Error {
+  const options = cause &&
+    { cause: Object.assign(new Error(cause.message), cause.code && { code: cause.code }) };
+  const error = new Error(message, options);
   if (Object.hasOwn(CLASSES, name)) {
     Object.setPrototypeOf(error, CLASSES[name as keyof typeof CLASSES].prototype);
   }

@@ -70,7 +70,7 @@ export async function recordTrace(options: RecordOptions): Promise<number> {
         writer.beginToken();
         for (const [layer, observation] of layers.entries()) {
           looks.lookExactly(layer, observation);
-          // Where nothing else names neurons, those count that \`exact\` reads.
+          // Where nothing else names neurons, those count that `exact` reads.
           writer.addSet(looksAhead ? looks.active : looks.gates);
           if (!looksAhead) continue;
           looks.lookLate(layer, observation);

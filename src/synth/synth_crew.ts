@@ -1,5 +1,5 @@
 import { parentPort, Worker } from "node:worker_threads";
-import { errorOf, failureOf } from "../pipeline/worker_shell.ts";
+import { errorOf, failureOf, workerUrl } from "../pipeline/worker_shell.ts";
 import type { WorkerFailure } from "../pipeline/worker_shell.ts";
 import type { BlueprintOptions } from "./blueprint.ts";
 import { SynthTasks } from "./synth_tasks.ts";
@@ -45,8 +45,7 @@ export class SynthCrew implements Disposable {
   #given = 0;
 
   constructor(options: BlueprintOptions, threads: number) {
-    const suffix = import.meta.url.endsWith(".ts") ? "ts" : "js";
-    const url = new URL(`../../workers/synthesizer.${suffix}`, import.meta.url);
+    const url = workerUrl("synthesizer");
     this.#workers = Array.from({ length: threads }, (_, index) => {
       const worker = new Worker(url, { name: `synthesizer ${index}`, env: {} });
       worker.on("message", (answer: Answer) => this.#take(answer));
